@@ -1,0 +1,1 @@
+"""The library that the stages call: one module per idea, named for the idea."""

@@ -1,0 +1,26 @@
+"""Progress bars: a live bar on a terminal, one plain line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LOG_LINES = 30.0
+
+
+def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | None = None, unit: str = "it") -> tqdm:
+    """A tqdm bar named `what` that shows rate and time left; `set_postfix` adds running figures."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        iterable,
+        desc=what,
+        total=total,
+        unit=unit,
+        dynamic_ncols=terminal,
+        ascii=not terminal,
+        mininterval=0.2 if terminal else SECONDS_BETWEEN_LOG_LINES,
+        file=sys.stderr,
+    )
