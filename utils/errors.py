@@ -27,3 +27,7 @@ class InputError(UserError):
     """What the stage needs is missing or no longer what it was."""
 
     exit_code = 3
+
+
+class Interrupted(Exception):
+    """The work was asked to stop and has saved what it did; starting it again goes on from there."""

@@ -1,0 +1,166 @@
+"""How a setting gets its value: constant, then profile, then MONO_S2S_X, typed; or all from a run's frozen file.
+
+A run's settings are frozen into a JSON file when it is submitted (MONO_S2S_SETTINGS_FILE, set by the job wrapper
+from its --settings argument). A job then reads that file alone, so editing the configuration, or a stray variable
+in the environment of sbatch, while jobs wait in the queue cannot mix two experiments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from configs.profiles import PROFILES
+
+PREFIX = "MONO_S2S_"
+SETTINGS_FILE = PREFIX + "SETTINGS_FILE"
+# Variables of the shell layer that are no settings.
+NOT_SETTINGS = {SETTINGS_FILE, PREFIX + "PYTHON"}
+CHOICES = {
+    "PROFILE": tuple(PROFILES),
+    "DEVICE": ("cuda", "cpu", "auto"),
+    "PRECISION": ("auto", "fp32", "bf16"),
+    "ATTACK_TOKEN_SET": ("roundtrip", "raw"),
+    "ATTACK_LOSS": ("reference", "own_output"),
+}
+# One constant serves both models, so that the comparison cannot become unfair.
+SHARED = ("LEARNING_RATE", "BATCH_SIZE", "WEIGHT_DECAY", "GRADIENT_CLIP")
+POSITIVE = ["NUM_EPOCHS", "BATCH_SIZE", "LEARNING_RATE", "GRADIENT_CLIP", "EVAL_BATCH_SIZE", "ATTACK_BATCH_SIZE", "BOOTSTRAP_SAMPLES", "NUM_BEAMS", "MAX_INPUT_LENGTH", "MAX_TARGET_LENGTH", "MAX_NEW_TOKENS", "QUICK_TEST_SIZE", "TRIGGER_OPTIMIZE_SIZE_FULL", "TRIGGER_EVAL_SIZE_FULL", "TRIGGER_LENGTH", "TRIGGER_ITERATIONS", "TRIGGER_RESTARTS", "TRIGGER_CANDIDATES", "TRIGGER_GRADIENT_EXAMPLES", "HOTFLIP_NUM_FLIPS", "HOTFLIP_CANDIDATES", "CHECKPOINTS_TO_KEEP", "SLURM_CPUS_PER_TASK", "SLURM_MEMORY_SCALE", "SLURM_TIME_SCALE", "MONOTONIC_EPSILON", "EVAL_ARRAY_TASKS", "ATTACK_ARRAY_TASKS", "MAX_PARALLEL_SEEDS", "DATASET_MAX_RETRIES", "LENGTH_PENALTY"]
+NOT_NEGATIVE = ["WEIGHT_DECAY", "NUM_WORKERS", "MAX_TRAIN_EXAMPLES", "MIN_NEW_TOKENS", "NO_REPEAT_NGRAM_SIZE", "DATA_SEED", "SLURM_SIGNAL_SECONDS", "SLURM_MAX_REQUEUES", "DATASET_RETRY_DELAY", "TRIGGER_RANDOM_CONTROLS"]
+SHARES = ["WARMUP_RATIO", "MONOTONIC_WARMUP_RATIO", "CONFIDENCE", "ATTACK_SUCCESS_THRESHOLD", "ATTACK_MIN_CLEAN_ROUGE"]
+ARMS = ("sign_frozen", "abs_init_free")
+TRIGGER_TYPES = ("lead", "instruction", "tail", "infix", "natural")
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, of the wrong type or makes no sense; the message names it and the mend."""
+
+
+def apply(constants: dict[str, Any]) -> None:
+    """Replace the values of the upper-case `constants` in place by what profile, file or environment say."""
+    names = [name for name in constants if name.isupper()]
+    frozen = os.environ.get(SETTINGS_FILE)
+    if frozen:
+        values = _read_frozen(Path(frozen), names, constants)
+    else:
+        values = _from_environment(names, constants)
+    constants.update(values)
+    check({name: constants[name] for name in names})
+
+
+def _from_environment(names: list[str], constants: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for variable, text in os.environ.items():
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
+            continue
+        name = variable.removeprefix(PREFIX)
+        if name not in names:
+            raise SettingsError(_unknown(variable, name, names))
+        given[name] = parse(variable, text, constants[name])
+    profile = given.get("PROFILE", constants["PROFILE"])
+    if profile not in PROFILES:
+        raise SettingsError(f"PROFILE: {profile!r} is not one of {', '.join(PROFILES)}.")
+    values = dict(PROFILES[profile])
+    if profile == "demo":
+        root = Path(given.get("DEMO_DIR") or constants["DEMO_DIR"] or Path(__file__).resolve().parents[1] / "demo_run")
+        values |= {
+            "DEMO_DIR": str(root),
+            "SCRATCH_DIR": str(root / "scratch"),
+            "PROJECT_DIR": str(root / "project"),
+        }
+    return values | given
+
+
+def _read_frozen(path: Path, names: list[str], constants: dict[str, Any]) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path}: no frozen settings there ({error}). Submit the run again.") from error
+    if set(stored) != set(names):
+        odd = ", ".join(sorted(set(stored) ^ set(names)))
+        raise SettingsError(
+            f"{path}: made by another version of the settings (differs in {odd}). Submit the run again."
+        )
+    return {name: tuple(value) if isinstance(constants[name], tuple) else value for name, value in stored.items()}
+
+
+def _unknown(variable: str, name: str, names: list[str]) -> str:
+    shared = name.removeprefix("MONOTONIC_")
+    if name != shared and shared in SHARED:
+        return f"{variable}: both models share {shared}, or the comparison would not be fair. Set {PREFIX}{shared}."
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {PREFIX}{near[0]}?" if near else " The settings stand in configs/experiment_config.py."
+    return f"{variable}: no such setting.{hint}"
+
+
+def parse(variable: str, text: str, like: Any) -> Any:
+    """`text` as a value of the type of `like` (bool, int, float, str, tuple of str); SettingsError otherwise."""
+    text = text.strip()
+    if isinstance(like, bool):
+        words = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
+        if text.lower() not in words:
+            raise SettingsError(f"{variable}={text}: expected true or false.")
+        return words[text.lower()]
+    if isinstance(like, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(like, str):
+        return text
+    kind, noun = (int, "a whole number") if isinstance(like, int) else (float, "a number")
+    try:
+        value = kind(text)
+    except ValueError:
+        raise SettingsError(f"{variable}={text}: expected {noun}.") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise SettingsError(f"{variable}={text}: expected a finite number.")
+    return value
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse settings that make no sense or an unfair comparison (SettingsError)."""
+    for name, choices in CHOICES.items():
+        if settings[name] not in choices:
+            raise SettingsError(f"{name}: {settings[name]!r} is not one of {', '.join(choices)}.")
+    for name in POSITIVE:
+        if not settings[name] > 0:
+            raise SettingsError(f"{name}={settings[name]}: must be greater than 0.")
+    for name in NOT_NEGATIVE:
+        if settings[name] < 0:
+            raise SettingsError(f"{name}={settings[name]}: must not be negative.")
+    for name in SHARES:
+        if not 0 <= settings[name] < 1:
+            raise SettingsError(f"{name}={settings[name]}: a share, at least 0 and below 1.")
+    if settings["NUM_EPOCHS"] != settings["MONOTONIC_NUM_EPOCHS"]:
+        raise SettingsError(
+            f"NUM_EPOCHS={settings['NUM_EPOCHS']} but MONOTONIC_NUM_EPOCHS={settings['MONOTONIC_NUM_EPOCHS']}: "
+            "unequal training would not be a fair comparison. Set both to the same value."
+        )
+    if settings["MIN_NEW_TOKENS"] > settings["MAX_NEW_TOKENS"]:
+        raise SettingsError("MIN_NEW_TOKENS is greater than MAX_NEW_TOKENS: no summary could be generated.")
+    if settings["MAX_INPUT_LENGTH"] < 4 * settings["TRIGGER_LENGTH"]:
+        raise SettingsError(
+            "MAX_INPUT_LENGTH leaves no room for a document beside a trigger: at least 4 TRIGGER_LENGTH."
+        )
+    _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], ("dialogsum", "highlightsum", "arxiv"))
+    _subset("TEST_DATASETS", settings["TEST_DATASETS"], ("cnn_dm", "xsum", "samsum"))
+    _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], TRIGGER_TYPES)
+    if "cnn_dm" not in settings["TEST_DATASETS"]:
+        raise SettingsError("TEST_DATASETS: cnn_dm must be among them, the attacks are measured on it.")
+    if settings["CONTROL_ARMS"]:
+        _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], ARMS)
+
+
+def _subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
+        raise SettingsError(f"{name}={','.join(values) or '(empty)'}: give some of {', '.join(allowed)}, each once.")

@@ -1,0 +1,224 @@
+"""What every stage does around its work: options, settings, inputs, log, flag, errors, signals, exit code.
+
+A stage script is `run_stage(4, work)`: `work(context)` does the stage's job with what the context offers and leaves
+its outputs behind; everything else is here, so that all eight stages keep the same promises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from utils.errors import InputError, Interrupted, StageError, UsageError, UserError
+from utils.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
+from utils.places import Places
+from utils.provenance import code_revision, new_run_id, surroundings, timestamp
+from utils.results import write_result
+from utils.settings import Settings, fingerprint, load_settings
+from utils.stages import STAGES, Stage, upstream
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass
+class StageContext:
+    """What a stage's work gets: who it is, its settings and places, a log, and whether it was asked to stop."""
+
+    stage: Stage
+    seed: int
+    settings: Settings
+    places: Places
+    log: logging.Logger
+    started: float
+    shard: tuple[int, int] = (0, 1)
+    stop_signal: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def stop_requested(self) -> bool:
+        """True after the time-limit warning or a preemption: save and raise Interrupted soon."""
+        return bool(self.stop_signal)
+
+    def metadata(self) -> dict[str, Any]:
+        """The `_metadata` of a result file: when, which run, and everything that made it."""
+        names = sorted({name for item in (*upstream(self.stage.number), self.stage) for name in item.settings})
+        inputs = {
+            path: digest
+            for number in self.stage.needs
+            for path, digest in output_hashes(STAGES[number], self.seed, self.places).items()
+        }
+        return {
+            "timestamp": timestamp(self.started),
+            "run_id": new_run_id(self.seed, self.started),
+            "seed": self.seed,
+            "unix_timestamp": self.started,
+            "stage": self.stage.key,
+            "profile": self.settings.PROFILE,
+            "full_test_sets": self.settings.USE_FULL_TEST_SETS,
+            "settings": self.settings.subset(names),
+            "config_fingerprint": fingerprint(self.settings.subset(names)),
+            "seconds": round(time.time() - self.started, 3),
+            **surroundings(),
+            "inputs": inputs,
+            **self.provenance,
+        }
+
+    def write_result(self, name: str, results: Any, *, shared: bool = False) -> Path:
+        """Write a result file into the seed's results directory (or, `shared`, into the one of all seeds)."""
+        directory = self.places.results_root if shared else self.places.results(self.seed)
+        path = directory / name
+        write_result(path, results, self.metadata())
+        self.log.info("wrote %s", path)
+        return path
+
+
+def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str] | None = None) -> int:
+    """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale)."""
+    stage = STAGES[number]
+    options = _options(stage, argv)
+    try:
+        if options.settings:
+            os.environ["MONO_S2S_SETTINGS_FILE"] = str(options.settings)
+        settings = load_settings()
+        places = Places.of(settings)
+        places.check_writable()
+        return _run(stage, work, options, settings, places)
+    except UserError as error:
+        print(f"stage {stage.key}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run(
+    stage: Stage,
+    work: Callable[[StageContext], None],
+    options: argparse.Namespace,
+    settings: Settings,
+    places: Places,
+) -> int:
+    seed = options.seed
+    log = _open_log(stage, seed, places)
+    started = time.time()
+    problem = problem_of(stage, seed, places, settings)
+    if problem is None and not options.force:
+        _note_other_code(stage, seed, places, log)
+        log.info("already done: its flag matches settings, inputs and outputs. --force makes it again.")
+        return 0
+    log.info("starts: %s", "forced" if problem is None else problem)
+    missing = input_problem(stage, seed, places, settings)
+    if missing:
+        log.error("inputs missing or stale: %s. Run that first: ./run_all.sh %d", missing, seed)
+        return InputError.exit_code
+    context = StageContext(stage, seed, settings, places, log, started, _shard(options.shard))
+    _listen(context)
+    clear_flag(stage, seed, places)
+    try:
+        work(context)
+        absent = [str(path) for path in stage.outputs(places, seed) if not path.exists()]
+        if absent:
+            raise StageError(f"finished without writing {', '.join(absent)}. This is a bug of the stage.")
+        facts = {
+            "code": code_revision(),
+            "finished": timestamp(time.time()),
+            "run_id": new_run_id(seed, started),
+            "seconds": round(time.time() - started, 3),
+            "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        }
+        write_flag(stage, seed, places, settings, facts)
+    except Interrupted:
+        log.warning("stopped by %s; what is done is saved. Start it again and it goes on.", context.stop_signal)
+        return 1
+    except UserError as error:
+        log.error("failed: %s", error)
+        return error.exit_code
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            log.exception("failed: %s", error)
+            return 1
+        log.error("failed: no space left for %s. Free some (clean_checkpoints.sh), then run again.", error.filename)
+        return 1
+    except Exception as error:  # the one place where a bug becomes an exit code
+        log.exception("failed: %s: %s. This looks like a bug; the traceback is above.", type(error).__name__, error)
+        return 1
+    log.info("done in %.1f s", time.time() - started)
+    return 0
+
+
+def _options(stage: Stage, argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=Path(stage.script).name,
+        description=f"Stage {stage.key}: {stage.purpose}.",
+        epilog="Exit codes: 0 done or already done, 1 failed, 2 wrong usage, 3 inputs missing or stale.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seed", type=_seed, default=42, help="training seed (default 42)")
+    parser.add_argument("--force", action="store_true", help="run even if the stage is done")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="a run's frozen settings (run_all.sh writes it)")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="do only the I-th of N parts (job arrays)")
+    options = parser.parse_args(argv)
+    try:
+        _shard(options.shard)
+    except UsageError as error:
+        parser.error(str(error))
+    return options
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"seed {text!r}: expected a whole number from 0 to 2147483647")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard {text}: expected I/N with 0 <= I < N")
+    return int(index), int(count)
+
+
+def _open_log(stage: Stage, seed: int, places: Places) -> logging.Logger:
+    path = places.log(stage.key, stage.seed_of(seed))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write the log {path}: {error.strerror}") from None
+    log = logging.getLogger("mono_s2s")
+    log.setLevel(logging.INFO)
+    log.handlers.clear()
+    tag = stage.key if stage.seed_of(seed) is None else f"{stage.key} seed {seed}"
+    for handler in (logging.StreamHandler(sys.stdout), to_file):
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s %(levelname)s stage {tag}: %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
+        log.addHandler(handler)
+    log.propagate = False
+    return log
+
+
+def _listen(context: StageContext) -> None:
+    """Stages that can save their progress are asked to; the others (setup, data, aggregate) just end."""
+    if not context.stage.resumable:
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and context.stop_signal:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait for a unit to finish
+        context.stop_signal = signal.Signals(number).name
+
+    for name in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, ask)
+
+
+def _note_other_code(stage: Stage, seed: int, places: Places, log: logging.Logger) -> None:
+    made, now = read_flag(stage, seed, places)["code"], code_revision()
+    if made["commit"] != now["commit"]:
+        log.info("note: it was made by code revision %s, this is %s", made["commit"][:10], now["commit"][:10])
