@@ -73,10 +73,12 @@ class StageContext:
         }
 
     def write_result(self, name: str, results: Any, *, shared: bool = False) -> Path:
-        """Write a result file into the seed's results directory (or, `shared`, into the one of all seeds)."""
-        directory = self.places.results_root if shared else self.places.results(self.seed)
-        path = directory / name
-        write_result(path, results, self.metadata())
+        """Write a result file into the seed's results directory (`shared`: into that of all seeds as well)."""
+        metadata = self.metadata()
+        if shared:
+            write_result(self.places.results_root / name, results, metadata)
+        path = self.places.results(self.seed) / name
+        write_result(path, results, metadata)
         self.log.info("wrote %s", path)
         return path
 

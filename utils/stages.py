@@ -1,6 +1,6 @@
-"""The stage graph, written once: number, name, needs, resources, settings, outputs. Everything reads it here. Torch-free.
+"""The stage graph, written once: number, name, needs, resources, settings, outputs. Torch-free.
 
-python -m utils.stages            the table
+python -m utils.stages      prints the stage table of the README
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+"""Stage 1: load the data sets, clean them, keep test text out of training, tokenise once."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.stage_runner import StageContext, run_stage
+
+
+def work(context: StageContext) -> None:
+    from utils.datasets_registry import sources
+    from utils.models import load_tokenizer
+    from utils.prepared_data import prepare
+
+    settings, places = context.settings, context.places
+    datasets_file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
+    if datasets_file is None and settings.PROFILE == "demo":
+        datasets_file = places.demo_corpus / "datasets.json"
+    statistics = prepare(
+        sources=sources(datasets_file),
+        train_keys=settings.TRAIN_DATASETS,
+        test_keys=settings.TEST_DATASETS,
+        tokenizer=load_tokenizer(places.pretrained),
+        task_prefix=settings.TASK_PREFIX,
+        max_input_length=settings.MAX_INPUT_LENGTH,
+        max_target_length=settings.MAX_TARGET_LENGTH,
+        output_dir=places.prepared,
+        cache_dir=Path(settings.HF_CACHE_DIR or places.work / "hf_cache"),
+        seed=settings.DATA_SEED,
+        attack_optimize_size=settings.TRIGGER_OPTIMIZE_SIZE_FULL,
+        attack_evaluate_size=settings.TRIGGER_EVAL_SIZE_FULL,
+        use_full_test_sets=settings.USE_FULL_TEST_SETS,
+        quick_test_size=settings.QUICK_TEST_SIZE,
+        max_train_examples=settings.MAX_TRAIN_EXAMPLES or None,
+        allow_partial=settings.DATASET_ALLOW_PARTIAL,
+        deduplicate_training=settings.DEDUPLICATE_TRAINING,
+        max_retries=settings.DATASET_MAX_RETRIES,
+        retry_delay=settings.DATASET_RETRY_DELAY,
+        workers=settings.NUM_WORKERS or None,
+    )
+    context.provenance["missing_datasets"] = statistics["missing"]
+    context.write_result("data_statistics.json", statistics, shared=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_stage(1, work))

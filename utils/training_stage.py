@@ -1,0 +1,44 @@
+"""What stages 2 and 3 do: one training of one arm, with the settings that both arms share."""
+
+from __future__ import annotations
+
+from utils.models import choose_device, weights_sha256
+from utils.prepared_data import load_prepared, missing_datasets
+from utils.stage_runner import StageContext
+from utils.training import TrainingSettings, train
+
+
+def training_settings(context: StageContext, arm: str) -> TrainingSettings:
+    """The training settings of an arm: all arms share everything but the warm-up (baseline 0.10, the others 0.15)."""
+    settings = context.settings
+    return TrainingSettings(
+        epochs=settings.NUM_EPOCHS,  # equal to MONOTONIC_NUM_EPOCHS: configs/overrides.py refuses anything else
+        learning_rate=settings.LEARNING_RATE,
+        batch_size=settings.BATCH_SIZE,
+        weight_decay=settings.WEIGHT_DECAY,
+        gradient_clip=settings.GRADIENT_CLIP,
+        warmup_ratio=settings.WARMUP_RATIO if arm == "baseline" else settings.MONOTONIC_WARMUP_RATIO,
+        epsilon=settings.MONOTONIC_EPSILON,
+        precision=settings.PRECISION,
+        device=choose_device(settings.DEVICE),
+        seed=context.seed,
+        compute_gradient_norms=settings.COMPUTE_GRADIENT_NORMS,
+        checkpoints_to_keep=settings.CHECKPOINTS_TO_KEEP,
+    )
+
+
+def train_arm(context: StageContext, arm: str) -> None:
+    """Train `arm` on the prepared data, export the best epoch, write `<arm>_training_history.json`."""
+    places, seed = context.places, context.seed
+    history = train(
+        arm=arm,
+        pretrained_dir=places.pretrained,
+        train_set=load_prepared(places.prepared, "train"),
+        validation_set=load_prepared(places.prepared, "validation"),
+        output_dir=places.training(seed, arm),
+        settings=training_settings(context, arm),
+        stop_requested=context.stop_requested,
+    )
+    context.provenance["missing_datasets"] = missing_datasets(places.prepared)
+    context.provenance["checkpoints"] = {arm: weights_sha256(places.model(seed, arm))}
+    context.write_result(f"{arm}_training_history.json", history)
