@@ -1,8 +1,8 @@
 """Completion flags that tell the truth: what made a stage's outputs, and whether that still holds. Torch-free.
 
 A flag is JSON: settings the stage depends on, code revision, the tokens of the stages it read, and its outputs with
-sha256, size and modification time. It is written last and atomically, only by utils/stage_runner.py. `problem_of`
-says in words why a flag does not hold, or None if it does. A file whose size and time are as recorded is not hashed
+sha256 and a stamp (size, modification time). It is written last and atomically, only by utils/stage_runner.py. `problem_of`
+says in words why a flag does not hold, or None if it does. A file whose stamp is as recorded is not hashed
 again (as git and make do); any other is.
 """
 
@@ -97,9 +97,8 @@ def input_problem(stage: Stage, seed: int, places: Places, settings: Settings) -
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """sha256, size in bytes and newest modification time (ns) of a file or of all files below a directory."""
-    size, time = _size_and_time(path)
-    return {"sha256": sha256_of(path), "size": size, "mtime_ns": time}
+    """sha256 of a file or directory, and a stamp of the names, sizes and modification times in it."""
+    return {"sha256": sha256_of(path), "stamp": _stamp(path)}
 
 
 def output_hashes(stage: Stage, seed: int, places: Places) -> dict[str, str]:
@@ -107,19 +106,17 @@ def output_hashes(stage: Stage, seed: int, places: Places) -> dict[str, str]:
     return {path: facts["sha256"] for path, facts in read_flag(stage, seed, places)["outputs"].items()}
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    stats = [file.stat() for file in files]
-    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
+def _stamp(path: Path) -> str:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files]
+    listing = [f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}" for file, stat in stats]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
 
 
 def _output_problem(path: Path, facts: dict[str, Any]) -> str | None:
     if not path.exists():
         return f"its output {path} is gone"
-    size, time = _size_and_time(path)
-    if (size, time) == (facts["size"], facts["mtime_ns"]):
-        return None
-    if size != facts["size"] or sha256_of(path) != facts["sha256"]:
+    if _stamp(path) != facts["stamp"] and sha256_of(path) != facts["sha256"]:
         return f"its output {path} was changed after the stage finished"
     return None
 
