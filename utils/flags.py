@@ -1,9 +1,9 @@
 """Completion flags that tell the truth: what made a stage's outputs, and whether that still holds. Torch-free.
 
-A flag is JSON: settings the stage depends on, code revision, the tokens of the stages it read, and its outputs with
-sha256 and a stamp (size, modification time). It is written last and atomically, only by utils/stage_runner.py. `problem_of`
-says in words why a flag does not hold, or None if it does. A file whose stamp is as recorded is not hashed
-again (as git and make do); any other is.
+A flag is JSON: the settings that the stage depends on, the code revision, the tokens of the stages it read, and its
+outputs, each with sha256 and a stamp (names, sizes, times). It is written last and atomically, by
+utils/stage_runner.py alone. `problem_of` says in words why a flag does not hold, or None if it does. An output whose
+stamp is as recorded is not hashed again (as git and make do); any other is.
 """
 
 from __future__ import annotations
