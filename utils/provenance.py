@@ -29,7 +29,7 @@ PACKAGES = (
 
 @functools.cache
 def code_revision() -> dict[str, Any]:
-    """`commit` (40 hex digits, or "unknown" outside git) and `dirty` (tracked files differ from it; None if unknown)."""
+    """`commit` (40 hex digits; "unknown" outside git) and `dirty` (tracked files differ; None if unknown)."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(CHECKOUT), *arguments]
