@@ -1,0 +1,213 @@
+"""The whole experiment on local files with a tiny T5, as `./run_all.sh --local` runs it: every contract file is there.
+
+This is also the proof of "your own data and model": nothing here can reach a hub.
+"""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_data, write_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 3
+SMALL = {
+    "DEVICE": "cpu",
+    "MAX_INPUT_LENGTH": "64",
+    "MAX_TARGET_LENGTH": "24",
+    "MIN_NEW_TOKENS": "3",
+    "MAX_NEW_TOKENS": "12",
+    "NUM_EPOCHS": "2",
+    "MONOTONIC_NUM_EPOCHS": "2",
+    "LEARNING_RATE": "1e-2",
+    "BATCH_SIZE": "8",
+    "TRIGGER_OPTIMIZE_SIZE_FULL": "8",
+    "TRIGGER_EVAL_SIZE_FULL": "8",
+    "TRIGGER_TYPES": "lead,natural",
+    "TRIGGER_ITERATIONS": "3",
+    "TRIGGER_RESTARTS": "2",
+    "TRIGGER_CANDIDATES": "4",
+    "TRIGGER_RANDOM_CONTROLS": "2",
+    "HOTFLIP_CANDIDATES": "4",
+    "HOTFLIP_NUM_FLIPS": "2",
+    "BOOTSTRAP_SAMPLES": "100",
+    "ATTACK_MIN_CLEAN_ROUGE": "0.0",
+}
+
+
+class Run:
+    """One experiment directory and the command that fills it."""
+
+    def __init__(self, root: Path) -> None:
+        self.scratch, self.project = root / "scratch", root / "project"
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MONO_S2S_")}
+        self.environment = own | {
+            "SCRATCH": str(self.scratch),
+            "PROJECT": str(self.project),
+            "HF_HUB_OFFLINE": "1",
+            "MONO_S2S_PYTHON": sys.executable,
+            "MONO_S2S_MODEL_NAME": str(write_model(root / "my model")),
+            "MONO_S2S_DATASETS_FILE": str(write_data(root / "my data")),
+            **{f"MONO_S2S_{name}": value for name, value in SMALL.items()},
+        }
+        self.results = self.scratch / "mono_s2s_results" / f"seed_{SEED}"
+        self.final = self.project / "mono_s2s_final_results" / f"seed_{SEED}"
+        self.work = self.scratch / "mono_s2s_work"
+
+    def __call__(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=self.environment | environment, capture_output=True, text=True, timeout=600, cwd="/"
+        )
+
+    def all(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self(str(ROOT / "run_all.sh"), str(SEED), "--local", *options, **environment)
+
+    def result(self, name: str) -> dict:
+        return json.loads((self.results / name).read_text())["results"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Run:
+    run = Run(tmp_path_factory.mktemp("a run with spaces"))
+    result = run.all()
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-6000:]
+    return run
+
+
+def test_every_file_of_the_contract_is_there(done):
+    names = [
+        "setup_complete.json",
+        "data_statistics.json",
+        "baseline_training_history.json",
+        "monotonic_training_history.json",
+        "evaluation_results.json",
+        "predictions.jsonl",
+        "uat_results.json",
+        "learned_triggers.csv",
+        "hotflip_results.json",
+        "final_results.json",
+        "experiment_summary.txt",
+        "report.html",
+    ]
+    for name in names:
+        assert (done.results / name).stat().st_size > 0, name
+        assert (done.final / name).read_bytes() == (done.results / name).read_bytes(), name
+    for model in ("baseline_model", "monotonic_model"):
+        folder = done.work / f"seed_{SEED}" / model
+        assert (folder / "epoch_1").is_dir() and (folder / "best" / "config.json").is_file()
+    flags = {path.name for path in done.work.glob("*.flag")}
+    assert {"stage_0_setup.flag", "stage_1_prepare_data.flag", f"stage_7_aggregate_seed{SEED}.flag"} <= flags
+
+
+def test_metadata_lead_from_every_number_to_what_made_it(done):
+    for path in done.results.glob("*.json"):
+        facts = json.loads(path.read_text())["_metadata"]
+        assert {"timestamp", "run_id", "seed", "unix_timestamp", "code", "config_fingerprint"} <= set(facts), path
+    facts = json.loads((done.results / "evaluation_results.json").read_text())["_metadata"]
+    assert set(facts["checkpoints"]) == {"standard", "baseline", "monotonic"}
+    assert len(set(facts["checkpoints"].values())) == 3
+    assert facts["seed"] == SEED and facts["profile"] == "full"
+
+
+def test_evaluation_has_means_with_intervals_and_every_summary(done):
+    results = done.result("evaluation_results.json")
+    for dataset in ("cnn_dm", "xsum", "samsum"):
+        for model in ("standard", "baseline", "monotonic"):
+            assert results[dataset][model]["num_examples"] == 12
+            for metric in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+                interval = results[dataset][model][metric]
+                assert 0 <= interval["lower"] <= interval["mean"] <= interval["upper"] <= 1
+        assert set(results["comparisons"][dataset]) == {"rouge1", "rouge2", "rougeL", "rougeLsum"}
+    rows = [json.loads(line) for line in (done.results / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 * 3 * 12
+    mine = [row["rougeL"] for row in rows if (row["dataset"], row["model"]) == ("xsum", "baseline")]
+    assert math.isclose(sum(mine) / len(mine), results["xsum"]["baseline"]["rougeL"]["mean"], abs_tol=1e-9)
+
+
+def test_training_histories_differ_in_the_warm_up_alone(done):
+    baseline, monotonic = (done.result(f"{arm}_training_history.json") for arm in ("baseline", "monotonic"))
+    different = {name for name in baseline["settings"] if baseline["settings"][name] != monotonic["settings"].get(name)}
+    assert different == {"warmup_ratio"}
+    assert len(baseline["epochs"]) == len(monotonic["epochs"]) == 2
+    for epoch in monotonic["epochs"]:
+        assert epoch["train_loss"] > 0 and epoch["validation_loss"] > 0 and epoch["cumulative_seconds"] > 0
+
+
+def test_the_monotonic_model_is_a_plain_t5_with_no_negative_feed_forward_weight(done):
+    best = done.work / f"seed_{SEED}" / "monotonic_model" / "best"
+    code = (
+        "import sys; from transformers import T5ForConditionalGeneration as T5, AutoTokenizer\n"
+        "model = T5.from_pretrained(sys.argv[1]).eval(); tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "weights = [p for n, p in model.named_parameters() if 'DenseReluDense' in n]\n"
+        "assert len(weights) == 4\n"
+        "print(min(float(w.min()) for w in weights))"
+    )
+    result = done(sys.executable, "-c", code, str(best))
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) >= 0
+
+
+def test_attacks_cover_all_models_and_types(done):
+    hotflip, uat = done.result("hotflip_results.json"), done.result("uat_results.json")
+    for model in ("standard", "baseline", "monotonic"):
+        assert {"mean_degradation", "success_rate", "num_attackable", "num_skipped", "mean_loss_increase"} <= set(
+            hotflip[model]
+        )
+        assert hotflip[model]["mean_loss_increase"] >= 0
+        for kind in ("lead", "natural"):
+            cell = uat[model][kind]
+            assert {"trigger_text", "trigger_ids", "clean", "attacked", "delta_rougeL", "nll_increase"} <= set(cell)
+            assert len(cell["trigger_ids"]) == 5
+            assert set(uat["transfer_matrix"][kind][model]) == {"standard", "baseline", "monotonic"}
+        assert set(hotflip["transfer_matrix"][model]) == {"standard", "baseline", "monotonic"}
+    with (done.results / "learned_triggers.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == ["model", "trigger_type", "trigger_text", "trigger_ids"] and len(rows) == 6
+
+
+def test_a_second_run_finds_all_done(done):
+    result = done.all()
+    assert result.returncode == 0 and "done" in result.stdout
+
+
+def test_a_changed_setting_reruns_its_stages_and_says_why(done):
+    result = done.all("--dry-run", MONO_S2S_LEARNING_RATE="2e-2")
+    assert result.returncode == 0
+    assert "LEARNING_RATE 0.01 -> 0.02" in result.stdout
+
+
+def test_a_stage_refuses_stale_inputs_with_exit_3(done):
+    script = str(ROOT / "scripts" / "stage_4_evaluate.py")
+    result = done(sys.executable, script, "--seed", str(SEED), MONO_S2S_LEARNING_RATE="2e-2")
+    assert result.returncode == 3 and "LEARNING_RATE" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "code"),
+    [
+        (lambda data: data["xsum"]["files"].update(test="nowhere.jsonl"), "nowhere.jsonl", 3),
+        (lambda data: data["xsum"].update(document="text"), "text", 1),
+    ],
+    ids=["missing file", "missing column"],
+)
+def test_bad_data_is_one_clear_line(done, tmp_path, change, words, code):
+    original = Path(done.environment["MONO_S2S_DATASETS_FILE"])
+    data = json.loads(original.read_text())
+    for entry in data.values():
+        entry["files"] = {split: str(original.parent / name) for split, name in entry["files"].items()}
+    change(data)
+    (tmp_path / "datasets.json").write_text(json.dumps(data))
+    scratch = tmp_path / "scratch"
+    environment = {"SCRATCH": str(scratch), "MONO_S2S_DATASETS_FILE": str(tmp_path / "datasets.json")}
+    python = (sys.executable, "-B")
+    assert done(*python, str(ROOT / "scripts" / "stage_0_setup.py"), **environment).returncode == 0
+    result = done(*python, str(ROOT / "scripts" / "stage_1_prepare_data.py"), **environment)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert words in result.stdout.splitlines()[-1] and "Traceback" not in result.stdout + result.stderr
+    assert not (scratch / "mono_s2s_work" / "prepared_data").exists()
