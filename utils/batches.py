@@ -1,0 +1,119 @@
+"""Tokenised rows and the batches they come in: memory-mapped, length-bucketed, the same order for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+IGNORED_LABEL = -100
+POOL = 50  # batches that are sorted by length together: more waste less padding, but make batches less random
+
+
+class TokenRows(torch.utils.data.Dataset):
+    """Columns `input_ids` and `labels` of a data set as flat int32 arrays, read from the memory-mapped file when used.
+
+    Item i is i itself: `collate` makes tensors of a whole batch at once.
+    """
+
+    def __init__(self, dataset: Dataset, *, pad_id: int = 0, multiple_of: int = 1) -> None:
+        table = dataset.select_columns(["input_ids", "labels"]).with_format("arrow")[:]
+        self.inputs, self.input_lengths = _Column(table["input_ids"]), _lengths(table["input_ids"])
+        self.labels, self.label_lengths = _Column(table["labels"]), _lengths(table["labels"])
+        self.pad_id, self.multiple_of = pad_id, multiple_of
+
+    def __len__(self) -> int:
+        return len(self.input_lengths)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor | int]:
+        """Batch of `rows`: int64 input_ids and attention_mask [n, s], labels [n, t] (padding -100), num_tokens (int).
+
+        s and t are the longest of the batch, rounded up to `multiple_of`.
+        """
+        inputs = self._padded(self.inputs, self.input_lengths, rows, self.pad_id)
+        labels = self._padded(self.labels, self.label_lengths, rows, IGNORED_LABEL)
+        mask = np.arange(inputs.shape[1]) < self.input_lengths[list(rows), None]
+        return {
+            "input_ids": torch.from_numpy(inputs),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "labels": torch.from_numpy(labels),
+            "num_tokens": int(self.label_lengths[list(rows)].sum()),
+        }
+
+    def _padded(self, column: _Column, lengths: np.ndarray, rows: Sequence[int], fill: int) -> np.ndarray:
+        longest = max(int(lengths[row]) for row in rows)
+        width = -(-longest // self.multiple_of) * self.multiple_of
+        block = np.full((len(rows), width), fill, dtype=np.int64)
+        for place, row in enumerate(rows):
+            values = column[row]
+            block[place, : len(values)] = values
+        return block
+
+
+class _Column:
+    """Rows of a chunked Arrow list column as NumPy views, without a Python object per token."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=False)) for chunk in column.chunks]
+        self.starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        offsets, values = self.chunks[number]
+        local = row - int(self.starts[number])
+        return values[offsets[local] : offsets[local + 1]]
+
+
+def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+    if not len(column):
+        return np.zeros(0, dtype=np.int64)
+    return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]).astype(np.int64)
+
+
+class LengthBuckets:
+    """Batch sampler: a fresh seeded shuffle every epoch, rows of like length together, the batches in random order.
+
+    The order depends on seed, epoch, lengths and batch size alone, so that every arm sees the same batches. The longest
+    batch of the run comes first: what does not fit into memory fails at once, not after an hour.
+    """
+
+    def __init__(self, rows: TokenRows, batch_size: int, *, seed: int) -> None:
+        self.rows, self.batch_size, self.seed, self.epoch = rows, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(len(self.rows))
+        pool = POOL * self.batch_size
+        batches = []
+        for start in range(0, len(order), pool):
+            part = order[start : start + pool]
+            part = part[np.lexsort((self.rows.label_lengths[part], self.rows.input_lengths[part]))[::-1]]
+            batches += [part[i : i + self.batch_size].tolist() for i in range(0, len(part), self.batch_size)]
+        shuffled = [batches[i] for i in generator.permutation(len(batches))]
+        longest = max(range(len(shuffled)), key=lambda i: self.rows.input_lengths[shuffled[i]].max())
+        shuffled[0], shuffled[longest] = shuffled[longest], shuffled[0]
+        return iter(shuffled)
+
+
+def sorted_batches(rows: TokenRows, *, max_tokens: int) -> list[list[int]]:
+    """All rows, longest first, in batches of at most `max_tokens` padded input tokens (at least one row each)."""
+    order = np.lexsort((rows.label_lengths, rows.input_lengths))[::-1]
+    batches: list[list[int]] = []
+    for row in order.tolist():
+        if batches and (len(batches[-1]) + 1) * rows.input_lengths[batches[-1][0]] <= max_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

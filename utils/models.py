@@ -1,0 +1,145 @@
+"""T5 and its tokenizer on disk and on the hub: loaded checked, exported plain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from utils.errors import InputError, StageError
+from utils.files import new_directory, sha256_of
+from utils.monotonic import folded_state
+
+SENTINELS = 100
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+
+
+def choose_device(setting: str) -> str:
+    """`cuda` or `cpu` for the setting DEVICE (`cuda`, `cpu`, `auto`). StageError: cuda asked for, none usable."""
+    if setting == "cpu":
+        return "cpu"
+    usable = torch.cuda.is_available()
+    if setting == "cuda" and not usable:
+        build = "this PyTorch has no CUDA" if torch.version.cuda is None else "PyTorch sees none"
+        raise StageError(f"DEVICE is cuda, but {build} on this machine. Ask for a GPU, or set MONO_S2S_DEVICE=cpu.")
+    return "cuda" if usable else "cpu"
+
+
+def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGeneration:
+    """The T5 in `directory`: float32, SDPA attention, eval mode, on `device`, every weight finite.
+
+    InputError where the directory is not a T5, a weight is missing, or a weight is NaN or infinite (a damaged file).
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise InputError(f"no model in {directory}: config.json is missing")
+    previous = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        model, report = T5ForConditionalGeneration.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the model in {directory} cannot be loaded: {_one_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(previous)
+    if report["missing_keys"]:
+        raise InputError(f"the model in {directory} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ...")
+    check_finite(model, directory)
+    return model.to(device).eval()
+
+
+def check_finite(model: torch.nn.Module, source: Path | str) -> None:
+    """InputError unless every weight is finite: a file damaged in transfer loads without complaint, with NaN inside."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{source}: weight {name} has NaN or infinite values; the file is damaged. Fetch it again.")
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The T5 tokenizer in `directory`, checked: pad 0, eos 1, unk 2 and 100 sentinels. InputError otherwise."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"no tokenizer: {directory} is not a directory")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the tokenizer in {directory} cannot be loaded: {_one_line(error)}") from error
+    check_tokenizer(tokenizer, directory)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, vocabulary: int | None = None) -> None:
+    """InputError unless this is a T5 tokenizer that fits a model of `vocabulary` embeddings (if given)."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    if ids != (0, 1, 2):
+        raise InputError(f"{source}: pad, eos, unk have ids {ids}; a T5 tokenizer has (0, 1, 2)")
+    words = tokenizer.get_vocab()
+    sentinels = sum(f"<extra_id_{number}>" in words for number in range(SENTINELS))
+    if sentinels != SENTINELS or len(tokenizer) <= SENTINELS + 10:
+        raise InputError(
+            f"{source}: {len(tokenizer)} tokens, {sentinels} of them sentinels; the vocabulary file was not read"
+        )
+    if vocabulary is not None and len(tokenizer) > vocabulary:
+        raise InputError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {vocabulary} embeddings")
+
+
+def plain_copy(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
+    """The folded model as a new, ordinary T5 on the CPU, float32, without settings for generation or tasks."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.task_specific_params = None
+    config.use_cache = True
+    with torch.device("meta"):
+        copy = T5ForConditionalGeneration(config)
+    state = {name: tensor.to("cpu", torch.float32) for name, tensor in folded_state(model).items()}
+    copy.load_state_dict(state, assign=True)
+    copy.tie_weights()
+    copy.generation_config = GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+    return copy.eval()
+
+
+def export(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write `model`, folded, and its tokenizer as a plain `from_pretrained` directory, whole or not at all."""
+    check_tokenizer(tokenizer, directory, model.config.vocab_size)
+    with new_directory(Path(directory)) as new:
+        save_plain(model, tokenizer, new)
+
+
+def save_plain(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the folded model and its tokenizer into an existing directory (no atomicity of its own)."""
+    copy = plain_copy(model)
+    check_finite(copy, "export")
+    copy.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def weights_sha256(directory: Path) -> str:
+    """Hex sha256 of the weight file(s) in a model directory. InputError where there are none."""
+    for pattern in WEIGHT_PATTERNS:
+        files = sorted(Path(directory).glob(pattern))
+        if len(files) == 1:
+            return sha256_of(files[0])
+        if files:
+            import hashlib
+
+            return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+    raise InputError(f"no model weights in {directory}")
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of weights; shared ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

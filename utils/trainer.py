@@ -1,0 +1,157 @@
+"""transformers' Trainer, fitted to this experiment: our batches, our decay, our checkpoints, no wait for the GPU per step."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrize
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from utils.batches import LengthBuckets, TokenRows, sorted_batches
+from utils.checkpoints import keep_newest, saving
+from utils.models import plain_copy
+from utils.monotonic import effective_weight_decay, free_parameters, parameter_groups
+
+STATE = "training_state.json"
+FREE_PARAMETERS = "free_parameters.safetensors"
+
+
+class ArmTrainer(Trainer):
+    """Trains one arm. `state_to_save()` gives what the checkpoint must remember beside weights and optimizer."""
+
+    def __init__(
+        self,
+        *,
+        model: T5ForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        args: TrainingArguments,
+        rows: TokenRows,
+        autocast: bool,
+        identity: dict[str, Any],
+        checkpoints_to_keep: int,
+        state_to_save: Callable[[], dict[str, Any]],
+        after_batch: Callable[[torch.Tensor, int, int], None],
+        after_norm: Callable[[torch.Tensor], None],
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=rows)
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = False  # T5's loss is the batch's mean over tokens, whatever is passed
+        self.tokenizer, self.rows, self.identity = tokenizer, rows, identity
+        self.checkpoints_to_keep = checkpoints_to_keep
+        self.state_to_save, self.after_batch, self.after_norm = state_to_save, after_batch, after_norm
+        self.autocast = autocast
+
+    # ---- batches and loss ------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Length buckets. The loader has a generator of its own: it must not draw from the one that dropout uses."""
+        buckets = LengthBuckets(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
+        return _EpochLoader(
+            self.rows,
+            batch_sampler=buckets,
+            collate_fn=self.rows.collate,
+            generator=torch.Generator(),
+            pin_memory=self.args.device.type == "cuda",
+        )
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        with parametrize.cached():  # softplus once a step: T5's feed-forward block reads its matrices several times
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
+        tokens = inputs.pop("num_tokens")
+        with torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast else nullcontext():
+            loss = model(**inputs, use_cache=False).loss
+        self.after_batch(loss.detach(), tokens, len(inputs["labels"]))
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # the default walks over all parameters at every step to count what nobody reads
+
+    # ---- optimizer -------------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            groups = parameter_groups(self.model, self.args.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate, fused=True)
+            effective_weight_decay(self.optimizer)
+        return self.optimizer
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm or math.inf)
+        self.after_norm(norm)
+        return norm
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | None:
+        return grad_norm
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write `epoch_N/` at the end of an epoch, else `step_N/`: a plain model, and what training needs to go on."""
+        step, steps = self.state.global_step, math.ceil(len(self.rows) / self.args.per_device_train_batch_size)
+        name = f"epoch_{step // steps}" if step % steps == 0 else f"step_{step}"
+        directory = Path(self.args.output_dir) / name
+        with saving(directory, step=step, identity=self.identity) as new:
+            plain_copy(self.model).save_pretrained(new)
+            self.tokenizer.save_pretrained(new)
+            free = {key: value.detach().cpu() for key, value in free_parameters(self.model).items()}
+            if free:
+                save_file(free, new / FREE_PARAMETERS)
+            self._save_optimizer_and_scheduler(str(new))
+            self._save_rng_state(str(new))
+            self.state.save_to_json(str(new / "trainer_state.json"))
+            (new / STATE).write_text(json.dumps(self.state_to_save(), allow_nan=False), encoding="utf-8")
+        keep_newest(directory.parent, self.checkpoints_to_keep)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Weights as they were: the plain ones from the model file, the constrained ones from their V."""
+        directory = Path(resume_from_checkpoint)
+        weights = load_file(directory / "model.safetensors")
+        free = free_parameters(self.model)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if ".parametrizations." not in name:
+                    parameter.copy_(weights[name])
+            saved = load_file(directory / FREE_PARAMETERS) if free else {}
+            for name, parameter in free.items():
+                parameter.copy_(saved[name])
+
+
+class _EpochLoader(DataLoader):
+    """Tells the batch sampler which epoch it is; Trainer calls this at the start of each."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+@torch.no_grad()
+def validation_loss(
+    model: T5ForConditionalGeneration, rows: TokenRows, *, autocast: bool, max_tokens: int = 16384
+) -> float:
+    """Mean negative log-likelihood per label token over all of `rows`, in eval mode; how rows are batched does not matter."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    tokens = 0
+    with parametrize.cached():
+        for batch in sorted_batches(rows, max_tokens=max_tokens):
+            inputs = rows.collate(batch)
+            count = inputs.pop("num_tokens")
+            inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+            with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
+                loss = model(**inputs, use_cache=False).loss
+            total += loss.double() * count
+            tokens += count
+    model.train(training)
+    return float(total) / tokens
