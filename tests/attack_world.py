@@ -1,0 +1,72 @@
+"""A tokenizer and models small enough to attack a hundred times in a test."""
+
+from __future__ import annotations
+
+import torch
+from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+
+from utils.attacks.examples import Example
+from utils.attacks.legal_tokens import LegalTokens, TokenizerView
+from utils.attacks.setup import Setup
+from utils.generation import DecodingSettings
+
+SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+PUNCTUATION = [".", ",", ":", "!", "?"]
+STOPS = ["the", "a", "of", "and", "to"]
+
+
+def tokenizer(extra_ids: int = 20) -> T5Tokenizer:
+    """Words of one and two syllables, single letters and suffixes, with T5's special ids."""
+    words = [*STOPS, *SYLLABLES, *(a + b for a, b in zip(SYLLABLES, SYLLABLES[7:], strict=False)), "summarize"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    vocab += [("▁" + word, -3.0 - 0.01 * i) for i, word in enumerate(words)]
+    vocab += [(word, -5.0 - 0.01 * i) for i, word in enumerate([*SYLLABLES, *PUNCTUATION, "s", "ing"])]
+    vocab += [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    vocab += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra_ids))]
+    return T5Tokenizer(vocab=vocab, extra_ids=extra_ids)
+
+
+def model(vocab_size: int, *, seed: int = 0, scale: float = 3.0, d_model: int = 24) -> T5ForConditionalGeneration:
+    """A random ReLU T5; `scale` makes its outputs depend on the input strongly enough to attack."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=vocab_size,
+        d_model=d_model,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=3,
+        feed_forward_proj="relu",
+        dropout_rate=0.1,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        initializer_factor=scale,
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def document(number: int, words: int = 20) -> str:
+    """A text of `words` words with sentences, different for every `number`."""
+    parts = []
+    for i in range(words):
+        k = (number * 31 + i * 7 + i * i) % 97
+        word = STOPS[k % 5] if k % 3 == 0 else SYLLABLES[k % 60] + (SYLLABLES[(k * 5) % 60] if k % 2 else "")
+        parts.append(word + (". " if i % 6 == 5 else " "))
+    return "".join(parts).strip()
+
+
+def examples(count: int, words: int = 20) -> list[Example]:
+    return [Example(f"test/{i}", document(i, words + i % 5), document(i + 500, 5)) for i in range(count)]
+
+
+def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int = 4096, **more: object) -> Setup:
+    values: dict = {
+        "prefix": "summarize: ",
+        "max_input_length": 48,
+        "max_target_length": 16,
+        "decoding": DecodingSettings(2, 1.0, 2, 8, 3),
+        "generation_tokens": 4096,
+    } | more
+    return Setup(tok, LegalTokens(TokenizerView(tok), token_set=token_set), batch_tokens=batch_tokens, **values)

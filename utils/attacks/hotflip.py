@@ -1,0 +1,391 @@
+"""HotFlip on a set of examples: up to `num_flips` token flips each, found by gradient, verified, resumable.
+
+The attack on one example is `search.search`; here it is run in blocks, its inputs are summarised with the evaluation's
+own decoding, and everything is written down per example. Source of the method: Ebrahimi et al. 2018 (HotFlip); the
+exact re-scoring of candidates follows Wallace et al. 2019 and Zou et al. 2023.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from utils.attacks.examples import (
+    LOSS_NOT_FINITE,
+    LOW_CLEAN_ROUGE,
+    NO_LEGAL_FLIP,
+    Encoded,
+    Example,
+    attacked_document,
+    reads_as,
+)
+from utils.attacks.objective import Objective, Targets
+from utils.attacks.precision import search_objective
+from utils.attacks.proposals import State
+from utils.attacks.search import GradientProposer, Proposer, Walk, search
+from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.units import blocks_of, load_unit, save_unit
+from utils.errors import UsageError
+from utils.progress import progress
+
+log = logging.getLogger(__name__)
+LOSSES = ("reference", "own_output")
+METHODS = ("gradient", "greedy")
+
+
+@dataclass(frozen=True)
+class HotFlipSettings:
+    """How hard the attack tries.
+
+    `candidates` flips are scored exactly per step, `random_candidates` of them random, at most `max_per_position` of
+    the others at one position. `beam` partial attacks are kept, `restarts` starts are made. `loss`: what is raised,
+    the loss of the "reference" or of the model's "own_output" (its clean summary). `success_threshold`: relative
+    ROUGE-L drop that counts as success, for examples whose clean ROUGE-L is at least `min_clean_rouge`.
+    `method`: "gradient", or "greedy": the gradient-free control with the same number of forward passes.
+    """
+
+    num_flips: int = 5
+    candidates: int = 32
+    random_candidates: int = 4
+    max_per_position: int = 4
+    beam: int = 1
+    restarts: int = 1
+    loss: str = "reference"
+    success_threshold: float = 0.15
+    min_clean_rouge: float = 0.05
+    block_size: int = 64
+    seed: int = 0
+    method: str = "gradient"
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
+        if self.method not in METHODS:
+            raise UsageError(f"attack method {self.method!r}: must be one of {', '.join(METHODS)}")
+        for name in ("num_flips", "candidates", "max_per_position", "beam", "restarts", "block_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"HotFlip {name} = {getattr(self, name)}: must be at least 1")
+        if not 0 <= self.random_candidates <= self.candidates:
+            raise UsageError(
+                f"HotFlip random_candidates = {self.random_candidates}: must lie between 0 and candidates"
+                f" ({self.candidates})"
+            )
+
+
+def attack_examples(
+    setup: Setup,
+    victim: Victim,
+    examples: Sequence[Example],
+    settings: HotFlipSettings,
+    *,
+    unit_dir: Path,
+) -> list[dict[str, Any]]:
+    """Attack `examples` on one model; one record per example, in the order of `examples`.
+
+    Finished blocks lie in `unit_dir` and are not done again. The numbers do not depend on the order of the examples,
+    on interruptions, or on `setup.batch_tokens` (up to ties within 1e-6 nats). An example that cannot be attacked has
+    a record with its `skipped` reason. Raises Interrupted (saved) when asked to stop.
+    """
+    blocks = blocks_of([example.id for example in examples], settings.block_size)
+    items = setup.encode(examples)
+    marks = [_fingerprint(setup, victim, settings, [items[i] for i in block]) for block in blocks]
+    paths = [unit_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
+    done = [load_unit(path, mark) for path, mark in zip(paths, marks, strict=True)]
+    if any(value is None for value in done):
+        clean = _clean_summaries(setup, victim, items, done_file=unit_dir / "clean.jsonl")
+        found = _search_blocks(setup, victim, settings, items, clean, blocks, marks, unit_dir)
+        records = _records(setup, victim, settings, items, clean, found, done_file=unit_dir / "attacked.jsonl")
+        done = [[records[i] for i in block] for block in blocks]
+        for path, mark, value in zip(paths, marks, done, strict=True):
+            save_unit(path, mark, value)
+    by_index = {
+        i: record for block, rows in zip(blocks, done, strict=True) for i, record in zip(block, rows, strict=True)
+    }
+    return [by_index[i] for i in range(len(examples))]
+
+
+def _fingerprint(setup: Setup, victim: Victim, settings: HotFlipSettings, items: Sequence[Encoded]) -> str:
+    content = [(item.id, item.ids, item.labels, item.summary) for item in items]
+    return setup.fingerprint(victim.key, victim.weights, asdict(settings), content)
+
+
+@dataclass
+class Clean:
+    """A model's unattacked side of each example, by index: its summary and that summary's ROUGE-L."""
+
+    text: dict[int, str]
+    rouge: dict[int, float]
+
+
+def _clean_summaries(setup: Setup, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
+    fine = [i for i, item in enumerate(items) if item.problem is None]
+    texts = summaries(
+        setup, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
+    )
+    scores = rouge_l(setup, texts, [items[i].summary for i in fine])
+    return Clean(dict(zip(fine, texts, strict=True)), dict(zip(fine, scores.tolist(), strict=True)))
+
+
+def _search_blocks(
+    setup: Setup,
+    victim: Victim,
+    settings: HotFlipSettings,
+    items: Sequence[Encoded],
+    clean: Clean,
+    blocks: Sequence[list[int]],
+    marks: Sequence[str],
+    unit_dir: Path,
+) -> dict[int, dict[str, Any]]:
+    """What the search found for each example index, from disk where a block is finished."""
+    found: dict[int, dict[str, Any]] = {}
+    objective: Objective | None = None
+    gained: list[float] = []
+    with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
+        for b, block in enumerate(blocks):
+            path = unit_dir / f"search_{b:04d}.json"
+            values = load_unit(path, marks[b])
+            if values is None:
+                if objective is None:
+                    objective = search_objective(setup, victim, [item for item in items if item.problem is None])
+                values = _search_block(
+                    setup,
+                    victim,
+                    settings,
+                    objective,
+                    [items[i] for i in block],
+                    [clean.text.get(i, "") for i in block],
+                    [clean.rouge.get(i) for i in block],
+                )
+                save_unit(path, marks[b], values)
+            found |= dict(zip(block, values, strict=True))
+            gained += [v["losses"][-1] - v["losses"][0] for v in values if v["skipped"] is None]
+            bar.update(len(block))
+            if gained:
+                bar.set_postfix(loss=f"+{np.mean(gained):.3f}")
+            setup.check_stop()
+    return found
+
+
+def _search_block(
+    setup: Setup,
+    victim: Victim,
+    settings: HotFlipSettings,
+    objective: Objective,
+    items: Sequence[Encoded],
+    texts: Sequence[str],
+    rouges: Sequence[float | None],
+) -> list[dict[str, Any]]:
+    began = time.perf_counter()
+    results: list[dict[str, Any]] = [{"skipped": item.problem} for item in items]
+    for result, rouge in zip(results, rouges, strict=True):
+        if result["skipped"] is None and rouge is not None and rouge < settings.min_clean_rouge:
+            result["skipped"] = LOW_CLEAN_ROUGE
+    live = [k for k, result in enumerate(results) if result["skipped"] is None]
+    own = settings.loss == "own_output"
+    labels = _own_labels(setup, [texts[k] for k in live]) if own else [items[k].labels for k in live]
+    targets = Targets(labels, objective.device)
+    losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
+    for k, loss in zip(live, losses, strict=True):
+        if not math.isfinite(loss):
+            results[k]["skipped"] = LOSS_NOT_FINITE
+    kept = [n for n, loss in enumerate(losses) if math.isfinite(loss)]
+    live, labels = [live[n] for n in kept], [labels[n] for n in kept]
+    if not live:
+        return results
+    targets = Targets(labels, objective.device)
+    chosen = [items[k] for k in live]
+    proposer = _proposer(setup, settings, objective, chosen, targets)
+    walks = search(
+        objective,
+        setup.legal,
+        chosen,
+        targets,
+        losses[kept].tolist(),
+        proposer,
+        num_flips=settings.num_flips,
+        beam=settings.beam,
+        restarts=settings.restarts,
+        seed=settings.seed,
+    )
+    best = [_exact_best(walk, *pair) for walk, pair in zip(walks, _exact(setup, victim, walks, labels), strict=True)]
+    for k, walk, states in zip(live, walks, best, strict=True):
+        results[k] |= _found(walk, states)
+        if walk.queries == 0:
+            results[k]["skipped"] = NO_LEGAL_FLIP
+    seconds = (time.perf_counter() - began) / max(len(items), 1)
+    return [result | {"seconds": round(seconds, 5)} for result in results]
+
+
+def _own_labels(setup: Setup, texts: Sequence[str]) -> list[list[int]]:
+    ids: list[list[int]] = setup.tokenizer(list(texts), truncation=True, max_length=setup.max_target_length)[
+        "input_ids"
+    ]
+    return ids
+
+
+def _proposer(
+    setup: Setup, settings: HotFlipSettings, objective: Objective, items: Sequence[Encoded], targets: Targets
+) -> Proposer:
+    if settings.method == "greedy":
+        from utils.attacks.controls import GreedyProposer
+
+        return GreedyProposer(setup.legal, items, candidates=settings.candidates)
+    return GradientProposer(
+        objective,
+        setup.legal,
+        items,
+        targets,
+        candidates=settings.candidates,
+        random_candidates=settings.random_candidates,
+        per_position=settings.max_per_position,
+    )
+
+
+def _exact(
+    setup: Setup, victim: Victim, walks: Sequence[Walk], labels: Sequence[Sequence[int]]
+) -> list[tuple[list[State], np.ndarray]]:
+    """The budget states of each walk with their float32 losses (a bf16 search only ranked them)."""
+    flat = [(state, labels[e]) for e, walk in enumerate(walks) for state in walk.best]
+    losses = exact_losses(setup, victim, [state.ids for state, _ in flat], [label for _, label in flat])
+    width = len(walks[0].best) if walks else 0
+    return [(walk.best, losses[e * width : (e + 1) * width]) for e, walk in enumerate(walks)]
+
+
+def _exact_best(walk: Walk, states: Sequence[State], losses: np.ndarray) -> list[State]:
+    """best[k] again, by float32 loss: where bf16 was wrong about a step, the smaller attack stays."""
+    kept: list[State] = []
+    for state, loss in zip(states, np.round(losses, 6).tolist(), strict=True):
+        exact = replace(state, loss=loss)
+        kept.append(exact if not kept or exact.loss > kept[-1].loss else kept[-1])
+    return kept
+
+
+def _found(walk: Walk, states: Sequence[State]) -> dict[str, Any]:
+    """The JSON of one search: flips and losses at each budget 0..num_flips, the trace, and what it cost."""
+    final = states[-1]
+    trace = [
+        {
+            "position": flip.position,
+            "old": flip.old,
+            "new": flip.new,
+            "predicted_gain": _number(flip.predicted),
+            "actual_gain": round(gain, 6),
+            "random": flip.random,
+        }
+        for flip, gain in zip(final.flips, final.gains, strict=True)
+    ]
+    return {
+        "losses": [state.loss for state in states],
+        "budgets": [[[flip.position, flip.new] for flip in state.flips] for state in states],
+        "flips": trace,
+        "steps": walk.steps,
+        "queries": walk.queries,
+        "gradients": walk.gradients,
+        "bad_losses": walk.bad_losses,
+        "gradient_norm": _number(walk.gradient_norm),
+        "zero_gradient": bool(walk.gradient_norm == 0.0),
+        "fidelity": _fidelity([p for p in walk.pairs if p[2]]),
+        "fidelity_top": _fidelity([p for p in walk.pairs if not p[2]]),
+        "fidelity_pairs": [[round(a, 5), round(b, 5)] for a, b, random in walk.pairs if random],
+    }
+
+
+def _fidelity(pairs: Sequence[tuple[float, float, bool]]) -> float | None:
+    """Spearman correlation of predicted and actual gain; None where either does not vary or pairs are too few."""
+    if len(pairs) < 4:
+        return None
+    predicted, actual = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    if np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+        return None
+    return _number(float(spearmanr(predicted, actual).statistic))
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def attacked_ids(item: Encoded, flips: Sequence[Sequence[int]]) -> list[int]:
+    """The input with `flips` ([position, token] pairs) written into it."""
+    ids = list(item.ids)
+    for position, token in flips:
+        ids[position] = token
+    return ids
+
+
+def _records(
+    setup: Setup,
+    victim: Victim,
+    settings: HotFlipSettings,
+    items: Sequence[Encoded],
+    clean: Clean,
+    found: dict[int, dict[str, Any]],
+    *,
+    done_file: Path,
+) -> dict[int, dict[str, Any]]:
+    """Summarise and score every budget of every attack, and write down one record per example."""
+    live = [i for i in found if found[i]["skipped"] is None]
+    inputs = {i: [attacked_ids(items[i], flips) for flips in found[i]["budgets"][1:]] for i in live}
+    flat = [row for i in live for row in inputs[i]]
+    texts = iter(summaries(setup, victim, flat, done_file=done_file, what=f"{victim.key}: attacked summaries"))
+    outputs = {i: [next(texts) for _ in inputs[i]] for i in live}
+    scores = iter(
+        rouge_l(setup, [t for i in live for t in outputs[i]], [items[i].summary for i in live for _ in outputs[i]])
+    )
+    rouges = {i: [float(next(scores)) for _ in outputs[i]] for i in live}
+    documents = {i: attacked_document(setup.view, items[i], inputs[i][-1]) for i in live}
+    typable = reads_as(
+        setup.view,
+        [documents[i] for i in live],
+        [inputs[i][-1] for i in live],
+        prefix=setup.prefix,
+        max_input_length=setup.max_input_length,
+    )
+    reference = exact_losses(
+        setup,
+        victim,
+        [row for i in live for row in (items[i].ids, inputs[i][-1])],
+        [items[i].labels for i in live for _ in range(2)],
+    ).reshape(-1, 2)
+    records: dict[int, dict[str, Any]] = {}
+    for i, item in enumerate(items):
+        record: dict[str, Any] = {"id": item.id, "model": victim.key, "method": settings.method, **found[i]}
+        record |= {
+            "attackable_positions": len(item.attackable),
+            "short_article": len(item.attackable) < settings.num_flips,
+        }
+        record |= {
+            "clean_ids": list(item.ids),
+            "labels": list(item.labels),
+            "reference": item.summary,
+            "clean_prediction": clean.text.get(i),
+            "clean_rouge": clean.rouge.get(i),
+        }
+        records[i] = record
+    for n, i in enumerate(live):
+        rouge, first = clean.rouge[i], clean.rouge[i] or 1.0
+        drop = [(rouge - value) / first for value in rouges[i]]
+        records[i] |= {
+            "adv_ids": inputs[i][-1],
+            "num_flips": len(found[i]["budgets"][-1]),
+            "perturbed_share": len(found[i]["budgets"][-1]) / max(items[i].end - items[i].start, 1),
+            "clean_loss": _number(reference[n, 0]),
+            "adv_loss": _number(reference[n, 1]),
+            "loss_increase": _number(reference[n, 1] - reference[n, 0]),
+            "attacked_prediction": outputs[i][-1],
+            "attacked_rouge": rouges[i][-1],
+            "relative_drop": drop[-1],
+            "success": drop[-1] >= settings.success_threshold,
+            "budget_rouge": rouges[i],
+            "budget_drop": drop,
+            "attacked_document": documents[i],
+            "typable": bool(typable[n]),
+        }
+    return records

@@ -1,0 +1,218 @@
+"""Stage 6 as a whole: the attack on every model, its controls, transfer, and the results made from the records.
+
+`hotflip_sections` does the work and returns every record under the name of its section; `hotflip_results` turns
+sections into the result file. The second needs nothing but the records, so anyone can recompute it from the JSONL.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.attacks.controls import everything_changed, one_shot, strongest_random
+from utils.attacks.examples import Example
+from utils.attacks.hotflip import HotFlipSettings, attack_examples
+from utils.attacks.hotflip_summary import compare, summarise, worst_case
+from utils.attacks.masking import hotflip_flags
+from utils.attacks.objective import Objective
+from utils.attacks.seeding import generator
+from utils.attacks.setup import Setup, Victim
+from utils.attacks.transfer import attacked_inputs, replay
+from utils.attacks.units import blocks_of, shard_of
+
+Sections = dict[str, list[dict[str, Any]]]
+Loader = Callable[[str], Victim]
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """Which controls run beside the attack, and how large they are.
+
+    `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
+    gradient-free search with equal queries. `one_shot`: the unverified recipe. `floor`: all tokens changed.
+    `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples
+    the attack is run with twice the candidates (0: not).
+    """
+
+    random_draws: int = 10
+    greedy: bool = True
+    one_shot: bool = True
+    floor: bool = True
+    own_output: bool = False
+    convergence_examples: int = 0
+
+
+NO_CONTROLS = ControlSettings(random_draws=0, greedy=False, one_shot=False, floor=False)
+
+
+def hotflip_sections(
+    setup: Setup,
+    load: Loader,
+    model_keys: Sequence[str],
+    examples: Sequence[Example],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+    *,
+    unit_dir: Path,
+    shard: tuple[int, int] = (0, 1),
+) -> Sections:
+    """Attack, control and transfer records of every model on the shard's examples; one model in memory at a time."""
+    chosen = [examples[i] for i in shard_of([e.id for e in examples], settings.block_size, shard)]
+    home = unit_dir if shard[1] == 1 else unit_dir / f"shard_{shard[0]}_of_{shard[1]}"
+    sections: Sections = {}
+    for key in model_keys:
+        victim = load(key)
+        sections |= _attacks_on(setup, victim, chosen, settings, controls, home / key)
+        del victim
+        gc.collect()
+    for target in model_keys:
+        victim = load(target)
+        for source in model_keys:
+            if source != target:
+                sections[f"transfer/{source}/{target}"] = replay(
+                    setup,
+                    victim,
+                    attacked_inputs(sections[f"attack/{source}"]),
+                    sections[f"attack/{target}"],
+                    name=f"flips of {source}",
+                    threshold=settings.success_threshold,
+                    unit_dir=home / "transfer",
+                )
+        del victim
+        gc.collect()
+    return sections
+
+
+def _attacks_on(
+    setup: Setup,
+    victim: Victim,
+    examples: Sequence[Example],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+    home: Path,
+) -> Sections:
+    key = victim.key
+    main = attack_examples(setup, victim, examples, settings, unit_dir=home / "attack")
+    sections: Sections = {f"attack/{key}": main}
+    if controls.greedy:
+        greedy = replace(settings, method="greedy")
+        sections[f"greedy/{key}"] = attack_examples(setup, victim, examples, greedy, unit_dir=home / "greedy")
+    if controls.own_output:
+        own = replace(settings, loss="own_output")
+        sections[f"own_output/{key}"] = attack_examples(setup, victim, examples, own, unit_dir=home / "own_output")
+    if controls.convergence_examples:
+        some = [examples[i] for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
+        double = replace(settings, candidates=2 * settings.candidates)
+        sections[f"double/{key}"] = attack_examples(
+            setup, victim, some[: controls.convergence_examples], double, unit_dir=home / "double"
+        )
+    live = {record["id"] for record in main if record["skipped"] is None}
+    items = [item for item in setup.encode(examples) if item.id in live]
+    if not items:
+        return sections
+    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    drawn: dict[str, dict[str, Sequence[int]]] = {}
+    if controls.random_draws:
+        sets = strongest_random(
+            objective,
+            setup.legal,
+            items,
+            num_flips=settings.num_flips,
+            draws=controls.random_draws,
+            rngs=[generator(settings.seed, "random control", item.id) for item in items],
+        )
+        drawn["random"] = {}
+        for item, flips in zip(items, sets, strict=True):
+            ids = np.asarray(item.ids, dtype=np.int64).copy()
+            ids[[f.position for f in flips]] = [f.new for f in flips]
+            drawn["random"][item.id] = ids.tolist()
+    if controls.one_shot:
+        shots = one_shot(objective, setup.legal, items, num_flips=settings.num_flips)
+        drawn["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
+    if controls.floor:
+        drawn["floor"] = {
+            item.id: everything_changed(setup.legal, item, generator(settings.seed, "floor", item.id)).tolist()
+            for item in items
+        }
+    for name, attacks in drawn.items():
+        sections[f"{name}/{key}"] = replay(
+            setup, victim, attacks, main, name=name, threshold=settings.success_threshold, unit_dir=home
+        )
+    return sections
+
+
+def hotflip_results(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    model_keys: Sequence[str],
+    settings: HotFlipSettings,
+    *,
+    samples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """The `results` of hotflip_results.json, from the records alone.
+
+    Per model the attack's summary with its `controls` beside it and `worst_case` over everything tried;
+    `transfer_matrix[source][target]`; `comparisons` (baseline against monotonic, where both are there, and each
+    model's attack against its controls); `flags`: in words, where robustness may be masked gradients, where the
+    attack has not converged, and where it is no better than chance.
+    """
+    ci = {"samples": samples, "seed": seed}
+    threshold = settings.success_threshold
+
+    def summary(name: str) -> dict[str, Any]:
+        return summarise(sections[name], threshold=threshold, confidence=confidence, **ci)
+
+    results: dict[str, Any] = {}
+    against: dict[str, Any] = {}
+    for key in model_keys:
+        names = [
+            n for n in ("random", "greedy", "one_shot", "floor", "own_output", "double") if f"{n}/{key}" in sections
+        ]
+        results[key] = summary(f"attack/{key}") | {"controls": {name: summary(f"{name}/{key}") for name in names}}
+        tried = [sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("floor", "double")))]
+        tried += [sections[n] for n in sections if n.startswith("transfer/") and n.endswith(f"/{key}")]
+        results[key]["worst_case"] = worst_case(tried, threshold=threshold)
+        against[key] = {
+            name: compare(sections[f"{name}/{key}"], sections[f"attack/{key}"], threshold=threshold, **ci)
+            for name in names
+        }
+    matrix = {
+        source: {
+            target: summary(f"attack/{target}" if source == target else f"transfer/{source}/{target}")
+            for target in model_keys
+        }
+        for source in model_keys
+    }
+    kept = ("num_attackable", "success_rate", "success_rate_ci", "mean_degradation", "mean_loss_increase")
+    results["transfer_matrix"] = {
+        source: {target: {name: cell[name] for name in kept if name in cell} for target, cell in row.items()}
+        for source, row in matrix.items()
+    }
+    comparisons: dict[str, Any] = {"attack_minus_control": against}
+    if {"baseline", "monotonic"} <= set(model_keys):
+        comparisons["baseline_vs_monotonic"] = compare(
+            sections["attack/baseline"], sections["attack/monotonic"], threshold=threshold, **ci
+        )
+    results["comparisons"] = comparisons
+    results["flags"] = hotflip_flags(results, model_keys)
+    return results
+
+
+def rows_of(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Every record with its `section`, for one JSONL file."""
+    return [{"section": name, **record} for name, records in sections.items() for record in records]
+
+
+def sections_of(rows: Sequence[Mapping[str, Any]]) -> Sections:
+    """The sections again from the rows of one or several JSONL files (the shards of an array)."""
+    sections: Sections = {}
+    for row in rows:
+        record = dict(row)
+        sections.setdefault(record.pop("section"), []).append(record)
+    return sections

@@ -1,0 +1,179 @@
+"""The loss an attack raises, and its gradient with respect to the encoder's input embeddings, in batches.
+
+The loss of one example is the mean negative log-likelihood of its target tokens (nats per token). A batch's gradient
+is that of the *sum* of these means, so examples do not influence one another. T5 shares one embedding matrix between
+encoder, decoder and output layer; going through the encoder's `inputs_embeds` gives the gradient of the input alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from utils.errors import StageError
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+IGNORED = -100
+
+
+class Targets:
+    """Padded target ids of a set of examples, kept on the device: `labels` int64 [E, U], padded with -100."""
+
+    def __init__(self, labels: Sequence[Sequence[int]], device: torch.device) -> None:
+        self.lengths = np.array([len(row) for row in labels], dtype=np.int64)
+        padded = np.full((len(labels), max(int(self.lengths.max(initial=1)), 1)), IGNORED, dtype=np.int64)
+        for row, values in zip(padded, labels, strict=True):
+            row[: len(values)] = values
+        self.labels = torch.from_numpy(padded).to(device)
+
+
+class Objective:
+    """Losses and gradients of one frozen model.
+
+    `batch_tokens`: how many padded tokens (input plus target) one forward pass may hold; when memory runs out the
+    limit halves itself, says so, and the work goes on. `precision`: "fp32" or "bf16" (autocast; losses stay float32).
+    """
+
+    def __init__(self, model: T5ForConditionalGeneration, *, batch_tokens: int, precision: str = "fp32") -> None:
+        model.eval().requires_grad_(False)
+        self.model = model
+        self.device = model.device
+        self.batch_tokens = max(int(batch_tokens), 1)
+        self.precision = precision
+        self.pad = model.config.pad_token_id
+        self.embedding: Tensor = model.get_input_embeddings().weight
+        self.forward_rows = 0  # inputs whose loss was computed, since the start
+        self.gradient_rows = 0
+
+    def losses(
+        self, inputs: Sequence[Sequence[int]], targets: Targets, owner: Sequence[int] | np.ndarray
+    ) -> np.ndarray:
+        """Mean NLL of each input, float64 [N]. `owner[n]` is the row of `targets` that input n is scored against."""
+        lengths = np.array([len(row) for row in inputs], dtype=np.int64)
+        owner = np.asarray(owner, dtype=np.int64)
+        out = np.empty(len(inputs), dtype=np.float64)
+
+        def work(rows: np.ndarray) -> None:
+            ids, mask = self._pad([inputs[i] for i in rows])
+            labels = self._labels(targets, owner[rows])
+            with torch.inference_mode():
+                embeds = F.embedding(ids, self.embedding)
+                out[rows] = self._nll(embeds, mask, labels).double().cpu().numpy()
+
+        self._in_batches(lengths, targets.lengths[owner] if len(owner) else lengths, work)
+        self.forward_rows += len(inputs)
+        return out
+
+    def gradients(
+        self,
+        inputs: Sequence[Sequence[int]],
+        targets: Targets,
+        owner: Sequence[int] | np.ndarray,
+        use: Callable[[np.ndarray, Tensor, Tensor], None],
+    ) -> np.ndarray:
+        """Losses as in `losses`; hands each micro-batch's gradient to `use(rows, ids, gradient)`.
+
+        `rows` int64 [b] (which inputs), `ids` int64 [b, T] (padded), `gradient` float32 [b, T, d]. It goes by
+        callback because the gradients of all inputs together can be larger than the memory.
+        """
+        lengths = np.array([len(row) for row in inputs], dtype=np.int64)
+        owner = np.asarray(owner, dtype=np.int64)
+        out = np.empty(len(inputs), dtype=np.float64)
+
+        def work(rows: np.ndarray) -> None:
+            ids, mask = self._pad([inputs[i] for i in rows])
+            labels = self._labels(targets, owner[rows])
+            with torch.enable_grad():
+                embeds = F.embedding(ids, self.embedding).detach().requires_grad_(True)
+                losses = self._nll(embeds, mask, labels)
+                (gradient,) = torch.autograd.grad(losses.sum(), embeds)
+            out[rows] = losses.detach().double().cpu().numpy()
+            use(rows, ids, gradient.float())
+
+        # A backward pass keeps the activations, which take about three times the memory of a forward pass.
+        self._in_batches(lengths, targets.lengths[owner] if len(owner) else lengths, work, share=3)
+        self.gradient_rows += len(inputs)
+        return out
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _nll(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Mean NLL per row, float32 [b]; `embeds` [b, T, d], `mask` int64 [b, T], `labels` int64 [b, U]."""
+        with self._autocast():
+            shifted = self.model._shift_right(labels)
+            logits = self.model(
+                inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=shifted, use_cache=False
+            ).logits
+        counted = labels != IGNORED
+        nll = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        return nll.sum(1) / counted.sum(1).clamp(min=1)
+
+    def _pad(self, inputs: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in inputs)
+        ids = np.full((len(inputs), width), self.pad, dtype=np.int64)
+        mask = np.zeros((len(inputs), width), dtype=np.int64)
+        for i, row in enumerate(inputs):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device)
+
+    def _labels(self, targets: Targets, owner: np.ndarray) -> Tensor:
+        width = int(targets.lengths[owner].max())
+        return targets.labels[torch.from_numpy(owner).to(self.device)][:, :width]
+
+    def _in_batches(
+        self, lengths: np.ndarray, target_lengths: np.ndarray, work: Callable[[np.ndarray], None], share: int = 1
+    ) -> None:
+        order = np.lexsort((np.arange(len(lengths)), target_lengths, lengths))[::-1]
+        done = 0
+        while done < len(order):
+            for rows in self._groups(order[done:], lengths, target_lengths, self.batch_tokens // share):
+                try:
+                    work(rows)
+                except RuntimeError as error:
+                    if not _out_of_memory(error):
+                        raise
+                    self._halve(len(rows), error)
+                    break
+                done += len(rows)
+
+    @staticmethod
+    def _groups(order: np.ndarray, lengths: np.ndarray, target_lengths: np.ndarray, limit: int) -> Iterator[np.ndarray]:
+        begin = 0
+        while begin < len(order):
+            width = int(lengths[order[begin]])  # the longest first: the padded width of this group
+            tall, finish = 0, begin
+            while finish < len(order):
+                taller = max(tall, int(target_lengths[order[finish]]))
+                if finish > begin and (width + taller) * (finish - begin + 1) > limit:
+                    break
+                tall, finish = taller, finish + 1
+            yield order[begin:finish]
+            begin = finish
+
+    def _halve(self, rows: int, error: RuntimeError) -> None:
+        if rows == 1:
+            raise StageError(
+                f"out of memory with a single input in a batch on {self.device}: a device with more memory is needed"
+            ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.batch_tokens = max(self.batch_tokens // 2, 1)
+        log.warning("out of memory with %d inputs: going on with batches of %d tokens", rows, self.batch_tokens)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # On the CPU torch raises a plain RuntimeError with these words instead of OutOfMemoryError.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,56 @@
+"""Search in bfloat16 only where it ranks candidates as float32 does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from utils.attacks.examples import Encoded
+from utils.attacks.objective import Objective, Targets
+from utils.attacks.proposals import Ground, State, random_flips
+from utils.attacks.seeding import generator
+from utils.attacks.setup import Setup, Victim
+from utils.errors import UsageError
+
+log = logging.getLogger(__name__)
+SMALLEST_AGREEMENT = 0.98  # Spearman correlation of bf16 and fp32 gains
+PROBES = 64
+
+
+def search_objective(setup: Setup, victim: Victim, items: Sequence[Encoded]) -> Objective:
+    """The objective that a search uses: bfloat16 if `setup.precision` allows it and it agrees with float32."""
+    exact = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    if setup.precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"attack precision {setup.precision!r}: must be auto, fp32 or bf16")
+    cuda = exact.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if setup.precision == "fp32" or (setup.precision == "auto" and not cuda) or not items:
+        return exact
+    quick = Objective(victim.model, batch_tokens=setup.batch_tokens, precision="bf16")
+    agreement = rank_agreement(setup, exact, quick, items)
+    if agreement < SMALLEST_AGREEMENT:
+        log.warning(
+            "%s: bf16 and fp32 rank candidates differently (Spearman %.3f < %.2f): searching in fp32",
+            victim.key,
+            agreement,
+            SMALLEST_AGREEMENT,
+        )
+        return exact
+    return quick
+
+
+def rank_agreement(setup: Setup, exact: Objective, quick: Objective, items: Sequence[Encoded]) -> float:
+    """Spearman correlation of the two objectives' losses over 64 random flips of one example; 0 if undefined."""
+    item = max(items[:PROBES], key=lambda e: len(e.attackable))
+    state = State(np.asarray(item.ids, dtype=np.int64), 0.0)
+    flips = random_flips(Ground(setup.legal, item, state), PROBES, generator("rank agreement", item.id))
+    inputs = [state.child(flip, 0.0).ids for flip in flips]
+    if len(inputs) < 4:
+        return 0.0
+    owner = np.zeros(len(inputs), dtype=np.int64)
+    first, second = (o.losses(inputs, Targets([item.labels], o.device), owner) for o in (exact, quick))
+    value = float(spearmanr(first, second).statistic)
+    return value if np.isfinite(value) else 0.0

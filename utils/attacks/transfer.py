@@ -1,0 +1,74 @@
+"""Attacks replayed: flips that were found on one model (or drawn at random), scored on another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.attacks.examples import LOSS_NOT_FINITE
+from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.units import load_unit, save_unit
+
+Record = Mapping[str, Any]
+
+
+def replay(
+    setup: Setup,
+    victim: Victim,
+    attacks: Mapping[str, Sequence[int]],
+    own: Sequence[Record],
+    *,
+    name: str,
+    threshold: float,
+    unit_dir: Path,
+) -> list[dict[str, Any]]:
+    """What the attacked inputs `attacks` (example id -> ids) do to `victim`, whose own HotFlip records are `own`.
+
+    Attackable here is what is attackable in `own` (the victim's clean ROUGE-L decides) and has an entry in `attacks`;
+    an example that the source could not attack is `skipped` as "not_attacked_by_source".
+    """
+    mark = setup.fingerprint(victim.weights, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
+                             [(r["id"], r["skipped"]) for r in own])  # fmt: skip
+    path = unit_dir / f"{name}_on_{victim.key}.json"
+    saved = load_unit(path, mark)
+    if saved is not None:
+        records: list[dict[str, Any]] = saved
+        return records
+    live = [r for r in own if r["skipped"] is None and r["id"] in attacks]
+    inputs = [list(attacks[r["id"]]) for r in live]
+    labels = [r["labels"] for r in live]
+    texts = summaries(setup, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
+    scores = rouge_l(setup, texts, [r["reference"] for r in live])
+    losses = exact_losses(setup, victim, inputs, labels)
+    done: dict[str, dict[str, Any]] = {}
+    for record, text, score, loss in zip(live, texts, scores.tolist(), losses.tolist(), strict=True):
+        drop = (record["clean_rouge"] - score) / record["clean_rouge"] if record["clean_rouge"] else 0.0
+        finite = math.isfinite(loss)
+        done[record["id"]] = {
+            "id": record["id"],
+            "model": victim.key,
+            "method": name,
+            "skipped": None if finite else LOSS_NOT_FINITE,
+            "clean_rouge": record["clean_rouge"],
+            "attacked_rouge": score,
+            "relative_drop": drop,
+            "success": finite and drop >= threshold,
+            "clean_loss": record["clean_loss"],
+            "adv_loss": round(loss, 6) if finite else None,
+            "loss_increase": round(loss - record["clean_loss"], 6) if finite else None,
+            "attacked_prediction": text,
+        }
+    records = [
+        done.get(r["id"])
+        or {"id": r["id"], "model": victim.key, "method": name, "skipped": r["skipped"] or "not_attacked_by_source"}
+        for r in own
+    ]
+    save_unit(path, mark, records)
+    return records
+
+
+def attacked_inputs(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Final attacked ids by example id, of the examples that were attacked."""
+    return {record["id"]: record["adv_ids"] for record in records if record["skipped"] is None}
