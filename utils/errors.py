@@ -31,3 +31,7 @@ class InputError(UserError):
 
 class Interrupted(Exception):
     """The work was asked to stop and has saved what it did; starting it again goes on from there."""
+
+
+class PartDone(Exception):
+    """This task of a job array has done its part of a stage; another one will finish the stage."""

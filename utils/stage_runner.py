@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils.errors import InputError, Interrupted, StageError, UsageError, UserError
+from utils.errors import InputError, Interrupted, PartDone, StageError, UsageError, UserError
 from utils.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
 from utils.places import Places
 from utils.provenance import code_revision, new_run_id, surroundings, timestamp
@@ -138,6 +138,9 @@ def _run(
     except Interrupted:
         log.warning("stopped by %s; what is done is saved. Start it again and it goes on.", context.stop_signal)
         return 1
+    except PartDone as part:
+        log.info("%s", part)
+        return 0
     except UserError as error:
         log.error("failed: %s", error)
         return error.exit_code
