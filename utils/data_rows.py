@@ -1,0 +1,189 @@
+"""What becomes of one row: cleaned, judged, compared with held-out text, turned into ids; in processes if it pays."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.contamination import Fingerprint, Match, OverlapIndex, fingerprint
+from utils.data_cleaning import clean_text, problem_of
+from utils.data_loading import Row
+from utils.errors import StageError
+
+ROWS_PER_TASK = 200
+# Starting processes costs seconds: below this many bytes of input the rows are done in this process.
+BYTES_WORTH_PROCESSES = 32 << 20
+# Longer documents are first cut at a space after this many characters per token that fits: the tokenizer reads words
+# apart from each other, so the first ids do not change, and a paper of 60 pages is not tokenised for its first two.
+CHARACTERS_PER_TOKEN = 12
+NO_NGRAMS = np.zeros(0, dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How texts become ids. `tokenizer` is the `tokenizers.Tokenizer` of a T5; lengths are tokens with </s>."""
+
+    tokenizer: Any
+    task_prefix: str
+    max_input_length: int
+    max_target_length: int
+    eos: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, task_prefix: str, max_input_length: int, max_target_length: int) -> Encoding:
+        """The encoding of a transformers T5 tokenizer, free of the truncation that its file may have stored."""
+        from tokenizers import Tokenizer
+
+        own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        own.no_truncation()
+        own.no_padding()
+        return cls(own, task_prefix, max_input_length, max_target_length, tokenizer.eos_token_id)
+
+    def documents(self, documents: Sequence[str]) -> list[tuple[np.ndarray, int]]:
+        """Of each document: int32 ids of prefix and document, cut to `max_input_length`, ending in </s>; its length.
+
+        The length is that before the cut; of a document much longer than the cut a lower bound (above the cut).
+        """
+        return self._encode([self.task_prefix + document for document in documents], self.max_input_length)
+
+    def summaries(self, summaries: Sequence[str]) -> list[tuple[np.ndarray, int]]:
+        """The same for summaries: no prefix, cut to `max_target_length`."""
+        return self._encode(summaries, self.max_target_length)
+
+    def _encode(self, texts: Sequence[str], limit: int) -> list[tuple[np.ndarray, int]]:
+        parts = [_beginning(text, limit * CHARACTERS_PER_TOKEN) for text in texts]
+        encoded = [item.ids for item in self.tokenizer.encode_batch_fast(parts, add_special_tokens=False)]
+        result = []
+        for text, part, ids in zip(texts, parts, encoded, strict=True):
+            if len(ids) < limit and len(part) < len(text):
+                ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+            result.append((np.array([*ids[: limit - 1], self.eos], dtype=np.int32), len(ids) + 1))
+        return result
+
+
+def _beginning(text: str, characters: int) -> str:
+    if len(text) <= characters:
+        return text
+    space = text.find(" ", characters)
+    return text if space < 0 else text[:space]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of every row of one split.
+
+    `test`: a test set, whose rows all stay if they have text. `index_directory`: the held-out text to look for.
+    `keep_ngrams`: the split is held out itself, its fingerprints are needed whole.
+    """
+
+    encoding: Encoding
+    test: bool = False
+    index_directory: Path | None = None
+    keep_ngrams: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """One row after the work: `problem` says why it is dropped (the rest is empty then), `match` what it overlaps."""
+
+    problem: str | None
+    fingerprint: Fingerprint | None = None
+    match: Match | None = None
+    input_ids: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    document_words: int = 0
+    summary_words: int = 0
+    document_tokens: int = 0
+    summary_tokens: int = 0
+
+
+class Worker:
+    """Does rows of one split: a task, with its index open."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.index = OverlapIndex.open(task.index_directory) if task.index_directory else None
+
+    def do(self, rows: Sequence[Row]) -> list[Done]:
+        texts = [(clean_text(row.document), clean_text(row.summary)) for row in rows]
+        results = [self._judge(document, summary) for document, summary in texts]
+        stay = [position for position, done in enumerate(results) if done.problem is None and done.match is None]
+        documents = self.task.encoding.documents([texts[position][0] for position in stay])
+        summaries = self.task.encoding.summaries([texts[position][1] for position in stay])
+        for position, (input_ids, length), (labels, target) in zip(stay, documents, summaries, strict=True):
+            results[position] = replace(
+                results[position], input_ids=input_ids, labels=labels, document_tokens=length, summary_tokens=target
+            )
+        return results
+
+    def _judge(self, document: str, summary: str) -> Done:
+        problem = problem_of(document, summary, test=self.task.test)
+        if problem:
+            return Done(problem)
+        mark = fingerprint(document)
+        return Done(
+            None,
+            fingerprint=mark if self.task.keep_ngrams else Fingerprint(mark.digest, NO_NGRAMS),
+            match=self.index.find(mark) if self.index else None,
+            document_words=len(document.split()),
+            summary_words=len(summary.split()),
+        )
+
+
+def do_rows(rows: Iterable[Row], task: Task, *, workers: int, size_bytes: int) -> Iterator[tuple[Row, Done]]:
+    """Every row with what became of it, in order; in `workers` processes where there is enough to do.
+
+    StageError if a worker is killed (out of memory, usually).
+    """
+    if workers <= 1 or size_bytes < BYTES_WORTH_PROCESSES:
+        worker, stream = Worker(task), iter(rows)
+        while part := list(islice(stream, ROWS_PER_TASK)):
+            yield from zip(part, worker.do(part), strict=True)
+        return
+    context = multiprocessing.get_context("spawn")  # the parent holds threads (arrow, tokenizers): no fork
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(task,)) as pool:
+        pending: deque[tuple[list[Row], Future[list[Done]]]] = deque()
+        stream = iter(rows)
+        try:
+            while True:
+                while len(pending) < 2 * workers and (part := list(islice(stream, ROWS_PER_TASK))):
+                    pending.append((part, pool.submit(_do_part, part)))
+                if not pending:
+                    return
+                part, future = pending.popleft()
+                yield from zip(part, future.result(), strict=True)
+        except BrokenProcessPool:
+            raise StageError(
+                "a worker process was killed, most likely for memory. "
+                "Ask for more (SLURM_MEMORY_SCALE) or set NUM_WORKERS lower."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: Worker | None = None
+
+
+def _start_worker(task: Task) -> None:
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # a worker whose parent was killed would wait for work for ever
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    _worker = Worker(task)
+
+
+def _do_part(rows: list[Row]) -> list[Done]:
+    assert _worker is not None
+    return _worker.do(rows)

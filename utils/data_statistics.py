@@ -1,0 +1,160 @@
+"""A split in numbers: rows and why some were removed, lengths, compression, novelty, the lead-3 yardstick."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+SAMPLE = 1000  # rows behind the figures that need the whole text
+WORD_BINS = (0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)
+SUMMARY_WORD_BINS = (0, 5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 640)
+HISTOGRAM_PARTS = 8  # bins of the token histograms up to the limit; one more holds what lies beyond it
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def draw_key(seed: int, purpose: str, id_: str) -> int:
+    """A 64-bit number for `id_`, uniform and independent between seeds and purposes.
+
+    The k ids with the smallest numbers are a random sample of size k without replacement, whatever order they come
+    in (bottom-k sampling), so a sample does not depend on the order of files or on what else is drawn.
+    """
+    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{id_}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def draw(ids: Sequence[str], size: int, *, seed: int, purpose: str) -> list[int]:
+    """Positions, ascending, of a seeded random sample of `size` of `ids` (all of them if there are fewer)."""
+    order = sorted(range(len(ids)), key=lambda position: draw_key(seed, purpose, ids[position]))
+    return sorted(order[:size])
+
+
+class SplitStatistics:
+    """Counts for one split, a row at a time; `result` is JSON-ready."""
+
+    def __init__(self, *, max_input_length: int, max_target_length: int, seed: int) -> None:
+        self.limits = {"document": max_input_length, "summary": max_target_length}
+        self.seed = seed
+        self.raw = 0
+        self.removed: Counter[str] = Counter()
+        self.repeated = 0  # rows whose document stands earlier in the same kind of split, removed or not
+        self.kept = 0
+        self.words: dict[str, Counter[int]] = {"document": Counter(), "summary": Counter()}
+        self.tokens: dict[str, Counter[int]] = {"document": Counter(), "summary": Counter()}
+        self.compression = 0.0
+        self._sample: list[tuple[int, str, str, str]] = []
+
+    def remove(self, reason: str) -> None:
+        """Count a row that was dropped."""
+        self.raw += 1
+        self.removed[reason] += 1
+
+    def keep(self, words: tuple[int, int], tokens: tuple[int, int]) -> None:
+        """Count a row that stays: words and tokens of its document and of its summary."""
+        self.raw += 1
+        self.kept += 1
+        for side, word_count, token_count in zip(("document", "summary"), words, tokens, strict=True):
+            self.words[side][word_count] += 1
+            self.tokens[side][min(token_count, self.limits[side] + 1)] += 1
+        self.compression += words[0] / max(words[1], 1)
+
+    def wants(self, id_: str) -> bool:
+        """Whether the texts of this row belong into the sample as it stands."""
+        return len(self._sample) < SAMPLE or -draw_key(self.seed, "statistics", id_) > self._sample[0][0]
+
+    def sample(self, id_: str, document: str, summary: str) -> None:
+        """Put the clean texts of a row into the sample (call it if `wants`)."""
+        item = (-draw_key(self.seed, "statistics", id_), id_, document, summary)
+        if len(self._sample) < SAMPLE:
+            heapq.heappush(self._sample, item)
+        else:
+            heapq.heapreplace(self._sample, item)
+
+    def result(self) -> dict[str, Any]:
+        """Everything counted. `usable`: rows with text; `kept`: those that were also no repeat and no overlap."""
+        unusable = sum(self.removed[reason] for reason in ("empty_document", "empty_summary", "too_short"))
+        result: dict[str, Any] = {
+            "raw": self.raw,
+            "usable": self.raw - unusable - self.removed["not_drawn"],
+            "kept": self.kept,
+            "removed": dict(sorted(self.removed.items())),
+            "repeated_documents": self.repeated,
+        }
+        if not self.kept:
+            return result
+        bins = {"document": WORD_BINS, "summary": SUMMARY_WORD_BINS}
+        for side in ("document", "summary"):
+            limit = self.limits[side]
+            result[side] = {
+                "words": _lengths(self.words[side], bins[side]),
+                "tokens": _lengths(self.tokens[side], token_bins(limit), cut=True),
+                "token_limit": limit,
+                "share_truncated": self.tokens[side][limit + 1] / self.kept,
+            }
+        result["compression"] = self.compression / self.kept
+        result["sampled"] = self._of_sample()
+        return result
+
+    def _of_sample(self) -> dict[str, Any]:
+        rows = sorted(self._sample, key=lambda item: item[1])
+        novel = {
+            str(n): _mean(novel_ngrams(document, summary, n) for _, _, document, summary in rows) for n in (1, 2, 3, 4)
+        }
+        return {"rows": len(rows), "novel_ngrams": novel, "lead3": lead3_rouge(rows)}
+
+
+def token_bins(limit: int) -> tuple[int, ...]:
+    """Lower edges of the token histogram: equal parts up to the limit, then everything beyond it."""
+    return (*(1 + part * limit // HISTOGRAM_PARTS for part in range(HISTOGRAM_PARTS)), limit + 1)
+
+
+def novel_ngrams(document: str, summary: str, n: int) -> float | None:
+    """Share, in [0, 1], of the summary's different word n-grams that the document does not have; None without any."""
+    inside = _ngrams(summary, n)
+    return len(inside - _ngrams(document, n)) / len(inside) if inside else None
+
+
+def lead3(document: str) -> str:
+    """The first three sentences (or lines: turns of a dialogue), one a line."""
+    return "\n".join([part for part in _SENTENCE_END.split(document) if part.strip()][:3])
+
+
+def lead3_rouge(rows: Sequence[tuple[int, str, str, str]]) -> dict[str, float]:
+    """Mean ROUGE F (in [0, 1]) of the first three sentences as a summary: what copying earns on these rows."""
+    from utils.rouge import rouge_scores
+
+    scores = rouge_scores([lead3(row[2]) for row in rows], [row[3] for row in rows], processes=1)
+    return {metric: float(np.mean(values)) for metric, values in scores.items()}
+
+
+def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return set(zip(*(words[offset:] for offset in range(n)), strict=False))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _lengths(counts: Counter[int], edges: Sequence[int], *, cut: bool = False) -> dict[str, Any]:
+    values = np.array(sorted(counts), dtype=np.int64)
+    weights = np.array([counts[value] for value in values.tolist()], dtype=np.int64)
+    cumulative = np.cumsum(weights)
+    quantile = {
+        name: int(values[np.searchsorted(cumulative, share * cumulative[-1])])
+        for name, share in (("min", 0.0), ("median", 0.5), ("p90", 0.9), ("max", 1.0))
+    }
+    bins = np.bincount(np.searchsorted(edges, values, side="right") - 1, weights=weights, minlength=len(edges))
+    result: dict[str, Any] = {**quantile, "histogram": {"from": list(edges), "rows": [int(rows) for rows in bins]}}
+    if cut:  # lengths beyond the limit are not known one by one: they count as limit + 1, and there is no mean
+        del result["max"]
+    else:
+        result["mean"] = float((values * weights).sum() / cumulative[-1])
+    return result

@@ -1,0 +1,125 @@
+"""Stage 1's work: from data sets to clean, disjoint, tokenised splits in one directory, with a manifest and statistics.
+
+Held-out text is protected in this order: test sets, the examples that attacks are optimised on, validation, training.
+A row that overlaps (utils/contamination.py) something more protected is removed; a test row never is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.data_loading import fetch
+from utils.data_rows import Encoding
+from utils.data_splits import ATTACK_SET, Build, Request
+from utils.datasets_registry import DatasetSource
+from utils.errors import StageError
+from utils.files import write_json
+from utils.prepared_store import (
+    FORMAT,
+    MANIFEST,
+    STATISTICS,
+    building,
+    exclusive,
+    load_prepared,
+    missing_datasets,
+    read_manifest,
+)
+
+__all__ = ["load_prepared", "missing_datasets", "prepare", "read_manifest"]
+
+
+log = logging.getLogger("mono_s2s.data")
+
+
+def prepare(
+    *,
+    sources: Mapping[str, DatasetSource],
+    train_keys: Sequence[str],
+    test_keys: Sequence[str],
+    tokenizer: Any,
+    task_prefix: str,
+    max_input_length: int,
+    max_target_length: int,
+    output_dir: Path,
+    cache_dir: Path,
+    seed: int,
+    attack_optimize_size: int,
+    attack_evaluate_size: int,
+    use_full_test_sets: bool,
+    quick_test_size: int,
+    max_train_examples: int | None,
+    allow_partial: bool,
+    deduplicate_training: bool,
+    max_retries: int = 5,
+    retry_delay: float = 10.0,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Write the prepared directory `output_dir` (whole or not at all) and return its statistics, JSON-ready.
+
+    `tokenizer` is a transformers T5 tokenizer (fast); lengths are tokens, `retry_delay` seconds; `cache_dir` keeps
+    downloads; `workers` is the number of processes (None: one per core). A data set that cannot be had is a
+    StageError, or with `allow_partial` a note in `missing`; but never without any training data, and never without
+    the set that attacks are measured on. Nothing of an earlier preparation changes before this one is complete.
+    """
+    encoding = Encoding.of(tokenizer, task_prefix, max_input_length, max_target_length)
+    request = Request(
+        sources={key: sources[key] for key in (*train_keys, *test_keys)},
+        train_keys=tuple(train_keys),
+        test_keys=tuple(test_keys),
+        encoding=encoding,
+        tokenizer_sha256=hashlib.sha256(encoding.tokenizer.to_str().encode()).hexdigest(),
+        seed=seed,
+        attack_optimize_size=attack_optimize_size,
+        attack_evaluate_size=attack_evaluate_size,
+        use_full_test_sets=use_full_test_sets,
+        quick_test_size=quick_test_size,
+        max_train_examples=max_train_examples,
+        allow_partial=allow_partial,
+        deduplicate_training=deduplicate_training,
+    )
+    started = time.monotonic()
+    with exclusive(output_dir) as waited:
+        fetched, missing = fetch(
+            request.sources,
+            cache_dir=cache_dir,
+            allow_partial=allow_partial,
+            max_retries=max_retries,
+            retry_delay=retry_delay,
+        )
+        _check_missing(request, missing)
+        described = request.described(fetched)
+        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        if waited and (done := _finished(output_dir, key)) is not None:
+            log.info("another process has just prepared the same data: using it")
+            return done
+        with building(output_dir) as directory:
+            build = Build(request, fetched, missing, directory, workers or len(os.sched_getaffinity(0)))
+            statistics = build.run()
+            manifest = {"format": FORMAT, "key": key, "made_from": described, "missing": missing, "sets": build.sets}
+            write_json(directory / MANIFEST, manifest)
+            write_json(directory / STATISTICS, statistics)
+    log.info("prepared %s in %.1f s", output_dir, time.monotonic() - started)
+    return statistics
+
+
+def _check_missing(request: Request, missing: Mapping[str, str]) -> None:
+    if all(key in missing for key in request.train_keys):
+        raise StageError("none of the training sets could be had: " + "; ".join(missing.values()))
+    if ATTACK_SET in missing:
+        raise StageError(f"attacks are measured on {ATTACK_SET}, nothing can replace it: {missing[ATTACK_SET]}")
+
+
+def _finished(output_dir: Path, key: str) -> dict[str, Any] | None:
+    try:
+        if json.loads((output_dir / MANIFEST).read_text(encoding="utf-8"))["key"] != key:
+            return None
+        return json.loads((output_dir / STATISTICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,221 @@
+"""The prepared directory on disk: one Arrow data set per name and a manifest, there as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import sync_directory
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MANIFEST = "manifest.json"
+STATISTICS = "statistics.json"
+REMOVED = "removed.jsonl"
+FORMAT = 1
+ROWS_PER_BATCH = 1000
+ABANDONED_SECONDS = 2 * 86400  # a build of another host that nobody touched for this long is dead
+
+log = logging.getLogger("mono_s2s.data")
+
+
+def load_prepared(directory: Path, name: str) -> Dataset:
+    """The data set `name` (train, validation, test_cnn_dm, ..., attack_evaluate), memory-mapped, checked for its rows.
+
+    InputError if it is not there, is marked as missing, or is not what the manifest says.
+    """
+    from datasets import Dataset
+
+    manifest = read_manifest(directory)
+    if name not in manifest["sets"]:
+        reason = manifest["missing"].get(name.removeprefix("test_"))
+        known = ", ".join(manifest["sets"])
+        raise InputError(f"{directory}: no {name} ({reason or 'there are ' + known}).")
+    try:
+        data = Dataset.load_from_disk(str(directory / name))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory / name}: damaged ({error}). Run stage 1 again.") from None
+    expected = manifest["sets"][name]["rows"]
+    if len(data) != expected:
+        raise InputError(f"{directory / name}: {len(data)} rows, the manifest says {expected}. Run stage 1 again.")
+    return data
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a prepared directory; InputError if there is none that this version can read."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{directory}: no prepared data there. Run stage 1 first.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{directory}: prepared by another version. Run stage 1 again.")
+    return manifest
+
+
+def missing_datasets(directory: Path) -> dict[str, str]:
+    """The data sets that could not be had, by key, with the reason; every output has to say so."""
+    return dict(read_manifest(directory)["missing"])
+
+
+class SplitWriter:
+    """Writes rows to one Arrow file as they come, then the ones wanted to their place; hashes what it wrote.
+
+    Columns: id, dataset (text), input_ids, labels (list of int32); with `texts` also document and summary.
+    """
+
+    def __init__(self, directory: Path, name: str, *, texts: bool) -> None:
+        import pyarrow
+
+        self._arrow = pyarrow
+        self.name, self.directory, self.texts = name, directory, texts
+        columns = {"id": pyarrow.string(), "dataset": pyarrow.string()}
+        columns |= {"document": pyarrow.large_string(), "summary": pyarrow.string()} if texts else {}
+        columns |= {column: pyarrow.list_(pyarrow.int32()) for column in ("input_ids", "labels")}
+        self._schema = pyarrow.schema(list(columns.items()))
+        self._scratch = directory / f".{name}.arrow"
+        self._writer = pyarrow.ipc.new_stream(str(self._scratch), self._schema)
+        self._rows: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add one row with this writer's columns."""
+        self._rows.append(row)
+        self.ids.append(row["id"])
+        if len(self._rows) >= ROWS_PER_BATCH:
+            self._flush()
+
+    def finish(self, positions: Sequence[int] | None = None) -> dict[str, Any]:
+        """Put the rows (those at `positions`, in that order) to DIRECTORY/NAME; returns their manifest entry."""
+        from datasets import Dataset
+
+        self._flush()
+        self._writer.close()
+        data = Dataset.from_file(str(self._scratch))
+        if positions is not None:
+            data = data.select(positions)
+            self.ids = [self.ids[position] for position in positions]
+        digest = content_sha256(data)
+        data._fingerprint = digest[:16]  # the library's own is random: the same content must give the same files
+        with _no_bars():
+            data.save_to_disk(str(self.directory / self.name), max_shard_size="500MB")
+        self._scratch.unlink()
+        return {"rows": len(data), "sha256": digest}
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_batch(self._arrow.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    import datasets
+
+    shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def content_sha256(data: Dataset) -> str:
+    """Hex sha256 over ids, texts and token ids of every row in order, whatever files they lie in."""
+    digest = hashlib.sha256()
+    texts = [column for column in ("id", "dataset", "document", "summary") if column in data.column_names]
+    for batch in data.with_format("arrow").iter(ROWS_PER_BATCH):
+        for column in texts:
+            for value in batch[column].to_pylist():
+                encoded = value.encode("utf-8")
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        for column in ("input_ids", "labels"):
+            lists = batch[column].combine_chunks()
+            digest.update(np.asarray(lists.value_lengths(), dtype="<i4").tobytes())
+            digest.update(np.asarray(lists.flatten(), dtype="<i4").tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold the lock of the prepared directory `path`; yields whether another process had it first.
+
+    Where locks do nothing (some cluster file systems), two builds run side by side and the last one stays: each works
+    in a directory of its own and only whole directories are renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as handle:
+        waited = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            log.info("another process is preparing %s: waiting for it", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("no locks on this file system (%s): two builds at once cost time, not correctness", error)
+        yield waited
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """A directory of this process that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    _sweep(path)
+    build = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    build.mkdir()
+    try:
+        yield build
+        for file in build.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        _swap(build, path)
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+
+
+def _swap(build: Path, path: Path) -> None:
+    old = build.with_name(build.name.removesuffix(".tmp") + ".old.tmp")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            build.rename(path)
+            break
+        except OSError:  # another build came between the two renames: ours replaces it in turn
+            if not path.exists():
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    sync_directory(path.parent)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed builds of `path` left behind."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        host, pid = left.name.removeprefix(f".{path.name}.").split(".")[:2]
+        try:
+            old = time.time() - left.stat().st_mtime > ABANDONED_SECONDS
+        except FileNotFoundError:
+            continue
+        if old or (host == _host() and not Path(f"/proc/{pid}").exists()):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")
