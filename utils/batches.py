@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -30,6 +31,19 @@ class TokenRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> int:
         return index
+
+    def largest_id(self) -> int:
+        """Largest token id in inputs and labels; -1 where there are none."""
+        return max(self.inputs.largest(), self.labels.largest())
+
+    def sha256(self) -> str:
+        """Hex sha256 of all ids and lengths: equal for equal content, whatever file it came from."""
+        digest = hashlib.sha256()
+        for lengths, column in ((self.input_lengths, self.inputs), (self.label_lengths, self.labels)):
+            digest.update(lengths.tobytes())
+            for values in column.flat():
+                digest.update(np.ascontiguousarray(values, dtype=np.int32))
+        return digest.hexdigest()
 
     def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor | int]:
         """Batch of `rows`: int64 input_ids and attention_mask [n, s], labels [n, t] (padding -100), num_tokens (int).
@@ -60,8 +74,17 @@ class _Column:
     """Rows of a chunked Arrow list column as NumPy views, without a Python object per token."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
-        self.chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=False)) for chunk in column.chunks]
+        self.chunks = [
+            (chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=False)) for chunk in column.chunks
+        ]
         self.starts = np.cumsum([0, *(len(chunk) for chunk in column.chunks)])
+
+    def flat(self) -> Iterator[np.ndarray]:
+        """All values in order, a chunk at a time."""
+        return (values[offsets[0] : offsets[-1]] for offsets, values in self.chunks)
+
+    def largest(self) -> int:
+        return max((int(values.max()) for values in self.flat() if len(values)), default=-1)
 
     def __getitem__(self, row: int) -> np.ndarray:
         number = int(np.searchsorted(self.starts, row, side="right")) - 1

@@ -18,70 +18,118 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from utils.errors import Interrupted, StageError
+from utils.errors import StageError
 from utils.files import TEMPORARY_SUFFIX, new_directory, sha256_of, write_json
 
-__all__ = ["COMPLETE", "Checkpoint", "Interrupted", "keep_newest", "newest", "saving", "whole_checkpoints"]
-
 COMPLETE = "COMPLETE.json"
+STATE = "training_state.json"  # what the training remembers: history so far, sums of the running epoch, seconds
+FREE_PARAMETERS = "free_parameters.safetensors"  # V of the constrained matrices
+OPTIMIZER, SCHEDULER, RANDOM_STATE, TRAINER_STATE = (
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+)
 # Needed to go on training, not to use the model: removed from all but the newest checkpoints.
-TRAINING_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "free_parameters.safetensors")
+TRAINING_FILES = (OPTIMIZER, SCHEDULER, RANDOM_STATE, FREE_PARAMETERS)
+NOT_THE_MODEL = (*TRAINING_FILES, COMPLETE, STATE, TRAINER_STATE)
 
 log = logging.getLogger("mono_s2s.training")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its directory, how many optimizer steps it is worth, whose it is, and if training can go on."""
+    """A whole checkpoint: where it is, the optimizer steps behind it, whose it is, and if training can go on from it."""
 
     directory: Path
     step: int
     identity: dict[str, Any]
     resumable: bool
 
-    @property
-    def is_epoch(self) -> bool:
-        return self.directory.name.startswith("epoch_")
+    def state(self) -> dict[str, Any]:
+        """What the training remembered when it wrote this checkpoint."""
+        return json.loads((self.directory / STATE).read_text(encoding="utf-8"))
 
 
 @contextmanager
 def saving(directory: Path, *, step: int, identity: dict[str, Any]) -> Iterator[Path]:
-    """A directory to write a checkpoint into; it becomes `directory`, sealed with COMPLETE.json, when the block ends well.
+    """A directory to write a checkpoint into; it becomes `directory`, sealed by COMPLETE.json, when the block ends well.
 
-    StageError where it cannot be written (disk full, quota); older checkpoints are untouched then, and nothing torn stays.
+    StageError where it cannot be written (disk full, quota); older checkpoints are untouched then, nothing torn stays.
     """
     try:
-        if directory.exists():
-            shutil.rmtree(directory)  # torn, or it would have been resumed from
         with new_directory(directory) as new:
             yield new
             files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(new.iterdir())}
             write_json(new / COMPLETE, {"step": step, "identity": identity, "files": files})
     except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "write" not in str(error):
+            raise  # torch.save reports a full disk as a RuntimeError about writing; any other one is a bug
         free = shutil.disk_usage(directory.parent).free / 1e9
         raise StageError(
-            f"cannot write the checkpoint {directory} ({' '.join(str(error).split())[:200]}); {free:.1f} GB are free there. "
-            "Earlier checkpoints are whole: make room and run again."
+            f"cannot write the checkpoint {directory} ({_one_line(error)}); {free:.1f} GB are free there. "
+            "Earlier checkpoints are whole: make room (clean_checkpoints.sh) and run again."
         ) from error
 
 
 def whole_checkpoints(output_dir: Path) -> list[Checkpoint]:
     """Every whole checkpoint under `output_dir`, oldest first. Torn ones are left out, with a warning that says why."""
     found = []
-    for directory in output_dir.glob("*_*"):
-        kind, _, number = directory.name.partition("_")
-        if kind not in ("epoch", "step") or not number.isdigit() or not directory.is_dir():
-            continue
+    for directory in _directories(output_dir):
         try:
             found.append(_read(directory))
-        except (OSError, ValueError, KeyError) as error:
-            log.warning("checkpoint %s is torn (%s): left out", directory, error)
-    return sorted(found, key=lambda checkpoint: (checkpoint.step, checkpoint.is_epoch))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("checkpoint %s is torn (%s): not used", directory, _one_line(error))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def newest(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    """The newest checkpoint that training can go on from, of those that `whole_checkpoints` returned."""
-    return next((checkpoint for checkpoint in reversed(checkpoints) if checkpoint.resumable), None)
+def starting_point(output_dir: Path, identity: dict[str, Any]) -> Checkpoint | None:
+    """The newest whole checkpoint that the training called `identity` can go on from; None: it starts at the beginning.
+
+    Removes what a killed process left half-written, checkpoints of another training (other settings, data or model; a
+    warning says so), and everything newer than the answer, which is torn and will be written again.
+    """
+    for path in output_dir.glob(f".*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    whole = whole_checkpoints(output_dir)
+    strangers = [checkpoint for checkpoint in whole if checkpoint.identity != identity]
+    if strangers:
+        changed = sorted(key for key in identity if identity[key] != strangers[-1].identity.get(key))
+        log.warning("%s: checkpoints of another training removed (%s changed)", output_dir, ", ".join(changed))
+    own = [checkpoint for checkpoint in whole if checkpoint.identity == identity]
+    names = {checkpoint.directory.name for checkpoint in own}
+    start = next((c for c in reversed(own) if c.resumable and _best_epoch(c) in {None, *names}), None)
+    useful = {checkpoint.directory for checkpoint in own if start and checkpoint.step <= start.step}
+    for directory in _directories(output_dir):
+        if directory not in useful:
+            shutil.rmtree(directory)
+    if start is None:
+        shutil.rmtree(output_dir / "best", ignore_errors=True)
+    return start
+
+
+def keep_newest(output_dir: Path, keep: int) -> None:
+    """After a new checkpoint is complete: old `step_N/` go, all but the `keep` newest lose their TRAINING_FILES.
+
+    Trusts COMPLETE.json instead of reading gigabytes again: `starting_point` removed what was torn.
+    """
+    seals = [(json.loads(path.read_text(encoding="utf-8")), path.parent) for path in output_dir.glob(f"*_*/{COMPLETE}")]
+    seals.sort(key=lambda item: item[0]["step"])
+    for _, directory in seals[:-1]:
+        if directory.name.startswith("step_"):
+            shutil.rmtree(directory)
+    seals = [item for item in seals if item[1].is_dir()]
+    for seal, directory in seals[:-keep]:
+        if any((directory / name).exists() for name in TRAINING_FILES):
+            kept = {name: entry for name, entry in seal["files"].items() if name not in TRAINING_FILES}
+            write_json(directory / COMPLETE, {**seal, "files": kept})  # first the list, then the files: never torn
+            for name in TRAINING_FILES:
+                (directory / name).unlink(missing_ok=True)
+
+
+def _directories(output_dir: Path) -> list[Path]:
+    named = [(path, *path.name.partition("_")) for path in output_dir.glob("*_*") if path.is_dir()]
+    return [path for path, kind, _, number in named if kind in ("epoch", "step") and number.isdigit()]
 
 
 def _read(directory: Path) -> Checkpoint:
@@ -92,30 +140,14 @@ def _read(directory: Path) -> Checkpoint:
             raise ValueError(f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
         if sha256_of(path) != expected["sha256"]:
             raise ValueError(f"the content of {name} has changed")
-    return Checkpoint(directory, seal["step"], seal["identity"], "optimizer.pt" in seal["files"])
+    return Checkpoint(directory, int(seal["step"]), dict(seal["identity"]), OPTIMIZER in seal["files"])
 
 
-def keep_newest(output_dir: Path, keep: int) -> None:
-    """Free disk space after a new checkpoint is complete: old `step_N/` go, old `epoch_N/` keep the model alone.
-
-    Trusts COMPLETE.json instead of reading gigabytes again: nothing is removed but what a newer checkpoint replaces.
-    """
-    sealed = []
-    for path in output_dir.glob(f"*_*/{COMPLETE}"):
-        sealed.append((json.loads(path.read_text(encoding="utf-8")), path.parent))
-    sealed.sort(key=lambda item: item[0]["step"])
-    latest = sealed[-1][0]["step"] if sealed else 0
-    for position, (seal, directory) in enumerate(sealed):
-        if directory.name.startswith("step_") and seal["step"] < latest:
-            shutil.rmtree(directory)
-        elif position < len(sealed) - keep and any(name in seal["files"] for name in TRAINING_FILES):
-            kept = {name: entry for name, entry in seal["files"].items() if name not in TRAINING_FILES}
-            write_json(directory / COMPLETE, {**seal, "files": kept})  # first the list, then the files: never torn
-            for name in TRAINING_FILES:
-                (directory / name).unlink(missing_ok=True)
+def _best_epoch(checkpoint: Checkpoint) -> str | None:
+    """Name of the best epoch's directory so far: without it, going on would end without a best model."""
+    epochs = checkpoint.state()["epochs"]
+    return f"epoch_{min(epochs, key=lambda row: row['validation_loss'])['epoch']}" if epochs else None
 
 
-def remove_leftovers(output_dir: Path) -> None:
-    """Remove half-written directories that a killed process left under a temporary name."""
-    for path in output_dir.glob(f".*{TEMPORARY_SUFFIX}"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

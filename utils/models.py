@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from utils.errors import InputError, StageError
 from utils.files import new_directory, sha256_of
+from utils.model_download import download_model
 from utils.monotonic import folded_state
 
 SENTINELS = 100
@@ -27,6 +29,12 @@ def choose_device(setting: str) -> str:
     return "cuda" if usable else "cpu"
 
 
+def quiet_transformers() -> None:
+    """No bars and no chatter from transformers: what matters is checked and said by us."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
 def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGeneration:
     """The T5 in `directory`: float32, SDPA attention, eval mode, on `device`, every weight finite.
 
@@ -35,8 +43,7 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
     directory = Path(directory)
     if not (directory / "config.json").is_file():
         raise InputError(f"no model in {directory}: config.json is missing")
-    previous = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    quiet_transformers()
     try:
         model, report = T5ForConditionalGeneration.from_pretrained(
             directory,
@@ -47,19 +54,43 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the model in {directory} cannot be loaded: {_one_line(error)}") from error
-    finally:
-        transformers_logging.set_verbosity(previous)
     if report["missing_keys"]:
-        raise InputError(f"the model in {directory} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ...")
+        raise InputError(
+            f"the model in {directory} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ..."
+        )
     check_finite(model, directory)
     return model.to(device).eval()
+
+
+def fetch_pretrained(
+    source: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path,
+    max_retries: int = 5,
+    retry_delay: float = 10.0,
+) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase, str | None]:
+    """Model, tokenizer and commit (None for a directory) of a directory, or else of a model on the hub, all checked.
+
+    InputError, StageError: see `model_download.download_model`, `load_model`, `load_tokenizer`.
+    """
+    directory, commit = Path(source), None
+    if not directory.is_dir():
+        directory, commit = download_model(
+            source, revision, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay
+        )
+    model, tokenizer = load_model(directory), load_tokenizer(directory)
+    check_tokenizer(tokenizer, source, model.config.vocab_size)
+    return model, tokenizer, commit
 
 
 def check_finite(model: torch.nn.Module, source: Path | str) -> None:
     """InputError unless every weight is finite: a file damaged in transfer loads without complaint, with NaN inside."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{source}: weight {name} has NaN or infinite values; the file is damaged. Fetch it again.")
+            raise InputError(
+                f"{source}: weight {name} has NaN or infinite values; the file is damaged. Fetch it again."
+            )
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -117,6 +148,7 @@ def export(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
 
 def save_plain(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write the folded model and its tokenizer into an existing directory (no atomicity of its own)."""
+    quiet_transformers()
     copy = plain_copy(model)
     check_finite(copy, "export")
     copy.save_pretrained(directory)
@@ -126,13 +158,11 @@ def save_plain(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizer
 def weights_sha256(directory: Path) -> str:
     """Hex sha256 of the weight file(s) in a model directory. InputError where there are none."""
     for pattern in WEIGHT_PATTERNS:
-        files = sorted(Path(directory).glob(pattern))
-        if len(files) == 1:
-            return sha256_of(files[0])
-        if files:
-            import hashlib
-
-            return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
+        hashes = [sha256_of(file) for file in sorted(Path(directory).glob(pattern))]
+        if len(hashes) == 1:
+            return hashes[0]
+        if hashes:
+            return hashlib.sha256("".join(hashes).encode()).hexdigest()
     raise InputError(f"no model weights in {directory}")
 
 

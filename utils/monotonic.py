@@ -1,7 +1,8 @@
 """The constraint: every feed-forward matrix of T5 is W = softplus(V) >= 0, with what makes that fair and checkable.
 
-Four things are easy to get wrong and are done here with care: the inverse of softplus for tiny weights, weight decay (it
-must shrink W, not V), folding (an exported model has ordinary matrices), and the audit (what is monotone, and what not).
+Four things are easy to get wrong and are done here with care: the inverse of softplus for tiny weights, weight decay
+(it must shrink W, not V), folding (an exported model has ordinary matrices), and the audit (what is monotone and what
+is not).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SMALLEST_DECAY_PAYMENT = 1e-5
 def softplus_inverse(w: torch.Tensor) -> torch.Tensor:
     """V with softplus(V) = w, elementwise; any shape, float dtype kept. ValueError unless every w is finite and > 0.
 
-    `w + log(-expm1(-w))` keeps full relative precision where `log(exp(w) - 1)` cancels (small w) or overflows (large w).
+    `w + log(-expm1(-w))` keeps full precision where `log(exp(w) - 1)` cancels (small w) or overflows (large w).
     """
     if not bool((w > 0).all()) or not bool(torch.isfinite(w).all()):
         raise ValueError("softplus_inverse needs finite values above 0")
@@ -82,7 +83,8 @@ def constrain(model: nn.Module, *, eps: float = 1e-6, arm: str = "monotonic") ->
     """Put `model` (in place, also returned) into the state in which `arm` starts training.
 
     baseline: nothing changes. monotonic: W = softplus(V), starting at |W| + eps. sign_frozen: the same magnitudes with
-    the pretrained signs kept. abs_init_free: starts at |W| + eps and is free. ValueError: unknown arm, already constrained.
+    the pretrained signs kept. abs_init_free: starts at |W| + eps and is free. ValueError: unknown arm, or constrained
+    already.
     """
     if arm not in ARMS:
         raise ValueError(f"arm {arm!r}: expected one of {', '.join(ARMS)}")
@@ -147,11 +149,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def effective_weight_decay(optimizer: torch.optim.Optimizer) -> RemovableHandle:
-    """Make groups with `effective_weight_decay` d shrink W = softplus(V) as AdamW shrinks a free matrix: by lr * d a step.
+    """Make groups with `effective_weight_decay` d shrink W = softplus(V) as AdamW does a free matrix: by lr * d a step.
 
-    Decoupled decay (Loshchilov & Hutter 2019, alg. 2) of W is, to first order, dV = -lr d W / (dW/dV), applied before the
-    Adam update. What is owed adds up in the group's `decay_due` (saved with the optimizer) until it is large enough to
-    survive float32 rounding of V. Returns the hook's handle.
+    Decoupled decay of W (Loshchilov & Hutter 2019, algorithm 2) is, to first order, dV = -lr d W / (dW/dV), applied
+    before the Adam update. What is owed adds up in the group's `decay_due` (saved with the optimizer) until it is large
+    enough to survive float32 rounding of V. Returns the hook's handle.
     """
     return optimizer.register_step_pre_hook(_pay_decay)
 
@@ -177,11 +179,11 @@ def min_ffn_weight(model: nn.Module) -> float:
 
 @torch.no_grad()
 def audit(model: nn.Module, *, inputs: int = 4, seed: int = 0) -> dict[str, Any]:
-    """Measure what the constraint promises, and no more: each feed-forward block is monotone from its input to its output.
+    """Measure what the constraint promises, and no more: each feed-forward block is monotone from input to output.
 
-    For every block, `inputs` points are drawn at each of three scales; every coordinate is raised alone, and all of them
-    together by random amounts, in float64. A decrease beyond rounding counts as a violation. Returns a JSON-ready dict.
-    The whole network is not monotone (attention, norms and residuals are not), and nothing here says so.
+    For every block, `inputs` points are drawn at each of three scales; every coordinate is raised alone, and all of
+    them together by random amounts, in float64. A decrease beyond rounding counts as a violation. Returns a JSON-ready
+    dict. The whole network is not monotone (attention, norms and residuals are not), and nothing here says so.
     """
     weights = [linear.weight.detach() for _, linear in ffn_layers(model)]
     total = sum(w.numel() for w in weights)

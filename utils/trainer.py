@@ -1,10 +1,9 @@
-"""transformers' Trainer, fitted to this experiment: our batches, our decay, our checkpoints, no wait for the GPU per step."""
+"""transformers' Trainer, fitted to this experiment: our batches, our decay, our checkpoints, no waiting for the GPU."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,14 @@ from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Tr
 from transformers.trainer_callback import PrinterCallback
 
 from utils.batches import LengthBuckets, TokenRows, sorted_batches
-from utils.checkpoints import keep_newest, saving
-from utils.models import plain_copy
+from utils.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, saving
+from utils.models import save_plain
 from utils.monotonic import effective_weight_decay, free_parameters, parameter_groups
-
-STATE = "training_state.json"
-FREE_PARAMETERS = "free_parameters.safetensors"
+from utils.training_record import TrainingRecord
 
 
 class ArmTrainer(Trainer):
-    """Trains one arm. `state_to_save()` gives what the checkpoint must remember beside weights and optimizer."""
+    """Trains one arm on `rows`; `record` is told about every batch, and asks for checkpoints as a callback."""
 
     def __init__(
         self,
@@ -35,20 +32,18 @@ class ArmTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         args: TrainingArguments,
         rows: TokenRows,
+        record: TrainingRecord,
         autocast: bool,
         identity: dict[str, Any],
+        gradient_norms: bool,
         checkpoints_to_keep: int,
-        state_to_save: Callable[[], dict[str, Any]],
-        after_batch: Callable[[torch.Tensor, int, int], None],
-        after_norm: Callable[[torch.Tensor], None],
     ) -> None:
-        super().__init__(model=model, args=args, train_dataset=rows)
+        super().__init__(model=model, args=args, train_dataset=rows, callbacks=[record])
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = False  # T5's loss is the batch's mean over tokens, whatever is passed
-        self.tokenizer, self.rows, self.identity = tokenizer, rows, identity
-        self.checkpoints_to_keep = checkpoints_to_keep
-        self.state_to_save, self.after_batch, self.after_norm = state_to_save, after_batch, after_norm
-        self.autocast = autocast
+        self.model_accepts_loss_kwargs = False  # T5's loss is the batch's mean over tokens, whatever it is passed
+        self.tokenizer, self.rows, self.record, self.autocast = tokenizer, rows, record, autocast
+        self.identity, self.checkpoints_to_keep = identity, checkpoints_to_keep
+        self.gradient_norms = gradient_norms
 
     # ---- batches and loss ------------------------------------------------------------------------------------
 
@@ -69,9 +64,9 @@ class ArmTrainer(Trainer):
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         tokens = inputs.pop("num_tokens")
-        with torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast else nullcontext():
+        with _autocast(self.args.device, self.autocast):
             loss = model(**inputs, use_cache=False).loss
-        self.after_batch(loss.detach(), tokens, len(inputs["labels"]))
+        self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]))
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -87,11 +82,13 @@ class ArmTrainer(Trainer):
         return self.optimizer
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm or math.inf)
-        self.after_norm(norm)
-        return norm
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | None:
+        if self.gradient_norms:
+            if grad_norm is None:  # no clipping asked for
+                grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+            self.record.after_norm(grad_norm)
         return grad_norm
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
@@ -102,27 +99,26 @@ class ArmTrainer(Trainer):
         name = f"epoch_{step // steps}" if step % steps == 0 else f"step_{step}"
         directory = Path(self.args.output_dir) / name
         with saving(directory, step=step, identity=self.identity) as new:
-            plain_copy(self.model).save_pretrained(new)
-            self.tokenizer.save_pretrained(new)
+            save_plain(self.model, self.tokenizer, new)
             free = {key: value.detach().cpu() for key, value in free_parameters(self.model).items()}
             if free:
                 save_file(free, new / FREE_PARAMETERS)
             self._save_optimizer_and_scheduler(str(new))
             self._save_rng_state(str(new))
-            self.state.save_to_json(str(new / "trainer_state.json"))
-            (new / STATE).write_text(json.dumps(self.state_to_save(), allow_nan=False), encoding="utf-8")
+            self.state.save_to_json(str(new / TRAINER_STATE))
+            (new / STATE).write_text(json.dumps(self.record.state(), allow_nan=False), encoding="utf-8")
         keep_newest(directory.parent, self.checkpoints_to_keep)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Weights as they were: the plain ones from the model file, the constrained ones from their V."""
+        """Weights as they were: the free ones from the plain model, the constrained ones from their V, bit by bit."""
         directory = Path(resume_from_checkpoint)
         weights = load_file(directory / "model.safetensors")
         free = free_parameters(self.model)
+        saved = load_file(directory / FREE_PARAMETERS) if free else {}
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if ".parametrizations." not in name:
                     parameter.copy_(weights[name])
-            saved = load_file(directory / FREE_PARAMETERS) if free else {}
             for name, parameter in free.items():
                 parameter.copy_(saved[name])
 
@@ -134,13 +130,20 @@ class _EpochLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
+def _autocast(device: torch.device, wanted: bool) -> Any:
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
 @torch.no_grad()
 def validation_loss(
     model: T5ForConditionalGeneration, rows: TokenRows, *, autocast: bool, max_tokens: int = 16384
 ) -> float:
-    """Mean negative log-likelihood per label token over all of `rows`, in eval mode; how rows are batched does not matter."""
+    """Mean negative log-likelihood per label token over all of `rows`, in eval mode, however the rows are batched.
+
+    `max_tokens`: padded input tokens in one batch.
+    """
     device = next(model.parameters()).device
-    training = model.training
+    was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=device)
     tokens = 0
@@ -149,9 +152,9 @@ def validation_loss(
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-            with torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext():
+            with _autocast(device, autocast):
                 loss = model(**inputs, use_cache=False).loss
             total += loss.double() * count
             tokens += count
-    model.train(training)
+    model.train(was_training)
     return float(total) / tokens
