@@ -39,7 +39,7 @@ log = logging.getLogger("mono_s2s.training")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: where it is, the optimizer steps behind it, whose it is, and if training can go on from it."""
+    """A whole checkpoint: where it is, the steps behind it, whose it is, and whether training can go on from it."""
 
     directory: Path
     step: int
@@ -53,7 +53,7 @@ class Checkpoint:
 
 @contextmanager
 def saving(directory: Path, *, step: int, identity: dict[str, Any]) -> Iterator[Path]:
-    """A directory to write a checkpoint into; it becomes `directory`, sealed by COMPLETE.json, when the block ends well.
+    """A directory to write a checkpoint into; it becomes `directory`, sealed by COMPLETE.json, if the block ends well.
 
     StageError where it cannot be written (disk full, quota); older checkpoints are untouched then, nothing torn stays.
     """

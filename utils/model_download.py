@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import time
 from collections.abc import Callable
@@ -88,7 +87,7 @@ def _damaged_files(directory: Path) -> list[Path]:
     """Files whose content is not what the hub announced. Its cache names a large file's blob by its sha256."""
     damaged = []
     for file in directory.iterdir():
-        expected = Path(os.readlink(file)).name if file.is_symlink() else ""
+        expected = file.readlink().name if file.is_symlink() else ""
         if len(expected) == 64 and sha256_of(file) != expected:
             damaged.append(file)
     return damaged

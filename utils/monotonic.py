@@ -108,10 +108,18 @@ def is_constrained(model: nn.Module) -> bool:
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Make every effective matrix an ordinary `nn.Linear` weight, in place; outputs are bitwise the same."""
-    for _, linear in ffn_layers(model):
+    """Make every effective matrix the weight of an ordinary `nn.Linear`, in place; outputs are bitwise the same.
+
+    The layers are replaced rather than relieved of their parametrization: torch keeps that in a class which copies of
+    a model share, so that folding one copy would break the others.
+    """
+    for name, linear in ffn_layers(model):
         if parametrize.is_parametrized(linear, "weight"):
-            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+            weight = linear.weight.detach()
+            plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
+            plain.weight = nn.Parameter(weight)
+            parent, _, part = name.rpartition(".")
+            setattr(model.get_submodule(parent), part, plain.train(linear.training))
     return model
 
 
