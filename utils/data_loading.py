@@ -7,17 +7,22 @@ a dialogue "N/A" stays one, and 3.5 GB of papers never stand in memory.
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from utils.data_cleaning import as_text
-from utils.datasets_registry import SUFFIXES, DatasetSource
+from utils.datasets_registry import SUFFIXES, DatasetSource, Mirror
 from utils.errors import StageError
 from utils.files import sha256_of
+from utils.hub import Exhausted, Pin, RemoteFile, Unavailable, UnknownRevision, download, resolve, split_files
 
 ROWS_AT_A_TIME = 500
+
+log = logging.getLogger("mono_s2s.data")
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,77 @@ def fetch(
             fetched[key] = local_files(source)
             check(source, fetched[key])
             continue
-        raise StageError(f"{key}: downloads are not there yet")
+        try:
+            fetched[key] = from_hub(source, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay)
+        except Unavailable as error:
+            if not allow_partial:
+                raise StageError(
+                    f"{source.title} cannot be had. {error}. Name a local copy in DATASETS_FILE, "
+                    "or go on without it: DATASET_ALLOW_PARTIAL=true (every output then says so)."
+                ) from error
+            missing[key] = str(error)
+            log.warning("going on without %s: %s", source.title, error)
     return fetched, missing
+
+
+def from_hub(source: DatasetSource, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Fetched:
+    """The files of a source from the first of its places that has them right; Unavailable with every place's reason."""
+    reasons = []
+    for place in source.places:
+        try:
+            return _from_place(source, place, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay)
+        except Unavailable as error:
+            reasons.append(str(error))
+            log.warning("%s: %s", source.key, error)
+            if isinstance(error, Exhausted):  # the hub is out of reach: its other places are, too
+                break
+        except StageError as error:
+            reasons.append(f"{place.repository}@{place.revision}: {error}")
+            log.warning("%s: %s", source.key, reasons[-1])
+    raise Unavailable("; ".join(reasons))
+
+
+def _from_place(
+    source: DatasetSource, place: Mirror, *, cache_dir: Path, max_retries: int, retry_delay: float
+) -> Fetched:
+    patience: dict[str, Any] = {"cache_dir": cache_dir, "max_retries": max_retries, "retry_delay": retry_delay}
+    began = time.monotonic()
+    pin = resolve(place.repository, place.revision, **patience)
+    try:
+        remote, local = _download(source, pin, patience)
+    except UnknownRevision:  # the hub's own conversions are rewritten: the commit of an earlier run may be gone
+        pin = resolve(place.repository, place.revision, known=False, **patience)
+        remote, local = _download(source, pin, patience)
+    origin = {
+        "from": "hub",
+        "repository": pin.repository,
+        "revision": pin.revision,
+        "commit": pin.commit,
+        "files": {file.path: _hash(file) for files in remote.values() for file in files},
+    }
+    fetched = Fetched(local, origin)
+    check(source, fetched)
+    log.info(
+        "%s: %s@%s, commit %s, %.1f s",
+        source.key,
+        pin.repository,
+        pin.revision,
+        pin.commit[:10],
+        time.monotonic() - began,
+    )
+    return fetched
+
+
+def _download(
+    source: DatasetSource, pin: Pin, patience: dict[str, Any]
+) -> tuple[dict[str, tuple[RemoteFile, ...]], dict[str, tuple[Path, ...]]]:
+    remote = {split: split_files(pin, source.config, name) for split, name in source.splits.items()}
+    local = {split: tuple(download(pin, file, **patience) for file in files) for split, files in remote.items()}
+    return remote, local
+
+
+def _hash(file: RemoteFile) -> dict[str, Any]:
+    return {"sha256": file.sha256} if file.sha256 else {"git_sha1": file.git_sha1}
 
 
 def check(source: DatasetSource, fetched: Fetched) -> None:
@@ -143,6 +217,15 @@ def check(source: DatasetSource, fetched: Fetched) -> None:
         published = source.raw_rows.get(split)
         if not published:
             continue
-        rows = sum(1 for _ in read_rows(files, source.document, source.summary))
+        rows = sum(count_rows(path, source.document, source.summary) for path in files)
         if abs(rows - published) > source.row_tolerance * published:
-            raise StageError(f"{source.key}/{split}: {rows} rows, but the published set has {published}.")
+            raise StageError(f"{source.key}/{split}: {rows} rows, but the published set has {published}")
+
+
+def count_rows(path: Path, document: str, summary: str) -> int:
+    """Rows of one file; of a parquet file without reading them."""
+    if SUFFIXES[path.suffix.lower()] == "parquet":
+        from pyarrow import parquet
+
+        return parquet.read_metadata(path).num_rows
+    return sum(1 for _ in read_rows([path], document, summary))
