@@ -23,7 +23,7 @@ from utils.files import write_jsonl, write_text
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.parts import finish_part
 from utils.places import MODEL_KEYS
-from utils.prepared_data import load_prepared, missing_datasets
+from utils.prepared_store import load_prepared, missing_datasets
 from utils.stage_runner import StageContext
 
 RANDOM_DRAWS = 10  # random attacks per example; the strongest by loss is the control

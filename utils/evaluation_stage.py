@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from utils.bootstrap import bootstrap_ci
 from utils.files import write_jsonl
 from utils.generation import DecodingSettings, generate_timed
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
+from utils.parts import Sections, finish_part
 from utils.places import MODEL_KEYS
-from utils.prepared_data import load_prepared, missing_datasets
+from utils.prepared_store import load_prepared, missing_datasets
 from utils.rouge import rouge_scores
 from utils.settings import Settings
 from utils.stage_runner import StageContext
-from utils.statistics import bootstrap_ci, compare_models, holm
+from utils.statistics import compare_models, holm
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -33,19 +36,22 @@ def decoding_settings(settings: Settings) -> DecodingSettings:
 def evaluate(context: StageContext) -> None:
     """Write `evaluation_results.json` and `predictions.jsonl` (one row per model, data set and example)."""
     settings, places, seed = context.settings, context.places, context.seed
-    tokenizer = load_tokenizer(places.pretrained)
-    device = choose_device(settings.DEVICE)
     missing = missing_datasets(places.prepared)
     datasets = [key for key in settings.TEST_DATASETS if key not in missing]
-    tests = {key: load_prepared(places.prepared, f"test_{key}") for key in datasets}
     hashes = {model: weights_sha256(places.model(seed, model)) for model in MODEL_KEYS}
-    rows: list[dict[str, Any]] = []
-    scores: dict[str, dict[str, dict[str, np.ndarray]]] = {key: {} for key in datasets}
-    results: dict[str, Any] = {key: {} for key in datasets}
+    index, count = context.shard
+    mine = [(model, key) for model in MODEL_KEYS for key in datasets][index::count]
+    device = choose_device(settings.DEVICE)
+    context.provenance |= {"checkpoints": hashes, "missing_datasets": missing, "device_used": device}
+    tokenizer = load_tokenizer(places.pretrained)
+    sections: Sections = {}
     for model_key in MODEL_KEYS:
+        keys = [key for owner, key in mine if owner == model_key]
+        if not keys:
+            continue
         model = load_model(places.model(seed, model_key), device=device)
-        for key in datasets:
-            test = tests[key]
+        for key in keys:
+            test = load_prepared(places.prepared, f"test_{key}")
             texts, seconds = generate_timed(
                 model,
                 tokenizer,
@@ -58,65 +64,42 @@ def evaluate(context: StageContext) -> None:
                 stop_requested=context.stop_requested,
                 what=f"{model_key} on {key}",
             )
-            references = list(test["summary"])
-            unit = rouge_scores(texts, references, processes=settings.NUM_WORKERS or None)
-            scores[key][model_key] = unit
-            results[key][model_key] = summary = _summarise(unit, texts, references, settings)
-            if settings.TRACK_INFERENCE_TIME:
-                summary["seconds"] = round(seconds, 3)
-                summary["seconds_per_summary"] = round(seconds / max(len(texts), 1), 6)
-            rows += _rows(key, model_key, test["id"], texts, references, unit)
-            context.log.info("%s on %s: ROUGE-L %.4f", model_key, key, summary["rougeL"]["mean"])
-    results["comparisons"] = compare(scores, settings)
-    write_jsonl(places.results(seed) / "predictions.jsonl", rows)
-    context.provenance |= {"checkpoints": hashes, "missing_datasets": missing, "device_used": device}
-    context.write_result("evaluation_results.json", results)
-
-
-def compare(scores: dict[str, dict[str, dict[str, np.ndarray]]], settings: Settings) -> dict[str, Any]:
-    """Paired tests baseline against monotonic by data set and metric, p-values Holm-corrected over all of them."""
-    comparisons: dict[str, Any] = {
-        key: {
-            metric: compare_models(
-                scores[key]["baseline"][metric],
-                scores[key]["monotonic"][metric],
-                samples=settings.BOOTSTRAP_SAMPLES,
-                seed=settings.DATA_SEED,
+            rows = score(
+                key, model_key, test["id"], texts, list(test["summary"]), processes=settings.NUM_WORKERS or None
             )
-            for metric in METRICS
-        }
-        for key in scores
-    }
-    family = {(key, metric): comparisons[key][metric]["p_value"] for key in scores for metric in METRICS}
-    for (key, metric), adjusted in holm(family).items():
-        comparisons[key][metric]["p_value_holm"] = adjusted
-        comparisons[key][metric]["family_size"] = len(family)
-    return comparisons
+            sections[f"{key}/{model_key}"] = [{"seconds": seconds}, *rows]
+            rouge = np.mean([row["rougeL"] for row in rows])
+            context.log.info(
+                "%s on %s: ROUGE-L %.4f, %d summaries in %.1f s", model_key, key, rouge, len(rows), seconds
+            )
+
+    def finish(sections: Sections) -> None:
+        rows = [row for key in datasets for model in MODEL_KEYS for row in sections[f"{key}/{model}"][1:]]
+        results = evaluation_results(rows, datasets, settings)
+        if settings.TRACK_INFERENCE_TIME:
+            for key in datasets:
+                for model in MODEL_KEYS:
+                    seconds = sections[f"{key}/{model}"][0]["seconds"]
+                    cell = results[key][model]
+                    cell["seconds"] = round(seconds, 3)
+                    cell["seconds_per_summary"] = round(seconds / cell["num_examples"], 6)
+        write_jsonl(places.results(seed) / "predictions.jsonl", rows)
+        context.write_result("evaluation_results.json", results)
+
+    finish_part(context, places.units(seed, "evaluate"), sections, finish)
 
 
-def _summarise(
-    unit: dict[str, np.ndarray], texts: list[str], references: list[str], settings: Settings
-) -> dict[str, Any]:
-    summary: dict[str, Any] = {}
-    for metric in METRICS:
-        mean, lower, upper = bootstrap_ci(
-            unit[metric], samples=settings.BOOTSTRAP_SAMPLES, seed=settings.DATA_SEED, confidence=settings.CONFIDENCE
-        )
-        summary[metric] = {"mean": mean, "lower": lower, "upper": upper}
-    words = np.array([len(text.split()) for text in texts], dtype=float)
-    target = np.array([len(text.split()) for text in references], dtype=float)
-    return summary | {
-        "num_examples": len(texts),
-        "length": {"mean": float(words.mean()), "min": int(words.min()), "max": int(words.max())},
-        "reference_length": {"mean": float(target.mean())},
-        "brevity": float(words.sum() / max(target.sum(), 1)),
-        "empty_summaries": int((words == 0).sum()),
-    }
-
-
-def _rows(
-    dataset: str, model: str, ids: list[str], texts: list[str], references: list[str], unit: dict[str, np.ndarray]
+def score(
+    dataset: str,
+    model: str,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    references: Sequence[str],
+    *,
+    processes: int | None = None,
 ) -> list[dict[str, Any]]:
+    """One row per example: the summary, its reference and their ROUGE F-measures."""
+    scores = rouge_scores(texts, references, processes=processes)
     return [
         {
             "dataset": dataset,
@@ -124,7 +107,67 @@ def _rows(
             "id": id_,
             "prediction": text,
             "reference": reference,
-            **{metric: float(unit[metric][i]) for metric in METRICS},
+            **{metric: float(scores[metric][i]) for metric in METRICS},
         }
         for i, (id_, text, reference) in enumerate(zip(ids, texts, references, strict=True))
     ]
+
+
+def evaluation_results(rows: Sequence[dict[str, Any]], datasets: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """The `results` of evaluation_results.json, from the rows of predictions.jsonl alone (but for the seconds)."""
+    units: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        units.setdefault((row["dataset"], row["model"]), []).append(row)
+    results: dict[str, Any] = {
+        key: {model: _summary(units[key, model], settings) for model in MODEL_KEYS} for key in datasets
+    }
+    results["comparisons"] = _comparisons(units, datasets, settings)
+    return results
+
+
+def _summary(rows: Sequence[dict[str, Any]], settings: Settings) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for metric in METRICS:
+        mean, lower, upper = bootstrap_ci(
+            _values(rows, metric),
+            samples=settings.BOOTSTRAP_SAMPLES,
+            seed=settings.DATA_SEED,
+            confidence=settings.CONFIDENCE,
+        )
+        summary[metric] = {"mean": mean, "lower": lower, "upper": upper}
+    words = np.array([len(row["prediction"].split()) for row in rows], dtype=float)
+    target = np.array([len(row["reference"].split()) for row in rows], dtype=float)
+    return summary | {
+        "num_examples": len(rows),
+        "length": {"mean": float(words.mean()), "min": int(words.min()), "max": int(words.max())},
+        "reference_length": {"mean": float(target.mean())},
+        "brevity": float(words.sum() / max(target.sum(), 1)),
+        "empty_summaries": int((words == 0).sum()),
+    }
+
+
+def _comparisons(
+    units: dict[tuple[str, str], list[dict[str, Any]]], datasets: Sequence[str], settings: Settings
+) -> dict[str, Any]:
+    """Paired tests baseline against monotonic by data set and metric; p-values Holm-corrected over all of them."""
+    comparisons: dict[str, Any] = {
+        key: {
+            metric: compare_models(
+                _values(units[key, "baseline"], metric),
+                _values(units[key, "monotonic"], metric),
+                samples=settings.BOOTSTRAP_SAMPLES,
+                seed=settings.DATA_SEED,
+            )
+            for metric in METRICS
+        }
+        for key in datasets
+    }
+    family = {(key, metric): comparisons[key][metric]["p_value"] for key in datasets for metric in METRICS}
+    for (key, metric), adjusted in holm(family).items():
+        comparisons[key][metric]["p_value_holm"] = adjusted
+        comparisons[key][metric]["family_size"] = len(family)
+    return comparisons
+
+
+def _values(rows: Sequence[dict[str, Any]], metric: str) -> np.ndarray:
+    return np.array([row[metric] for row in rows])

@@ -196,17 +196,18 @@ def _open_log(stage: Stage, seed: int, places: Places) -> logging.Logger:
         to_file = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write the log {path}: {error.strerror}") from None
-    log = logging.getLogger("mono_s2s")
-    log.setLevel(logging.INFO)
-    log.handlers.clear()
     tag = stage.key if stage.seed_of(seed) is None else f"{stage.key} seed {seed}"
-    for handler in (logging.StreamHandler(sys.stdout), to_file):
-        handler.setFormatter(
-            logging.Formatter(f"%(asctime)s %(levelname)s stage {tag}: %(message)s", "%Y-%m-%d %H:%M:%S")
-        )
-        log.addHandler(handler)
-    log.propagate = False
-    return log
+    form = logging.Formatter(f"%(asctime)s %(levelname)s stage {tag}: %(message)s", "%Y-%m-%d %H:%M:%S")
+    handlers = (logging.StreamHandler(sys.stdout), to_file)
+    for name in ("mono_s2s", "utils"):  # the stage's own lines, and those of the library
+        log = logging.getLogger(name)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.handlers.clear()
+        for handler in handlers:
+            handler.setFormatter(form)
+            log.addHandler(handler)
+    return logging.getLogger("mono_s2s")
 
 
 def _listen(context: StageContext) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from utils.models import choose_device, weights_sha256
-from utils.prepared_data import load_prepared, missing_datasets
+from utils.prepared_store import load_prepared, missing_datasets
 from utils.stage_runner import StageContext
 from utils.training import TrainingSettings, train
 
