@@ -197,9 +197,7 @@ def test_decay_groups_hold_the_same_parameters_in_every_arm():
     def decaying(model):
         groups = parameter_groups(model, 0.01)
         assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-        chosen = {
-            id(p) for g in groups if g["weight_decay"] or g.get("effective_weight_decay") for p in g["params"]
-        }
+        chosen = {id(p) for g in groups if g["weight_decay"] or g.get("effective_weight_decay") for p in g["params"]}
         names = {name for name, parameter in model.named_parameters() if id(parameter) in chosen}
         return {name.replace("parametrizations.weight.original", "weight") for name in names}
 

@@ -1,120 +1,83 @@
-"""The pretrained model from the hub or from a directory: fetched with patience, checked before anything trusts it."""
+"""The pretrained model from the hub: fetched with patience, every file checked against the hub's own hash."""
 
 from __future__ import annotations
 
 import logging
-import random
-import time
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import httpx
+from huggingface_hub import snapshot_download
 
 from utils.errors import InputError, StageError
-from utils.files import sha256_of
+from utils.hub import Exhausted, RemoteFile, Unavailable, content_problem, persistently
 
 # The parts of a T5 repository that are used: not its TensorFlow, Flax, Rust and ONNX copies.
-MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json")
-TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-OLD_WEIGHTS = "pytorch_model.bin"  # fetched only where a repository has no safetensors
-TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
+CONFIGURATION = ("config.json", "generation_config.json")
+TOKENIZER = ("spiece.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
+OLD_WEIGHTS = ("pytorch_model.bin",)  # fetched only where a repository has no safetensors
+SHA256_DIGITS = 64
 
 log = logging.getLogger("mono_s2s.models")
 
 
 def download_model(
-    name: str,
-    revision: str | None,
-    *,
-    cache_dir: Path,
-    max_retries: int = 5,
-    retry_delay: float = 10.0,
-    sleep: Callable[[float], None] = time.sleep,
+    name: str, revision: str | None, *, cache_dir: Path, max_retries: int, retry_delay: float
 ) -> tuple[Path, str]:
-    """Directory (in `cache_dir`) and commit of the hub model `name` at `revision` (None: main), every file verified.
+    """Directory (in `cache_dir`) and commit of the hub model `name` at `revision` (None or "": its main branch).
 
-    Passing errors (network, overload) are tried again up to `max_retries` times, after `retry_delay` seconds, doubling,
-    with jitter. InputError: no such model or revision, no access, offline and not in the cache. StageError: the hub
-    could not be reached, or files keep arriving damaged.
+    Failures that pass (network, overload) are retried as `hub.persistently` does; a file with wrong content is fetched
+    again, once. InputError: no such model or revision, no access, offline and not in the cache. StageError: the hub
+    could not be reached, or the second copy is wrong as well.
     """
-    delay = retry_delay
-    for attempt in range(1, max_retries + 2):
-        try:
-            directory = Path(_snapshot(name, revision, cache_dir))
-            damaged = _damaged_files(directory)
-            if not damaged:
-                return directory, directory.name
-            for file in damaged:  # the next try fetches them again
+    try:
+        directory = _snapshot(name, revision, cache_dir, max_retries, retry_delay)
+        if damaged := _damaged_files(directory):
+            for file, problem in damaged.items():
+                log.warning("%s/%s: %s; fetching it again", name, file.name, problem)
                 file.resolve().unlink(missing_ok=True)
-                file.unlink(missing_ok=True)
-            problem: str = f"damaged in transfer: {', '.join(file.name for file in damaged)}"
-        except (OSError, httpx.HTTPError, HFValidationError, EntryNotFoundError) as error:
-            _raise_if_permanent(error, name, revision)
-            problem = _first_line(error)
-        if attempt > max_retries:
-            break
-        wait = delay * (0.75 + random.random() / 2)
-        log.warning(
-            "fetching %s failed (%s); try %d of %d in %.0f s", name, problem, attempt + 1, max_retries + 1, wait
+            shutil.rmtree(directory)  # only links to the files lie there
+            directory = _snapshot(name, revision, cache_dir, max_retries, retry_delay)
+            for file, problem in _damaged_files(directory).items():
+                raise StageError(f"{name}/{file.name}: {problem}, and so was a second copy. {_WAYS_OUT}")
+    except Exhausted as error:
+        raise StageError(f"cannot fetch the model {error}. {_WAYS_OUT}") from error
+    except Unavailable as error:
+        raise InputError(f"cannot fetch the model {error}. Check MODEL_NAME and MODEL_REVISION. {_WAYS_OUT}") from error
+    return directory, directory.name
+
+
+def _snapshot(name: str, revision: str | None, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
+    def fetch(*patterns: str) -> Path:
+        return Path(
+            persistently(
+                lambda: snapshot_download(
+                    name, revision=revision or None, cache_dir=cache_dir, allow_patterns=list(patterns)
+                ),
+                what=f"{name}@{revision}" if revision else name,
+                max_retries=max_retries,
+                retry_delay=retry_delay,
+            )
         )
-        sleep(wait)
-        delay *= 2
-    raise StageError(f"cannot fetch the model {name} ({problem}). {_WAYS_OUT}")
 
-
-def _snapshot(name: str, revision: str | None, cache_dir: Path) -> str:
-    """One try. A repository without safetensors gives its pytorch_model.bin instead."""
-    options = {"revision": revision or None, "cache_dir": cache_dir}
-    directory = snapshot_download(
-        name, allow_patterns=[*MODEL_FILES, "model-*.safetensors", *TOKENIZER_FILES], **options
-    )
-    if not list(Path(directory).glob("*.safetensors")):
-        directory = snapshot_download(name, allow_patterns=[*MODEL_FILES, OLD_WEIGHTS, *TOKENIZER_FILES], **options)
+    directory = fetch(*CONFIGURATION, *TOKENIZER, *WEIGHTS)
+    if not list(directory.glob("*.safetensors")):
+        directory = fetch(*CONFIGURATION, *TOKENIZER, *OLD_WEIGHTS)
     return directory
 
 
-def _damaged_files(directory: Path) -> list[Path]:
-    """Files whose content is not what the hub announced. Its cache names a large file's blob by its sha256."""
-    damaged = []
+def _damaged_files(directory: Path) -> dict[Path, str]:
+    """Files whose content is not the hub's, with the problem. A blob in the cache is named by the hub's hash."""
+    damaged = {}
     for file in directory.iterdir():
-        expected = file.readlink().name if file.is_symlink() else ""
-        if len(expected) == 64 and sha256_of(file) != expected:
-            damaged.append(file)
+        if not file.is_symlink():
+            continue  # a file system without links: nothing remembers the hash
+        digest = file.readlink().name
+        large = len(digest) == SHA256_DIGITS
+        remote = RemoteFile(file.name, None, digest if large else None, None if large else digest)
+        if (problem := content_problem(file, remote)) is not None:
+            damaged[file] = problem
     return damaged
-
-
-def _raise_if_permanent(error: BaseException, name: str, revision: str | None) -> None:
-    """InputError where trying again cannot help."""
-    at = f"{name} at revision {revision}" if revision else name
-    if isinstance(error, LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            raise InputError(f"offline (HF_HUB_OFFLINE), and {at} is not in the cache. {_WAYS_OUT}") from error
-    elif isinstance(error, GatedRepoError):
-        raise InputError(f"no access to {name}: accept its terms on the hub and set HF_TOKEN.") from error
-    elif isinstance(error, RevisionNotFoundError):
-        raise InputError(f"the hub has no revision {revision} of {name}: check MODEL_REVISION.") from error
-    elif isinstance(error, (RepositoryNotFoundError, HFValidationError)):
-        raise InputError(f"no model {name!r}, neither on the hub nor as a directory: check MODEL_NAME.") from error
-    elif isinstance(error, EntryNotFoundError):
-        raise InputError(f"{at} lacks a file: {_first_line(error)}") from error
-    elif isinstance(error, HfHubHTTPError) and error.response is not None:
-        status = error.response.status_code
-        if status not in TRANSIENT_STATUS:
-            raise InputError(f"the hub refuses {at} with status {status}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 _WAYS_OUT = "Run stage 0 where the hub can be reached, or set MODEL_NAME to a directory with a T5 and its tokenizer."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -52,7 +54,7 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(f"the model in {directory} cannot be loaded: {_one_line(error)}") from error
     if report["missing_keys"]:
         raise InputError(
