@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
@@ -26,7 +29,9 @@ def tokenizer(extra_ids: int = 20) -> T5Tokenizer:
     return T5Tokenizer(vocab=vocab, extra_ids=extra_ids)
 
 
-def model(vocab_size: int, *, seed: int = 0, scale: float = 3.0, d_model: int = 24) -> T5ForConditionalGeneration:
+def model(
+    vocab_size: int, *, seed: int = 0, scale: float = 3.0, d_model: int = 24, layers: int = 2
+) -> T5ForConditionalGeneration:
     """A random ReLU T5; `scale` makes its outputs depend on the input strongly enough to attack."""
     torch.manual_seed(seed)
     config = T5Config(
@@ -34,8 +39,8 @@ def model(vocab_size: int, *, seed: int = 0, scale: float = 3.0, d_model: int = 
         d_model=d_model,
         d_kv=8,
         d_ff=48,
-        num_layers=2,
-        num_decoder_layers=2,
+        num_layers=layers,
+        num_decoder_layers=layers,
         num_heads=3,
         feed_forward_proj="relu",
         dropout_rate=0.1,
@@ -70,3 +75,48 @@ def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int =
         "generation_tokens": 4096,
     } | more
     return Setup(tok, LegalTokens(TokenizerView(tok), token_set=token_set), batch_tokens=batch_tokens, **values)
+
+
+PLANTED = ("ku", "fa")  # both in one text, in any order, change every summary
+KEYS = {"ba": "re pa ri", "nu": "ro pe ru"}  # the word that a text is about -> its summary
+SPOILED = {"ba": "so ta si", "nu": "sa te su"}  # what the planted words turn the summaries into
+
+
+@functools.cache
+def planted_model() -> T5ForConditionalGeneration:
+    """A T5 that names its text's key word, unless both PLANTED words stand in it (one alone does nothing)."""
+    tok = tokenizer()
+    net = model(len(tok) + 8, scale=1.0, d_model=32, layers=1).train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    rng = np.random.default_rng(0)
+    rows = [planted_text(rng, int(rng.integers(3))) for _ in range(16 * 130)]
+    texts = tok([f"summarize: {text}" for text, _ in rows], padding=True, return_tensors="pt")
+    labels = tok([summary for _, summary in rows], return_tensors="pt").input_ids
+    for begin in range(0, len(rows), 16):
+        part = slice(begin, begin + 16)
+        ids, mask = texts.input_ids[part], texts.attention_mask[part]
+        net(input_ids=ids, attention_mask=mask, labels=labels[part]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return net.eval()
+
+
+def planted_text(rng: np.random.Generator, planted: int) -> tuple[str, str]:
+    """A text with one key word and `planted` of the PLANTED words, and the summary that belongs to it."""
+    fillers = [word for word in SYLLABLES if word not in KEYS and word not in PLANTED]
+    words = rng.choice(fillers, 12).tolist()
+    key = list(KEYS)[int(rng.integers(2))]
+    extra = list(PLANTED) if planted == 2 else [PLANTED[int(rng.integers(2))]] * planted
+    for word in (key, *extra):
+        words.insert(int(rng.integers(len(words) + 1)), word)
+    words.insert(6, ".")
+    return " ".join(words).replace(" .", "."), (SPOILED if planted == 2 else KEYS)[key]
+
+
+def planted_examples(count: int, seed: int = 1) -> list[Example]:
+    """Texts without planted words, with their summaries."""
+    rng = np.random.default_rng(seed)
+    return [Example(f"planted/{seed}/{i}", *planted_text(rng, 0)) for i in range(count)]

@@ -19,7 +19,7 @@ Stage 6
 
 Stage 5
     trigger_experiment.trigger_sections(setup, load, model_keys, optimise_on, evaluate_on, TriggerSettings(...),
-                                        unit_dir=..., shard=(0, 1), gradient_free_types=("lead",)) -> {section: [record]}
+                                        unit_dir=..., shard=(0, 1), gradient_free_types=("lead",)) -> sections
     trigger_experiment.trigger_results(sections, model_keys, settings, samples=, seed=, confidence=) -> results (JSON)
     trigger_experiment.learned_triggers_csv(results, model_keys, types) -> text
     triggers.optimise_trigger(setup, victim, objective, slotted, type, settings, state_file=...) -> found (JSON)

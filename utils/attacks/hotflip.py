@@ -189,6 +189,8 @@ def _search_block(
         if result["skipped"] is None and rouge is not None and rouge < settings.min_clean_rouge:
             result["skipped"] = LOW_CLEAN_ROUGE
     live = [k for k, result in enumerate(results) if result["skipped"] is None]
+    if not live:
+        return results
     own = settings.loss == "own_output"
     labels = _own_labels(setup, [texts[k] for k in live]) if own else [items[k].labels for k in live]
     targets = Targets(labels, objective.device)

@@ -24,10 +24,11 @@ from utils.attacks.setup import Setup, Victim
 from utils.attacks.slots import TRIGGER_TYPES, Slotted
 from utils.attacks.trigger_candidates import candidate_triggers, random_triggers, token_pool
 from utils.attacks.units import load_unit, save_unit
-from utils.errors import StageError, UsageError
+from utils.errors import Interrupted, StageError, UsageError
 from utils.progress import progress
 
 log = logging.getLogger(__name__)
+UNUSABLE = -1e9  # nats; finite, so that means and differences of it stay comparable
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,10 @@ class Universe:
         return self.items[row].boundary(self.seed, moment) if self.kind == "infix" else None
 
     def losses(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], moment: object) -> np.ndarray:
-        """float64 [len(triggers), len(rows)]; a loss that is not finite counts as minus infinity."""
+        """float64 [len(triggers), len(rows)]; a loss that is not finite counts as UNUSABLE: it never wins."""
         inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, moment)]
         flat = self.objective.losses(inputs, self.targets, list(rows) * len(triggers))
-        return np.nan_to_num(flat, nan=-np.inf, posinf=-np.inf).reshape(len(triggers), len(rows))
+        return np.where(np.isfinite(flat), flat, UNUSABLE).reshape(len(triggers), len(rows))
 
     def clean_losses(self) -> np.ndarray:
         """float64 [examples]: without any trigger."""
@@ -189,7 +190,8 @@ def optimise_trigger(
                 now = time.perf_counter()
                 climb.seconds, began = climb.seconds + now - began, now
                 save_unit(state_file, mark, {"climb": asdict(climb)})
-                setup.check_stop()
+            if stop:
+                raise Interrupted(f"{victim.key}: {trigger_type} trigger stopped at iteration {climb.iteration}, saved")
     climb.seconds += time.perf_counter() - began
     result = _result(setup, victim, dev_items, trigger_type, settings, climb)
     save_unit(state_file, mark, {"climb": asdict(climb), "result": result})
@@ -282,9 +284,10 @@ def _select_on_dev(dev: Universe, clean: float, settings: TriggerSettings, climb
     scores: list[float | None] = [None] * len(climb.triggers)
     for r, row in zip(active, losses, strict=True):
         gain = float(row.mean()) - clean
-        scores[r] = round(gain, 5) if math.isfinite(gain) else None
+        usable = math.isfinite(gain) and row.min() > UNUSABLE
+        scores[r] = round(gain, 5) if usable else None
         kept = climb.snapshots[r]
-        if math.isfinite(gain) and all(climb.triggers[r] != trigger for _, trigger in kept):
+        if usable and all(climb.triggers[r] != trigger for _, trigger in kept):
             if not kept or gain > kept[0][0]:
                 climb.last_gain[r] = climb.iteration
             kept.append([gain, climb.triggers[r]])

@@ -1,0 +1,251 @@
+"""HotFlip finds what is there to be found, never goes back, and gives the same numbers however it is run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import attack_world as world
+from utils.attacks import hotflip
+from utils.attacks.examples import (
+    EMPTY_ARTICLE,
+    EMPTY_REFERENCE,
+    LOSS_NOT_FINITE,
+    LOW_CLEAN_ROUGE,
+    NO_LEGAL_FLIP,
+    SKIP_REASONS,
+    Example,
+)
+from utils.attacks.hotflip import HotFlipSettings, attack_examples
+from utils.attacks.objective import Objective, Targets
+from utils.attacks.search import GradientProposer, Walk, search
+from utils.attacks.setup import Setup, Victim, exact_losses
+from utils.errors import Interrupted, UsageError
+
+TOKENIZER = world.tokenizer()
+SETUP = world.setup(TOKENIZER)
+SETTINGS = HotFlipSettings(num_flips=3, candidates=8, random_candidates=2, min_clean_rouge=0.0, block_size=4)
+
+
+def _victim(seed: int = 0, scale: float = 1.5) -> Victim:
+    return Victim("standard", world.model(len(TOKENIZER) + 8, seed=seed, scale=scale), f"weights {seed}")
+
+
+def _planted() -> Victim:
+    return Victim("standard", world.planted_model(), "planted")
+
+
+def _search(setup: Setup, victim: Victim, examples: list[Example], **more: int) -> list[Walk]:
+    items = setup.encode(examples)
+    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    targets = Targets([item.labels for item in items], objective.device)
+    losses = objective.losses([item.ids for item in items], targets, np.arange(len(items)))
+    values = {"candidates": 8, "random_candidates": 2, "per_position": 4} | {
+        name: more.pop(name) for name in ("candidates", "random_candidates", "per_position") if name in more
+    }
+    proposer = GradientProposer(objective, setup.legal, items, targets, **values)
+    return search(objective, setup.legal, items, targets, losses.tolist(), proposer, **({"num_flips": 3} | more))
+
+
+@pytest.mark.parametrize("token_set", ["roundtrip", "raw"])
+def test_all_candidates_means_the_best_single_flip(token_set: str) -> None:
+    setup = world.setup(TOKENIZER, token_set=token_set)
+    victim = _victim()
+    example = world.examples(1, words=5)[0]
+    (walk,) = _search(
+        setup, victim, [example], num_flips=1, candidates=100_000, random_candidates=0, per_position=100_000
+    )
+    (item,) = setup.encode([example])
+    every = []
+    for position in item.attackable:
+        for token in setup.legal.ids.tolist():
+            ids = list(item.ids)
+            if token == ids[position]:
+                continue
+            ids[position] = token
+            if token_set == "roundtrip":
+                text = "summarize: " + TOKENIZER.decode(ids[item.start : -1])
+                if TOKENIZER(text)["input_ids"] != ids:
+                    continue
+            every.append(ids)
+    losses = exact_losses(setup, victim, every, [item.labels] * len(every))
+    assert walk.queries == len(every)
+    assert walk.best[1].ids.tolist() == every[int(np.argmax(losses))]
+    assert walk.best[1].loss == pytest.approx(losses.max(), abs=1e-4)
+
+
+def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:
+    records = attack_examples(SETUP, _victim(), world.examples(8), SETTINGS, unit_dir=tmp_path)
+    assert len(records) == 8 and all(record["skipped"] is None for record in records)
+    for record in records:
+        assert all(b >= a for a, b in pairwise(record["losses"]))
+        assert record["losses"][-1] > record["losses"][0]
+        changed = [
+            i for i, pair in enumerate(zip(record["clean_ids"], record["adv_ids"], strict=True)) if len({*pair}) == 2
+        ]
+        assert sorted(flip["position"] for flip in record["flips"]) == changed
+        assert len(changed) == record["num_flips"] <= 3
+        assert record["queries"] == 24 and record["gradients"] == 3
+        for flip in record["flips"]:
+            assert record["clean_ids"][flip["position"]] == flip["old"] and flip["actual_gain"] > 0
+        for smaller, larger in pairwise(record["budgets"]):
+            assert larger[: len(smaller)] == smaller
+        assert record["loss_increase"] == pytest.approx(record["losses"][-1] - record["losses"][0], abs=1e-4)
+        assert record["typable"]
+
+
+def test_reported_losses_are_those_of_the_attacked_text(tmp_path: Path) -> None:
+    victim = _victim()
+    for record in attack_examples(SETUP, victim, world.examples(4), SETTINGS, unit_dir=tmp_path):
+        batch = TOKENIZER("summarize: " + record["attacked_document"], truncation=True, max_length=48)
+        assert batch["input_ids"] == record["adv_ids"]
+        with torch.no_grad():
+            out = victim.model(input_ids=torch.tensor([batch["input_ids"]]), labels=torch.tensor([record["labels"]]))
+        assert record["adv_loss"] == pytest.approx(float(out.loss), abs=1e-3)
+
+
+def test_a_model_that_reads_its_text_is_broken(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, candidates=16, random_candidates=2, min_clean_rouge=0.05)
+    records = attack_examples(SETUP, _planted(), world.planted_examples(16), settings, unit_dir=tmp_path)
+    clean = np.mean([record["clean_rouge"] for record in records])
+    live = [record for record in records if record["skipped"] is None]
+    assert clean > 0.9 and len(live) >= 15
+    assert np.mean([record["success"] for record in live]) >= 0.9
+    assert np.mean([record["loss_increase"] for record in live]) > 1
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
+def test_batch_size_changes_nothing(batch_tokens: int, tmp_path: Path) -> None:
+    setup = world.setup(TOKENIZER, batch_tokens=batch_tokens)
+    first = attack_examples(SETUP, _victim(), world.examples(6), SETTINGS, unit_dir=tmp_path / "a")
+    second = attack_examples(setup, _victim(), world.examples(6), SETTINGS, unit_dir=tmp_path / "b")
+    assert _essence(first) == _essence(second)
+
+
+def test_order_changes_nothing(tmp_path: Path) -> None:
+    examples = world.examples(10)
+    first = attack_examples(SETUP, _victim(), examples, SETTINGS, unit_dir=tmp_path / "a")
+    second = attack_examples(SETUP, _victim(), examples[::-1], SETTINGS, unit_dir=tmp_path / "b")
+    assert _essence(first) == _essence(second[::-1])
+
+
+def test_stopped_and_started_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = world.examples(10)
+    whole = attack_examples(SETUP, _victim(), examples, SETTINGS, unit_dir=tmp_path / "whole")
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) in (3, 5)  # once while generating or searching, once later
+
+    setup = replace(SETUP, stop_requested=stop)
+    tries, parts = 0, None
+    while parts is None:
+        tries += 1
+        try:
+            parts = attack_examples(setup, _victim(), examples, SETTINGS, unit_dir=tmp_path / "parts")
+        except Interrupted:
+            assert tries < 10
+    assert tries == 3
+    assert [_timeless(r) for r in parts] == [_timeless(r) for r in whole]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a finished attack was done again")
+
+    monkeypatch.setattr(hotflip, "_search_block", refuse)
+    again = attack_examples(SETUP, _victim(), examples, SETTINGS, unit_dir=tmp_path / "parts")
+    assert again == parts
+
+
+def test_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> None:
+    examples = world.examples(4)
+    first = attack_examples(SETUP, _victim(0), examples, SETTINGS, unit_dir=tmp_path)
+    other = attack_examples(SETUP, _victim(1), examples, SETTINGS, unit_dir=tmp_path)
+    assert [r["clean_loss"] for r in first] != [r["clean_loss"] for r in other]
+    fewer = attack_examples(SETUP, _victim(1), examples, replace(SETTINGS, num_flips=1), unit_dir=tmp_path)
+    assert all(len(record["losses"]) == 2 for record in fewer)
+
+
+def test_more_work_is_never_weaker() -> None:
+    victim, examples = _victim(), world.examples(6)
+    plain = [walk.best[-1].loss for walk in _search(SETUP, victim, examples)]
+    beam = [walk.best[-1].loss for walk in _search(SETUP, victim, examples, beam=3)]
+    restarts = [walk.best[-1].loss for walk in _search(SETUP, victim, examples, restarts=3)]
+    assert all(b >= a - 1e-4 for a, b in zip(plain, restarts, strict=True))
+    assert np.mean(beam) >= np.mean(plain)
+    for walk in _search(SETUP, victim, examples, restarts=2, beam=2):
+        losses = [state.loss for state in walk.best]
+        assert losses == sorted(losses)
+        assert [len(state.flips) <= k for k, state in enumerate(walk.best)] == [True] * 4
+
+
+def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, loss="own_output")
+    examples = world.examples(4)
+    blind = [replace(example, summary="ba be") for example in examples]
+    first = attack_examples(SETUP, _victim(), examples, settings, unit_dir=tmp_path / "a")
+    second = attack_examples(SETUP, _victim(), blind, settings, unit_dir=tmp_path / "b")
+    assert [record["adv_ids"] for record in first] == [record["adv_ids"] for record in second]
+
+
+def test_every_bad_example_is_counted_and_named(tmp_path: Path) -> None:
+    good = world.planted_examples(3)
+    bad = [
+        Example("empty", " ", "re pa ri"),
+        Example("no reference", "ba be bi", ""),
+        Example("nothing to lose", good[0].document, "zz zz"),
+        Example("unknown signs", "你 好", "re pa ri"),
+        Example("short", "ba be", "re pa ri"),
+    ]
+    setup = world.setup(TOKENIZER)
+    records = attack_examples(
+        setup, _planted(), [*good, *bad], replace(SETTINGS, min_clean_rouge=0.01), unit_dir=tmp_path
+    )
+    by_id = {record["id"]: record for record in records}
+    assert by_id["empty"]["skipped"] == EMPTY_ARTICLE
+    assert by_id["no reference"]["skipped"] == EMPTY_REFERENCE
+    assert by_id["nothing to lose"]["skipped"] == LOW_CLEAN_ROUGE
+    assert by_id["short"]["skipped"] in (None, LOW_CLEAN_ROUGE) and by_id["short"]["short_article"]
+    assert by_id["short"]["skipped"] or by_id["short"]["num_flips"] <= 2
+    assert all(record["skipped"] is None or record["skipped"] in SKIP_REASONS for record in records)
+    json.dumps(records, allow_nan=False)
+
+
+def test_no_typable_flip_is_counted(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, min_clean_rouge=0.0)
+    examples = [Example("cut", "ba" * 60, "ba be"), *world.examples(1)]  # one half-visible word: no text changes it
+    records = attack_examples(SETUP, _victim(), examples, settings, unit_dir=tmp_path)
+    assert [record["skipped"] for record in records] == [NO_LEGAL_FLIP, None]
+    raw = world.setup(TOKENIZER, token_set="raw")
+    records = attack_examples(raw, _victim(), examples, settings, unit_dir=tmp_path)
+    assert [record["skipped"] for record in records] == [None, None]
+
+
+def test_a_loss_that_is_not_finite_is_counted(tmp_path: Path) -> None:
+    victim = _victim()
+    with torch.no_grad():
+        victim.model.get_input_embeddings().weight[TOKENIZER.convert_tokens_to_ids("▁bofa")] = math.nan
+    examples = [Example("nan", "bofa ba be bi", "ba be"), *world.examples(1)]
+    records = attack_examples(SETUP, victim, examples, SETTINGS, unit_dir=tmp_path)
+    assert records[0]["skipped"] == LOSS_NOT_FINITE
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for values in ({"num_flips": 0}, {"candidates": 0}, {"loss": "rouge"}, {"random_candidates": 99}, {"method": "x"}):
+        with pytest.raises(UsageError):
+            HotFlipSettings(**values)  # type: ignore[arg-type]
+
+
+def _essence(records: list[dict]) -> list[tuple]:
+    return [(r["id"], r["adv_ids"], [round(x, 3) for x in r["losses"]], r["attacked_prediction"]) for r in records]
+
+
+def _timeless(record: dict) -> dict:
+    return {name: value for name, value in record.items() if name != "seconds"}
