@@ -23,7 +23,7 @@ from utils.files import TEMPORARY_SUFFIX, new_directory, sha256_of, write_json
 
 COMPLETE = "COMPLETE.json"
 STATE = "training_state.json"  # what the training remembers: history so far, sums of the running epoch, seconds
-FREE_PARAMETERS = "free_parameters.safetensors"  # V of the constrained matrices
+FREE_PARAMETERS = "free_parameters.pt"  # V of the constrained matrices
 OPTIMIZER, SCHEDULER, RANDOM_STATE, TRAINER_STATE = (
     "optimizer.pt",
     "scheduler.pt",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
@@ -102,7 +102,7 @@ class ArmTrainer(Trainer):
             save_plain(self.model, self.tokenizer, new)
             free = {key: value.detach().cpu() for key, value in free_parameters(self.model).items()}
             if free:
-                save_file(free, new / FREE_PARAMETERS)
+                torch.save(free, new / FREE_PARAMETERS)
             self._save_optimizer_and_scheduler(str(new))
             self._save_rng_state(str(new))
             self.state.save_to_json(str(new / TRAINER_STATE))
@@ -114,7 +114,7 @@ class ArmTrainer(Trainer):
         directory = Path(resume_from_checkpoint)
         weights = load_file(directory / "model.safetensors")
         free = free_parameters(self.model)
-        saved = load_file(directory / FREE_PARAMETERS) if free else {}
+        saved = torch.load(directory / FREE_PARAMETERS, weights_only=True) if free else {}
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if ".parametrizations." not in name:

@@ -17,7 +17,7 @@ import torch
 from transformers import TrainingArguments
 
 from utils.batches import TokenRows
-from utils.checkpoints import NOT_THE_MODEL, Checkpoint, starting_point
+from utils.checkpoints import NOT_THE_MODEL, Checkpoint, keep_newest, starting_point
 from utils.errors import InputError, Interrupted, StageError
 from utils.files import append_jsonl, new_directory, read_jsonl
 from utils.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
@@ -112,6 +112,7 @@ def train(
     )
     if start is not None:
         record.restore(start.state())
+        keep_newest(output_dir, settings.checkpoints_to_keep)  # a kill may have come before it was done
     if len(record.epochs) < settings.epochs:
         _open_session(output_dir / SESSIONS, start, settings)
         trainer = ArmTrainer(
