@@ -1,0 +1,41 @@
+"""experiment_summary.txt: verdict, tables and doubts in plain text of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from utils.reports.tables import Table
+from utils.results import profile_note
+
+WIDTH = 80
+
+
+def summary(results: dict[str, Any], metadata: dict[str, Any], tables: list[Table]) -> str:
+    """The whole file as one string."""
+    note = profile_note(metadata)
+    parts = [f"mono-s2s, seed {metadata['seed']}, {metadata['timestamp']}"]
+    if note:
+        parts.append(_wrap(f"*** {note} ***"))
+    answer = results["verdict"]
+    parts += [_wrap(answer[name]) for name in ("attack", "cost", "doubt") if answer[name]]
+    for key, reason in results["missing_datasets"].items():
+        parts.append(_wrap(f"Missing data set: {key} ({reason}). Its figures are not available."))
+    for table in tables:
+        parts.append(table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else ""))
+    if results["flags"]:
+        doubts = [_wrap(f"- {flag['model']}: {flag['message']}", "  ") for flag in results["flags"]]
+        parts.append("Doubts raised by the checks\n" + "\n".join(doubts))
+    parts.append("Limits\n" + "\n".join(_wrap(f"- {limit}", "  ") for limit in results["limits"]))
+    code = metadata["code"]
+    parts.append(
+        _wrap(
+            f"code {code['commit'][:12]}{' (changed)' if code['dirty'] else ''}, settings "
+            f"{metadata['config_fingerprint']}, run {metadata['run_id']}, host {metadata['host']}, {metadata['device']}"
+        )
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _wrap(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False)
