@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Which Python runs what. Sourced by run_all.sh and its sisters, jobs/common.sh and tests/run.sh; as a command,
+#   scripts/environment.sh [--help]
+# makes .venv in the checkout where no environment is active, and prints the interpreter that has the packages.
+#
+# The interpreter is MONO_S2S_PYTHON, or that of the active environment (venv, conda), or .venv in the checkout.
+# Messages go to stderr: the functions print a path.
+
+_here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+
+say() { printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >&2; }
+
+# An interpreter that somebody chose: nothing if nobody did, and .venv is not there.
+chosen_python() {
+    if [[ -n "${MONO_S2S_PYTHON:-}" ]]; then
+        printf '%s\n' "$MONO_S2S_PYTHON"
+    elif [[ -n "${VIRTUAL_ENV:-}" ]]; then
+        printf '%s\n' "$VIRTUAL_ENV/bin/python"
+    elif [[ -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-}" != base ]]; then # base is active without being chosen
+        printf '%s\n' "$CONDA_PREFIX/bin/python"
+    elif [[ -x "$_here/.venv/bin/python" ]]; then
+        printf '%s\n' "$_here/.venv/bin/python"
+    fi
+}
+
+_version_fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$2" 2>/dev/null; }
+
+# The first Python from 3.10 to 3.$1, for work that needs the standard library alone.
+plain_python() {
+    local newest="${1:-99}" name
+    for name in "$(chosen_python)" python3 python3.12 python3.11 python3.10 python; do
+        if [[ -n "$name" ]] && name="$(command -v -- "$name")" && _version_fits "$name" "$newest"; then
+            printf '%s\n' "$name"
+            return
+        fi
+    done
+    say "no Python 3.10 or newer here. Load a module that has one (module load python), or set MONO_S2S_PYTHON."
+    return 2
+}
+
+# The interpreter that has the packages of the requirements file $1. It makes .venv where none is chosen.
+packages_python() {
+    local requirements="${1:-$_here/requirements.txt}" python lacks
+    python="$(chosen_python)"
+    if [[ -z "$python" || "$python" == "$_here/.venv/bin/python" ]]; then
+        _make_venv "$requirements" || return
+        python="$_here/.venv/bin/python"
+    elif ! lacks="$("$python" "$_here/scripts/tool.py" packages "$requirements")"; then
+        say "the chosen Python, $python, lacks packages: ${lacks//$'\n'/, }"
+        say "install them there ($python -m pip install -r $requirements), or deactivate it: .venv is then made here."
+        return 2
+    fi
+    printf '%s\n' "$python"
+}
+
+# A venv that a killed install left behind says so itself (.venv/unfinished) and is made anew.
+_make_venv() (
+    venv="$_here/.venv" started=$SECONDS
+    if [[ ! -w "$_here" ]]; then
+        say "cannot make an environment in $_here: no permission to write. Clone your own copy, or activate one."
+        return 2
+    fi
+    exec 9<"$1" && { command -v flock >/dev/null && flock 9; } # two runs started together make one environment
+    if [[ -x "$venv/bin/python" && ! -e "$venv/unfinished" ]]; then
+        "$venv/bin/python" "$_here/scripts/tool.py" packages "$1" >/dev/null && return
+    else
+        base="$(VIRTUAL_ENV='' MONO_S2S_PYTHON='' CONDA_PREFIX='' plain_python 12)" || return 2
+        [[ ! -e "$venv" ]] || say "$venv is unfinished: starting again"
+        rm -rf -- "$venv"
+        mkdir -- "$venv" && : >"$venv/unfinished"
+        say "making the environment $venv with $("$base" --version)"
+        if ! "$base" -m venv "$venv" >&2; then
+            say "python3 -m venv failed. On Debian and Ubuntu: apt-get install python3-venv"
+            return 1
+        fi
+    fi
+    say "installing the packages of ${1##*/} (minutes, about 2 GB of disk; once)"
+    : >"$venv/unfinished"
+    if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$1" >&2; then
+        say "pip failed, see above. The same command tries again."
+        return 1
+    fi
+    rm -f -- "$venv/unfinished"
+    say "environment ready after $((SECONDS - started)) s"
+)
+
+if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
+    set -euo pipefail
+    case "${1:-}" in
+        '') packages_python ;;
+        --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0" ;;
+        *)
+            echo "environment.sh: unknown option $1 (see --help)" >&2
+            exit 2
+            ;;
+    esac
+fi

@@ -1,0 +1,19 @@
+"""Entry point of the shell commands: tool.py NAME [OPTIONS] runs main() of one torch-free module of utils/."""
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+TOOLS = {
+    "packages": "utils.packages",
+    "job-facts": "utils.job_facts",
+    "submit": "utils.submission",
+}
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in TOOLS:
+        print(f"tool.py: give one of {', '.join(TOOLS)}. The shell commands of the checkout call it.", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(importlib.import_module(TOOLS[sys.argv[1]]).main(sys.argv[2:]))

@@ -1,0 +1,184 @@
+"""What the cluster says: partitions, QoS, GPU types, and the state of jobs. Torch-free; asks, never changes anything.
+
+No answer is not an answer: a query that fails raises NoAnswer, so that a hiccup of the controller is never taken for
+"finished" or "there is none".
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from utils.errors import StageError, UsageError
+from utils.settings import Settings
+
+TIMEOUT = 30  # seconds; a busy controller answers within its MessageTimeout, 10 s by default
+LIVE = frozenset(
+    "PENDING RUNNING SUSPENDED COMPLETING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESIZING RESV_DEL_HOLD "
+    "SIGNALING SPECIAL_EXIT STAGE_OUT STOPPED".split()
+)
+
+
+class NoAnswer(StageError):
+    """SLURM did not answer a question; nothing is known about the jobs."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One row of squeue or sacct. `task` is the array task, "" for a plain job; `reason` as SLURM words it."""
+
+    job_id: str
+    task: str
+    state: str
+    reason: str = ""
+    node: str = ""
+    exit_code: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it still waits or runs."""
+        return self.state in LIVE
+
+
+@dataclass(frozen=True)
+class Site:
+    """The cluster settings with every "a|b" resolved to one value."""
+
+    account: str
+    partition: str
+    qos: str
+    gres: str
+    cpu_partition: str
+    cpu_qos: str
+
+
+def has_slurm() -> bool:
+    """Whether this machine can submit jobs."""
+    return shutil.which("sbatch") is not None
+
+
+def ask(*command: str, timeout: float = TIMEOUT) -> str:
+    """Standard output of a SLURM query; NoAnswer if it fails, hangs or is not installed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise NoAnswer(f"{command[0]} is not installed here.") from None
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"{command[0]} did not answer within {timeout:g} s. Try again later.") from None
+    except OSError as error:
+        raise NoAnswer(f"{command[0]} cannot be run: {error.strerror}.") from None
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
+        raise NoAnswer(f"{command[0]} failed: {words}")
+    return done.stdout
+
+
+def first(name: str, value: str, available: Sequence[str] | None) -> str:
+    """The first of the candidates "a|b|c" that is available (None: unknown, so the first); UsageError if none is."""
+    candidates = [part.strip() for part in value.split("|")]
+    if available is None:
+        return candidates[0]
+    for candidate in candidates:
+        if candidate in available:
+            return candidate
+    raise UsageError(f"{name}={value}: this cluster has none of them. It has {', '.join(available) or 'none at all'}.")
+
+
+def partitions() -> list[str]:
+    """Names of the partitions."""
+    return _unique(ask("sinfo", "--noheader", "--format=%R").split())
+
+
+def qos_names() -> list[str] | None:
+    """Names of the QoS, None where the cluster keeps no accounts or does not tell."""
+    try:
+        return _unique(ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name").split()) or None
+    except NoAnswer:
+        return None
+
+
+def gres_of(partition: str) -> list[str]:
+    """GRES of a partition's nodes as they are asked for, without numbers: gpu:a100_80gb, gpu."""
+    text = ask("sinfo", "--noheader", f"--partition={partition}", "--format=%G")
+    found = []
+    for item in re.sub(r"\([^)]*\)", "", text).replace("\n", ",").split(","):
+        name = re.sub(r":\d+$", "", item.strip())
+        if name and name != "null":
+            found += [name, name.split(":")[0]]
+    return _unique(found)
+
+
+def resolve(settings: Settings) -> Site:
+    """The site settings as this cluster can take them; where sinfo gives no answer, or there is none, the first."""
+    known, gres, qos = None, None, None
+    if shutil.which("sinfo"):
+        try:
+            known = partitions()
+        except NoAnswer:
+            known = None  # sbatch will say what is wrong with the first candidate
+    partition = first("SLURM_PARTITION", settings.SLURM_PARTITION, known)
+    cpu_partition = first("SLURM_CPU_PARTITION", settings.SLURM_CPU_PARTITION, known)
+    if known is not None:
+        qos, gres = qos_names(), gres_of(partition)
+    return Site(
+        account=settings.SLURM_ACCOUNT,
+        partition=partition,
+        cpu_partition=cpu_partition,
+        qos=_first_or_empty("SLURM_QOS", settings.SLURM_QOS, qos),
+        cpu_qos=_first_or_empty("SLURM_CPU_QOS", settings.SLURM_CPU_QOS, qos),
+        gres=_gres(settings.SLURM_GRES, gres),
+    )
+
+
+def queue(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
+    """What squeue knows about these jobs, ended ones included while the controller remembers them."""
+    ids = sorted(set(job_ids), key=int)
+    if not ids:
+        return []
+    where = [f"--clusters={cluster}"] if cluster else []
+    try:
+        text = ask(
+            "squeue",
+            *where,
+            "--noheader",
+            "--array",
+            "--states=all",
+            f"--jobs={','.join(ids)}",
+            "--format=%F|%K|%T|%r|%N",
+        )
+    except NoAnswer as error:
+        if "Invalid job id" in str(error):  # what squeue says when it has forgotten all of them
+            return []
+        raise
+    states = []
+    for line in text.splitlines():
+        parts = line.strip().split("|")
+        if len(parts) == 5:
+            job_id, task, state, reason, node = parts
+            states.append(JobState(job_id, "" if task == "N/A" else task, state, reason, node))
+    return states
+
+
+def user_name() -> str:
+    """Who submits."""
+    return getpass.getuser()
+
+
+def _gres(value: str, available: list[str] | None) -> str:
+    if not value or available is None:
+        return value.split("|")[0].strip()
+    wanted = [part.strip() for part in value.split("|")]
+    kind = first("SLURM_GRES", "|".join(re.sub(r":\d+$", "", part) for part in wanted), available)
+    return next(part for part in wanted if re.sub(r":\d+$", "", part) == kind)
+
+
+def _first_or_empty(name: str, value: str, available: list[str] | None) -> str:
+    return first(name, value, available) if value else ""
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

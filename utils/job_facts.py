@@ -1,0 +1,22 @@
+"""What a job wrapper asks before it starts its stage: one line each for JOB_SETUP, requeues, resumable. Torch-free."""
+
+from __future__ import annotations
+
+import sys
+
+from utils.errors import UserError
+from utils.settings import load_settings
+from utils.stages import STAGES
+
+
+def main(arguments: list[str]) -> int:
+    """Print the setup line, the most requeues, and whether stage `arguments[0]` can save its progress (1 or 0)."""
+    try:
+        settings = load_settings()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(settings.JOB_SETUP.replace("\n", "; "))
+    print(settings.SLURM_MAX_REQUEUES)
+    print(int(STAGES[int(arguments[0])].resumable))
+    return 0

@@ -1,0 +1,55 @@
+"""Which packages of a requirements file this interpreter lacks. Standard library only, and imports none of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+_PINNED = re.compile(r"^([A-Za-z0-9._-]+)\s*(?:==\s*([^\s;#]+))?")
+
+
+def wanted(requirements: Path) -> dict[str, str]:
+    """Pinned version by package name ("" where none), following `-r other.txt` lines."""
+    found: dict[str, str] = {}
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        line = line.strip()
+        if line.startswith("-r "):
+            found |= wanted(requirements.parent / line[3:].strip())
+        elif match := _PINNED.match(line):
+            found[match[1]] = match[2] or ""
+    return found
+
+
+def missing(requirements: Path) -> list[str]:
+    """The packages that are not installed here."""
+    return [name for name in wanted(requirements) if _installed(name) is None]
+
+
+def other_versions(requirements: Path) -> dict[str, tuple[str, str]]:
+    """(installed, pinned) of the packages that are here in another version than the pinned one."""
+    odd = {}
+    for name, pinned in wanted(requirements).items():
+        version = _installed(name)
+        if version and pinned and version.split("+")[0] != pinned:  # torch says 2.13.0+cpu for its CPU build
+            odd[name] = (version, pinned)
+    return odd
+
+
+def main(arguments: list[str]) -> int:
+    """Print what is missing of the file named, one a line; exit code 1 if anything is."""
+    lacks = missing(Path(arguments[0]))
+    print("\n".join(lacks), end="\n" if lacks else "")
+    return 1 if lacks else 0
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Which stages a run has to do, and why each of them. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from utils.errors import InputError
+from utils.flags import problem_of
+from utils.places import Places
+from utils.settings import Settings
+from utils.stages import STAGES, Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run: `reason` says why it has to run, None that it is done."""
+
+    stage: Stage
+    reason: str | None
+
+
+def make_plan(
+    seed: int, places: Places, settings: Settings, *, first: int = 0, last: int = 7, force: bool = False
+) -> list[Step]:
+    """The stages `first` to `last` in order. `force` runs them all; a stage behind one that runs, runs too.
+
+    InputError if a stage before `first` would have to run for them.
+    """
+    steps: list[Step] = []
+    running: set[int] = set()
+    for stage in STAGES[first : last + 1]:
+        ahead = [number for number in stage.needs if number in running]
+        if force:
+            reason = "forced"
+        elif ahead:
+            reason = "follows stage " + " and ".join(STAGES[number].key for number in ahead)
+        else:
+            reason = problem_of(stage, seed, places, settings)
+        steps.append(Step(stage, reason))
+        if reason is None:
+            continue
+        running.add(stage.number)
+        for number in stage.needs:
+            if number < first and (problem := problem_of(STAGES[number], seed, places, settings)):
+                raise InputError(
+                    f"stage {stage.key} needs stage {STAGES[number].key}: {problem}. "
+                    f"Start with that one, --stage {number}, or leave --stage out."
+                )
+    return steps
+
+
+def to_run(steps: list[Step]) -> list[Step]:
+    """The steps that are not done."""
+    return [step for step in steps if step.reason is not None]
+
+
+def table(steps: list[Step]) -> str:
+    """Stage, what happens to it, why: one line each."""
+    width = max(len(step.stage.key) for step in steps)
+    return "\n".join(
+        f"  {step.stage.key:<{width}}  " + ("done" if step.reason is None else f"will run: {step.reason}")
+        for step in steps
+    )

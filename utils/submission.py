@@ -1,0 +1,290 @@
+"""run_all.sh's other half: plan a run, print it, hand it to SLURM or run it here. Torch-free.
+
+A run freezes its settings into a file of its own and gives each job that file, so neither a later edit of the
+configuration nor a variable in the environment can mix two experiments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from utils import cluster, sbatch
+from utils.cluster import Site
+from utils.errors import StageError, UsageError, UserError
+from utils.places import CHECKOUT, Places
+from utils.plan import Step, make_plan, table, to_run
+from utils.run_record import RunRecord, new_record, records
+from utils.settings import Settings, freeze, load_settings
+from utils.stages import STAGES, Stage
+
+
+def main(arguments: list[str]) -> int:
+    """The command; returns the exit code."""
+    options = _options(arguments)
+    try:
+        return _main(options)
+    except UserError as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _main(options: argparse.Namespace) -> int:
+    settings = load_settings()
+    places = Places.of(settings)
+    if options.cancel:
+        return cancel_seed(options.seed, places)
+    places.check_writable()
+    if options.executor == "slurm":
+        sbatch.extra_options(settings)
+    steps = make_plan(options.seed, places, settings, first=options.stage, last=options.stop_stage, force=options.force)
+    print(f"seed {options.seed}, profile {settings.PROFILE}, work in {places.work}")
+    print(table(steps))
+    if options.dry_run:
+        return print_plan(options.seed, to_run(steps), places, settings, options)
+    if not to_run(steps):
+        print("everything is done.")
+        return _tell_report(options.seed, steps, places)
+    with _only_one(places):
+        refuse_if_live(options.seed, places)
+        python = _python(options.python)
+        record = new_record(places, options.seed, profile=settings.PROFILE, executor=options.executor, python=python)
+        freeze(settings, record.settings_file)
+        record.save()
+        if options.executor == "slurm":
+            site = cluster.resolve(settings)
+            _make_log_directory()
+            submit_graph(record, to_run(steps), settings, site, options.force)
+    if options.executor == "slurm":
+        _tell_submitted(record, options.seed, places)
+        return 0
+    with _only_one(places, options.seed):
+        code = run_here(record, to_run(steps), options.force)
+    return code or _tell_report(options.seed, steps, places)
+
+
+# ---- SLURM --------------------------------------------------------------------------------------------------------
+
+
+def submit_graph(record: RunRecord, steps: list[Step], settings: Settings, site: Site, force: bool) -> None:
+    """Queue every step with its dependencies. If one is refused, cancel what this run queued, and say so."""
+    for step in steps:
+        words = _command(record, step.stage, settings, site, force, dependency_of(step.stage, record))
+        try:
+            answer = sbatch.submit(words)
+        except StageError as error:
+            raise StageError(f"stage {step.stage.key} was not queued: {error}\n{_undo(record)}") from None
+        out, err = sbatch.log_paths(step.stage.wrapper, sbatch.array_tasks(step.stage, settings))
+        record.add_job(
+            step.stage.key,
+            {
+                "job_id": answer.job_id,
+                "cluster": answer.cluster,
+                "dependency": dependency_of(step.stage, record),
+                "line": shlex.join(words),
+                "out": out.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
+                "err": err.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
+                "tasks": sbatch.array_tasks(step.stage, settings),
+            },
+        )
+
+
+def dependency_of(stage: Stage, record: RunRecord) -> str:
+    """afterok on the jobs of this run that the stage needs, "" if there is none."""
+    ids = [record.jobs[STAGES[n].key]["job_id"] for n in stage.needs if STAGES[n].key in record.jobs]
+    return "afterok:" + ":".join(ids) if ids else ""
+
+
+def refuse_if_live(seed: int, places: Places) -> None:
+    """UsageError if jobs of an earlier run of this seed still wait or run."""
+    for record in records(places, seed):
+        live = _live_ids(record)
+        if live:
+            raise UsageError(
+                f"seed {seed} has jobs in the queue already ({', '.join(live)}, run {record.run_id}). "
+                f"Watch them: ./check_training_status.sh {seed}   End them: ./run_all.sh --cancel {seed}"
+            )
+
+
+def cancel_seed(seed: int, places: Places) -> int:
+    """scancel the jobs of this seed's runs that still wait or run, and only those."""
+    found = False
+    for record in records(places, seed):
+        live = _live_ids(record)
+        if live:
+            found = True
+            sbatch.cancel(live, _cluster_of(record))
+            print(f"cancelled {', '.join(live)} of run {record.run_id}")
+    if not found:
+        print(f"seed {seed} has no jobs in the queue.")
+    return 0
+
+
+def _live_ids(record: RunRecord) -> list[str]:
+    ids = [job["job_id"] for job in record.jobs.values()]
+    states = cluster.queue(ids, _cluster_of(record)) if ids else []
+    return sorted({state.job_id for state in states if state.live}, key=int)
+
+
+def _cluster_of(record: RunRecord) -> str:
+    return next((job["cluster"] for job in record.jobs.values()), "")
+
+
+def _undo(record: RunRecord) -> str:
+    ids = [job["job_id"] for job in record.jobs.values()]
+    if not ids:
+        return "Nothing was queued."
+    sbatch.cancel(ids, _cluster_of(record))
+    return f"The jobs that this run had queued before are cancelled: {', '.join(ids)}."
+
+
+def _command(
+    record: RunRecord, stage: Stage, settings: Settings, site: Site, force: bool, dependency: str
+) -> list[str]:
+    seed = record.facts["seed"]
+    return sbatch.command(
+        stage,
+        settings,
+        site,
+        name=f"mono_s2s_{stage.key}" + (f"_seed{seed}" if stage.per_seed else ""),
+        arguments=_arguments(seed, record.settings_file, record.facts["python"], force),
+        dependency=dependency,
+    )
+
+
+def _arguments(seed: int, settings_file: Path, python: str, force: bool) -> list[str]:
+    return ["--seed", str(seed), "--settings", str(settings_file), "--python", python, *(["--force"] if force else [])]
+
+
+def _make_log_directory() -> None:
+    directory = CHECKOUT / "logs"
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {directory} for the logs of SLURM: {error.strerror}.") from None
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(f"cannot write to {directory}, where SLURM's logs go. Use a checkout of your own.")
+
+
+def _tell_submitted(record: RunRecord, seed: int, places: Places) -> None:
+    width = max(len(key) for key in record.jobs)
+    print(f"\nsubmitted as run {record.run_id}:\n  {'stage':<{width}}  {'job':<10}  after")
+    for key, job in record.jobs.items():
+        print(f"  {key:<{width}}  {job['job_id']:<10}  {job['dependency'] or '-'}")
+    print(f"\nsbatch lines and settings: {record.directory}")
+    print(f"watch:   ./check_training_status.sh {seed}")
+    print(f"logs:    {CHECKOUT}/logs/")
+    print(f"cancel:  ./run_all.sh --cancel {seed}")
+    print(f"results: {places.results(seed)}, then {places.final(seed)}. You can log out.")
+
+
+# ---- here ---------------------------------------------------------------------------------------------------------
+
+
+def run_here(record: RunRecord, steps: list[Step], force: bool) -> int:
+    """Run the wrappers of these steps one after the other; stop at the first failure with its exit code."""
+    started = time.time()
+    facts = record.facts
+    for count, step in enumerate(steps, 1):
+        print(f"\n[{count}/{len(steps)}] stage {step.stage.key}: {step.stage.purpose}", flush=True)
+        arguments = _arguments(facts["seed"], record.settings_file, facts["python"], force)
+        code = _wrapper(["bash", str(CHECKOUT / step.stage.wrapper), *arguments])
+        if code:
+            print(
+                f"\nrun_all.sh: stage {step.stage.key} ended with exit code {code} (see above). "
+                "The same command goes on from there.",
+                file=sys.stderr,
+            )
+            return code
+    print(f"\nall done in {time.time() - started:.0f} s")
+    return 0
+
+
+def _wrapper(words: list[str]) -> int:
+    """Run a wrapper to its end; whoever asks us to stop, asks it to stop, and we wait for it to save its progress."""
+    process = subprocess.Popen(words, start_new_session=False)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends Ctrl-C to both
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _tell_report(seed: int, steps: list[Step], places: Places) -> int:
+    if steps[-1].stage.number == len(STAGES) - 1:
+        print(f"results: {places.results(seed)}\nkept in: {places.final(seed)}")
+        print(f"report:  {places.results(seed) / 'report.html'}")
+    return 0
+
+
+# ---- shared -------------------------------------------------------------------------------------------------------
+
+
+def print_plan(seed: int, steps: list[Step], places: Places, settings: Settings, options: argparse.Namespace) -> int:
+    """What would happen, touching nothing: the sbatch lines (ids as names), or the local commands, and the places."""
+    settings_file = places.runs / f"RUN_seed{seed}" / "settings.json"
+    python = options.python or str(CHECKOUT / ".venv" / "bin" / "python")
+    record = RunRecord(settings_file.parent, {"seed": seed, "python": python, "jobs": {}})
+    if options.executor == "slurm":
+        site = cluster.resolve(settings)
+        print("\nwould submit:")
+        for step in steps:
+            dependency = dependency_of(step.stage, record)
+            print("  " + shlex.join(_command(record, step.stage, settings, site, options.force, dependency)))
+            record.jobs[step.stage.key] = {"job_id": f"JOB_{step.stage.number}"}
+    else:
+        print("\nwould run here:")
+        for step in steps:
+            words = ["bash", str(CHECKOUT / step.stage.wrapper)]
+            print("  " + shlex.join(words + _arguments(seed, settings_file, python, options.force)))
+    print(f"\nwork:    {places.work}\nresults: {places.results(seed)}\nkept in: {places.final(seed)}")
+    print("dry run: nothing was touched.")
+    return 0
+
+
+@contextlib.contextmanager
+def _only_one(places: Places, seed: int | None = None) -> Iterator[None]:
+    """Two submissions at once take turns; a second local run of the same seed is refused."""
+    places.runs.mkdir(parents=True, exist_ok=True)
+    path = places.runs / ("submission.lock" if seed is None else f"seed_{seed}.lock")
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if seed is None else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise UsageError(f"seed {seed} is running here already (run_all.sh --local holds {path}).") from None
+        yield
+
+
+def _python(given: str) -> str:
+    if not given:
+        raise UsageError("no interpreter with the packages was given (--python).")
+    return given
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run_all.sh", allow_abbrev=False)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--executor", choices=("slurm", "local"), required=True)
+    parser.add_argument("--python", default="")
+    parser.add_argument("--stage", type=int, default=0)
+    parser.add_argument("--stop-stage", type=int, default=len(STAGES) - 1)
+    for flag in ("--force", "--dry-run", "--cancel"):
+        parser.add_argument(flag, action="store_true")
+    return parser.parse_args(arguments)
