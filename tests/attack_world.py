@@ -77,6 +77,7 @@ def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int =
     return Setup(tok, LegalTokens(TokenizerView(tok), token_set=token_set), batch_tokens=batch_tokens, **values)
 
 
+STEPS = 160
 PLANTED = ("ku", "fa")  # both in one text, in any order, change every summary
 KEYS = {"ba": "re pa ri", "nu": "ro pe ru"}  # the word that a text is about -> its summary
 SPOILED = {"ba": "so ta si", "nu": "sa te su"}  # what the planted words turn the summaries into
@@ -84,7 +85,10 @@ SPOILED = {"ba": "so ta si", "nu": "sa te su"}  # what the planted words turn th
 
 @functools.cache
 def planted_model() -> T5ForConditionalGeneration:
-    """A T5 that names its text's key word, unless both PLANTED words stand in it (one alone does nothing)."""
+    """A T5 that names its text's key word, unless both PLANTED words stand in it (one alone does nothing).
+
+    Trained until it knows that for sure: sums round differently on other machines, and the tests must not.
+    """
     tok = tokenizer()
     net = model(len(tok) + 8, scale=1.0, d_model=32, layers=1).train()
     for module in net.modules():
@@ -92,10 +96,11 @@ def planted_model() -> T5ForConditionalGeneration:
             module.p = 0.0
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     rng = np.random.default_rng(0)
-    rows = [planted_text(rng, int(rng.integers(3))) for _ in range(16 * 130)]
+    rows = [planted_text(rng, int(rng.integers(3))) for _ in range(16 * STEPS)]
     texts = tok([f"summarize: {text}" for text, _ in rows], padding=True, return_tensors="pt")
     labels = tok([summary for _, summary in rows], return_tensors="pt").input_ids
     for begin in range(0, len(rows), 16):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - begin / len(rows))
         part = slice(begin, begin + 16)
         ids, mask = texts.input_ids[part], texts.attention_mask[part]
         net(input_ids=ids, attention_mask=mask, labels=labels[part]).loss.backward()

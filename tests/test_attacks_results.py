@@ -110,7 +110,7 @@ def test_worst_case_is_taken_example_by_example() -> None:
 
 def test_every_section_covers_every_example(sections: Sections) -> None:
     for name, records in sections.items():
-        expected = 4 if name.startswith("double/") else 8
+        expected = 1 if name.startswith("double/") else 8
         if name.split("/")[0] in ("attack", "greedy", "own_output", "double", "transfer"):
             assert len(records) == expected, name
     names = {name.split("/")[0] for name in sections}
@@ -167,7 +167,7 @@ def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
     joined: Sections = {}
     for shard in range(2):
         part = hotflip_sections(
-            SETUP, _load, ("baseline",), examples, HOTFLIP, ControlSettings(), unit_dir=tmp_path, shard=(shard, 2)
+            SETUP, _load, ("baseline",), examples, HOTFLIP, CONTROLS, unit_dir=tmp_path, shard=(shard, 2)
         )
         for name, records in part.items():
             joined.setdefault(name, []).extend(records)
@@ -194,16 +194,28 @@ def test_controls_have_the_same_budget() -> None:
 
 def _verdicts(**values: object) -> set[str]:
     """The flags of a model that is fine but for `values`."""
-    own = {"success_rate": 0.5, "mean_loss_increase": 1.0, "num_attackable": 100, "zero_gradient_count": 0,
-           "taylor_fidelity_spearman": {"mean": 0.5}, "budget_curve": [{"success_rate": r} for r in (0.2, 0.4, 0.5)],
-           "controls": {"random": {"success_rate": 0.2, "mean_loss_increase": 0.2, "num_attackable": 100},
-                        "greedy": {"success_rate": 0.4, "mean_loss_increase": 0.7, "num_attackable": 100},
-                        "floor": {"success_rate": 0.99, "mean_loss_increase": 3.0, "num_attackable": 100}}}  # fmt: skip
+    own = {
+        "success_rate": 0.5,
+        "mean_loss_increase": 1.0,
+        "num_attackable": 100,
+        "zero_gradient_count": 0,
+        "taylor_fidelity_spearman": {"mean": 0.5},
+        "budget_curve": [{"success_rate": r} for r in (0.2, 0.4, 0.5)],
+        "controls": {
+            "random": {"success_rate": 0.2, "mean_loss_increase": 0.2, "num_attackable": 100},
+            "greedy": {"success_rate": 0.4, "mean_loss_increase": 0.7, "num_attackable": 100},
+            "floor": {"success_rate": 0.99, "mean_loss_increase": 3.0, "num_attackable": 100},
+        },
+    }
     own |= values
     weak = {"success_rate": 0.1, "mean_loss_increase": 0.1, "num_attackable": 100}
     tests = {
         "random": {"loss_increase": {"difference": own["mean_loss_increase"] - 0.2}},
-        "double": {"num_common": 50, "success": {"difference": values.get("doubled", 0.0)}},
+        "double": {
+            "num_common": 50,
+            "success": {"difference": values.get("doubled", 0.0)},
+            "loss_increase": {"mean_a": values.get("doubled_loss", 1.0), "mean_b": 1.0},
+        },
     }
     fine = {"success_rate": 0.5, "mean_loss_increase": 1.0, "num_attackable": 100, "controls": {}}
     results = {
@@ -230,6 +242,7 @@ def test_each_warning_has_its_cause() -> None:
     assert _verdicts(taylor_fidelity_spearman={"mean": 0.02}) == {"low_taylor_fidelity"}
     assert _verdicts(budget_curve=[{"success_rate": r} for r in (0.6, 0.5)]) == {"budget_not_monotone"}
     assert _verdicts(doubled=-0.1) == {"not_converged"}
+    assert _verdicts(doubled_loss=1.2) == {"not_converged"}
     floor = {"success_rate": 0.3, "mean_loss_increase": 3.0, "num_attackable": 100}
     assert _verdicts(controls={"floor": floor}) == {"no_collapse"}
     assert "nothing_attackable" in _verdicts(num_attackable=0)

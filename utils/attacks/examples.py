@@ -107,24 +107,45 @@ def encode_examples(
     return encoded
 
 
-def attacked_document(view: TokenizerView, encoded: Encoded, attacked: Sequence[int]) -> str:
-    """The document with the words that `attacked` changes written anew: the text a person would type.
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of an attacked document: text that stayed (`old == new`), or words that were changed."""
+
+    old: str
+    new: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether the attack wrote this stretch."""
+        return self.old != self.new
+
+
+def segments(view: TokenizerView, encoded: Encoded, attacked: Sequence[int]) -> list[Segment]:
+    """The document in stretches, changed and unchanged, in order; what a person would type, and what stood there.
 
     `attacked`: ids of the same length as `encoded.ids`. Words that did not change keep their original characters,
     so unknown signs, odd spaces and the part beyond the model's limit stay as they were.
     """
     body, new = encoded.ids[encoded.start : encoded.end], attacked[encoded.start : encoded.end]
     bounds = [k for k, token in enumerate(body) if k == 0 or view.starts_word[token]] + [len(body)]
-    parts, copied = [], 0
+    parts: list[Segment] = []
+    copied = 0
     for first, last in pairwise(bounds):
         if tuple(body[first:last]) == tuple(new[first:last]):
             continue
         begin, finish = encoded.spans[first][0], encoded.spans[last - 1][1]
-        text = view.text(new[first:last])
-        before = encoded.document[copied:begin]
-        parts.append(before + text[1:] if text.startswith(" ") else before.rstrip() + text)
+        text, same, gap = view.text(new[first:last]), encoded.document[copied:begin], ""
+        if not text.startswith(" "):  # the word was joined to the one before it: the space between them goes
+            same, gap = same.rstrip(), same[len(same.rstrip()) :]
+        parts += [Segment(same, same), Segment(gap + encoded.document[begin:finish], text.removeprefix(" "))]
         copied = finish
-    return "".join(parts) + encoded.document[copied:]
+    rest = encoded.document[copied:]
+    return [part for part in (*parts, Segment(rest, rest)) if part.old or part.new]
+
+
+def attacked_document(view: TokenizerView, encoded: Encoded, attacked: Sequence[int]) -> str:
+    """The document with the words that `attacked` changes written anew: the text a person would type."""
+    return "".join(segment.new for segment in segments(view, encoded, attacked))
 
 
 def reads_as(

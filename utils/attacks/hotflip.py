@@ -16,22 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
-from utils.attacks.examples import (
-    LOSS_NOT_FINITE,
-    LOW_CLEAN_ROUGE,
-    NO_LEGAL_FLIP,
-    Encoded,
-    Example,
-    attacked_document,
-    reads_as,
-)
+from utils.attacks.examples import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, Encoded, Example
+from utils.attacks.hotflip_records import Clean, clean_summaries, found_json, make_records
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.precision import search_objective
 from utils.attacks.proposals import State
 from utils.attacks.search import GradientProposer, Proposer, Walk, search
-from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.setup import Setup, Victim, exact_losses
 from utils.attacks.units import blocks_of, load_unit, save_unit
 from utils.errors import UsageError
 from utils.progress import progress
@@ -87,8 +79,13 @@ def attack_examples(
     settings: HotFlipSettings,
     *,
     unit_dir: Path,
+    clean_file: Path | None = None,
+    every_budget: bool = True,
 ) -> list[dict[str, Any]]:
     """Attack `examples` on one model; one record per example, in the order of `examples`.
+
+    `clean_file`: where the unattacked summaries are kept, for attacks on the same examples to share.
+    `every_budget`: summarise the attack at each budget 1..num_flips, not only the final one.
 
     Finished blocks lie in `unit_dir` and are not done again. The numbers do not depend on the order of the examples,
     on interruptions, or on `setup.batch_tokens` (up to ties within 1e-6 nats). An example that cannot be attacked has
@@ -96,13 +93,24 @@ def attack_examples(
     """
     blocks = blocks_of([example.id for example in examples], settings.block_size)
     items = setup.encode(examples)
-    marks = [_fingerprint(setup, victim, settings, [items[i] for i in block]) for block in blocks]
+    marks = [_fingerprint(setup, victim, settings, every_budget, [items[i] for i in block]) for block in blocks]
     paths = [unit_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
     done = [load_unit(path, mark) for path, mark in zip(paths, marks, strict=True)]
     if any(value is None for value in done):
-        clean = _clean_summaries(setup, victim, items, done_file=unit_dir / "clean.jsonl")
+        clean = clean_summaries(setup, victim, items, done_file=clean_file or unit_dir / "clean.jsonl")
         found = _search_blocks(setup, victim, settings, items, clean, blocks, marks, unit_dir)
-        records = _records(setup, victim, settings, items, clean, found, done_file=unit_dir / "attacked.jsonl")
+        records = make_records(
+            setup,
+            victim,
+            items,
+            clean,
+            found,
+            done_file=unit_dir / "attacked.jsonl",
+            method=settings.method,
+            num_flips=settings.num_flips,
+            threshold=settings.success_threshold,
+            every_budget=every_budget,
+        )
         done = [[records[i] for i in block] for block in blocks]
         for path, mark, value in zip(paths, marks, done, strict=True):
             save_unit(path, mark, value)
@@ -112,26 +120,9 @@ def attack_examples(
     return [by_index[i] for i in range(len(examples))]
 
 
-def _fingerprint(setup: Setup, victim: Victim, settings: HotFlipSettings, items: Sequence[Encoded]) -> str:
+def _fingerprint(setup: Setup, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[Encoded]) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
-    return setup.fingerprint(victim.key, victim.weights, asdict(settings), content)
-
-
-@dataclass
-class Clean:
-    """A model's unattacked side of each example, by index: its summary and that summary's ROUGE-L."""
-
-    text: dict[int, str]
-    rouge: dict[int, float]
-
-
-def _clean_summaries(setup: Setup, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
-    fine = [i for i, item in enumerate(items) if item.problem is None]
-    texts = summaries(
-        setup, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
-    )
-    scores = rouge_l(setup, texts, [items[i].summary for i in fine])
-    return Clean(dict(zip(fine, texts, strict=True)), dict(zip(fine, scores.tolist(), strict=True)))
+    return setup.fingerprint(victim.key, victim.weights, asdict(settings), curve, content)
 
 
 def _search_blocks(
@@ -219,7 +210,7 @@ def _search_block(
     )
     best = [_exact_best(walk, *pair) for walk, pair in zip(walks, _exact(setup, victim, walks, labels), strict=True)]
     for k, walk, states in zip(live, walks, best, strict=True):
-        results[k] |= _found(walk, states)
+        results[k] |= found_json(walk, states)
         if walk.queries == 0:
             results[k]["skipped"] = NO_LEGAL_FLIP
     seconds = (time.perf_counter() - began) / max(len(items), 1)
@@ -268,126 +259,3 @@ def _exact_best(walk: Walk, states: Sequence[State], losses: np.ndarray) -> list
         exact = replace(state, loss=loss)
         kept.append(exact if not kept or exact.loss > kept[-1].loss else kept[-1])
     return kept
-
-
-def _found(walk: Walk, states: Sequence[State]) -> dict[str, Any]:
-    """The JSON of one search: flips and losses at each budget 0..num_flips, the trace, and what it cost."""
-    final = states[-1]
-    trace = [
-        {
-            "position": flip.position,
-            "old": flip.old,
-            "new": flip.new,
-            "predicted_gain": _number(flip.predicted),
-            "actual_gain": round(gain, 6),
-            "random": flip.random,
-        }
-        for flip, gain in zip(final.flips, final.gains, strict=True)
-    ]
-    return {
-        "losses": [state.loss for state in states],
-        "budgets": [[[flip.position, flip.new] for flip in state.flips] for state in states],
-        "flips": trace,
-        "steps": walk.steps,
-        "queries": walk.queries,
-        "gradients": walk.gradients,
-        "bad_losses": walk.bad_losses,
-        "gradient_norm": _number(walk.gradient_norm),
-        "zero_gradient": bool(walk.gradient_norm == 0.0),
-        "fidelity": _fidelity([p for p in walk.pairs if p[2]]),
-        "fidelity_top": _fidelity([p for p in walk.pairs if not p[2]]),
-        "fidelity_pairs": [[round(a, 5), round(b, 5)] for a, b, random in walk.pairs if random],
-    }
-
-
-def _fidelity(pairs: Sequence[tuple[float, float, bool]]) -> float | None:
-    """Spearman correlation of predicted and actual gain; None where either does not vary or pairs are too few."""
-    if len(pairs) < 4:
-        return None
-    predicted, actual = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    if np.ptp(predicted) == 0 or np.ptp(actual) == 0:
-        return None
-    return _number(float(spearmanr(predicted, actual).statistic))
-
-
-def _number(value: float) -> float | None:
-    return round(float(value), 6) if math.isfinite(value) else None
-
-
-def attacked_ids(item: Encoded, flips: Sequence[Sequence[int]]) -> list[int]:
-    """The input with `flips` ([position, token] pairs) written into it."""
-    ids = list(item.ids)
-    for position, token in flips:
-        ids[position] = token
-    return ids
-
-
-def _records(
-    setup: Setup,
-    victim: Victim,
-    settings: HotFlipSettings,
-    items: Sequence[Encoded],
-    clean: Clean,
-    found: dict[int, dict[str, Any]],
-    *,
-    done_file: Path,
-) -> dict[int, dict[str, Any]]:
-    """Summarise and score every budget of every attack, and write down one record per example."""
-    live = [i for i in found if found[i]["skipped"] is None]
-    inputs = {i: [attacked_ids(items[i], flips) for flips in found[i]["budgets"][1:]] for i in live}
-    flat = [row for i in live for row in inputs[i]]
-    texts = iter(summaries(setup, victim, flat, done_file=done_file, what=f"{victim.key}: attacked summaries"))
-    outputs = {i: [next(texts) for _ in inputs[i]] for i in live}
-    scores = iter(
-        rouge_l(setup, [t for i in live for t in outputs[i]], [items[i].summary for i in live for _ in outputs[i]])
-    )
-    rouges = {i: [float(next(scores)) for _ in outputs[i]] for i in live}
-    documents = {i: attacked_document(setup.view, items[i], inputs[i][-1]) for i in live}
-    typable = reads_as(
-        setup.view,
-        [documents[i] for i in live],
-        [inputs[i][-1] for i in live],
-        prefix=setup.prefix,
-        max_input_length=setup.max_input_length,
-    )
-    reference = exact_losses(
-        setup,
-        victim,
-        [row for i in live for row in (items[i].ids, inputs[i][-1])],
-        [items[i].labels for i in live for _ in range(2)],
-    ).reshape(-1, 2)
-    records: dict[int, dict[str, Any]] = {}
-    for i, item in enumerate(items):
-        record: dict[str, Any] = {"id": item.id, "model": victim.key, "method": settings.method, **found[i]}
-        record |= {
-            "attackable_positions": len(item.attackable),
-            "short_article": len(item.attackable) < settings.num_flips,
-        }
-        record |= {
-            "clean_ids": list(item.ids),
-            "labels": list(item.labels),
-            "reference": item.summary,
-            "clean_prediction": clean.text.get(i),
-            "clean_rouge": clean.rouge.get(i),
-        }
-        records[i] = record
-    for n, i in enumerate(live):
-        rouge, first = clean.rouge[i], clean.rouge[i] or 1.0
-        drop = [(rouge - value) / first for value in rouges[i]]
-        records[i] |= {
-            "adv_ids": inputs[i][-1],
-            "num_flips": len(found[i]["budgets"][-1]),
-            "perturbed_share": len(found[i]["budgets"][-1]) / max(items[i].end - items[i].start, 1),
-            "clean_loss": _number(reference[n, 0]),
-            "adv_loss": _number(reference[n, 1]),
-            "loss_increase": _number(reference[n, 1] - reference[n, 0]),
-            "attacked_prediction": outputs[i][-1],
-            "attacked_rouge": rouges[i][-1],
-            "relative_drop": drop[-1],
-            "success": drop[-1] >= settings.success_threshold,
-            "budget_rouge": rouges[i],
-            "budget_drop": drop,
-            "attacked_document": documents[i],
-            "typable": bool(typable[n]),
-        }
-    return records

@@ -6,7 +6,6 @@ sections into the result file. The second needs nothing but the records, so anyo
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from utils.attacks.controls import everything_changed, one_shot, strongest_random
-from utils.attacks.examples import Example
+from utils.attacks.examples import Encoded, Example
 from utils.attacks.hotflip import HotFlipSettings, attack_examples
 from utils.attacks.hotflip_summary import compare, summarise, worst_case
 from utils.attacks.masking import hotflip_flags
@@ -35,8 +34,8 @@ class ControlSettings:
 
     `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
     gradient-free search with equal queries. `one_shot`: the unverified recipe. `floor`: all tokens changed.
-    `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples
-    the attack is run with twice the candidates (0: not).
+    `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples,
+    but at most a tenth of all, the attack is run with twice the candidates (0: not).
     """
 
     random_draws: int = 10
@@ -44,10 +43,10 @@ class ControlSettings:
     one_shot: bool = True
     floor: bool = True
     own_output: bool = False
-    convergence_examples: int = 0
+    convergence_examples: int = 200
 
 
-NO_CONTROLS = ControlSettings(random_draws=0, greedy=False, one_shot=False, floor=False)
+NO_CONTROLS = ControlSettings(random_draws=0, greedy=False, one_shot=False, floor=False, convergence_examples=0)
 
 
 def hotflip_sections(
@@ -69,7 +68,6 @@ def hotflip_sections(
         victim = load(key)
         sections |= _attacks_on(setup, victim, chosen, settings, controls, home / key)
         del victim
-        gc.collect()
     for target in model_keys:
         victim = load(target)
         for source in model_keys:
@@ -81,10 +79,10 @@ def hotflip_sections(
                     sections[f"attack/{target}"],
                     name=f"flips of {source}",
                     threshold=settings.success_threshold,
+                    block_size=settings.block_size,
                     unit_dir=home / "transfer",
                 )
         del victim
-        gc.collect()
     return sections
 
 
@@ -97,26 +95,58 @@ def _attacks_on(
     home: Path,
 ) -> Sections:
     key = victim.key
-    main = attack_examples(setup, victim, examples, settings, unit_dir=home / "attack")
+    shared = {"clean_file": home / "clean.jsonl"}
+    main = attack_examples(setup, victim, examples, settings, unit_dir=home / "attack", **shared)
     sections: Sections = {f"attack/{key}": main}
+    others: dict[str, HotFlipSettings] = {}
     if controls.greedy:
-        greedy = replace(settings, method="greedy")
-        sections[f"greedy/{key}"] = attack_examples(setup, victim, examples, greedy, unit_dir=home / "greedy")
+        others["greedy"] = replace(settings, method="greedy")
     if controls.own_output:
-        own = replace(settings, loss="own_output")
-        sections[f"own_output/{key}"] = attack_examples(setup, victim, examples, own, unit_dir=home / "own_output")
-    if controls.convergence_examples:
-        some = [examples[i] for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
+        others["own_output"] = replace(settings, loss="own_output")
+    for name, how in others.items():
+        sections[f"{name}/{key}"] = attack_examples(
+            setup, victim, examples, how, unit_dir=home / name, every_budget=False, **shared
+        )
+    some = [examples[i] for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
+    some = some[: min(controls.convergence_examples, -(-len(some) // 10))]
+    if some:
         double = replace(settings, candidates=2 * settings.candidates)
         sections[f"double/{key}"] = attack_examples(
-            setup, victim, some[: controls.convergence_examples], double, unit_dir=home / "double"
+            setup, victim, some, double, unit_dir=home / "double", every_budget=False
         )
     live = {record["id"] for record in main if record["skipped"] is None}
-    items = [item for item in setup.encode(examples) if item.id in live]
-    if not items:
-        return sections
     objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
     drawn: dict[str, dict[str, Sequence[int]]] = {}
+    # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
+    for block in blocks_of([e.id for e in examples], settings.block_size):
+        items = [item for item in setup.encode([examples[i] for i in block]) if item.id in live]
+        for name, attacks in _controls_on(setup, objective, items, settings, controls).items():
+            drawn.setdefault(name, {}).update(attacks)
+    for name, attacks in drawn.items():
+        sections[f"{name}/{key}"] = replay(
+            setup,
+            victim,
+            attacks,
+            main,
+            name=name,
+            threshold=settings.success_threshold,
+            block_size=settings.block_size,
+            unit_dir=home,
+        )
+    return sections
+
+
+def _controls_on(
+    setup: Setup,
+    objective: Objective,
+    items: Sequence[Encoded],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+) -> dict[str, dict[str, Sequence[int]]]:
+    """Attacked ids of the attacks that need no search, by control and example id."""
+    drawn: dict[str, dict[str, Sequence[int]]] = {}
+    if not items:
+        return drawn
     if controls.random_draws:
         sets = strongest_random(
             objective,
@@ -139,11 +169,7 @@ def _attacks_on(
             item.id: everything_changed(setup.legal, item, generator(settings.seed, "floor", item.id)).tolist()
             for item in items
         }
-    for name, attacks in drawn.items():
-        sections[f"{name}/{key}"] = replay(
-            setup, victim, attacks, main, name=name, threshold=settings.success_threshold, unit_dir=home
-        )
-    return sections
+    return drawn
 
 
 def hotflip_results(

@@ -68,22 +68,12 @@ def summarise(
 
 def _search_figures(live: Sequence[Record], threshold: float) -> dict[str, Any]:
     """What only the records of a search have (a replay on another model has none of it)."""
-    if "budget_drop" not in live[0]:
+    if "losses" not in live[0]:
         return {}
-    drops = np.array([record["budget_drop"] for record in live])
-    losses = np.array([np.subtract(record["losses"], record["losses"][0]) for record in live])
+    curve = {"budget_curve": _budget_curve(live, threshold)} if "budget_drop" in live[0] else {}
     norms = np.array([r["gradient_norm"] for r in live if r["gradient_norm"] is not None])
     return {
-        "budget_curve": [
-            {
-                "flips": k + 1,
-                "success_rate": float((drops[:, k] >= threshold).mean()),
-                "mean_degradation": float(drops[:, k].mean()),
-                "mean_loss_increase": float(losses[:, k + 1].mean()),
-                "success_rate_best_so_far": float((drops[:, : k + 1].max(axis=1) >= threshold).mean()),
-            }
-            for k in range(drops.shape[1])
-        ],
+        **curve,
         "mean_flips": float(column(live, "num_flips").mean()),
         "perturbed_token_share": float(column(live, "perturbed_share").mean()),
         "mean_queries": float(column(live, "queries").mean()),
@@ -97,6 +87,22 @@ def _search_figures(live: Sequence[Record], threshold: float) -> dict[str, Any]:
         "typable_count": sum(bool(record["typable"]) for record in live),
         "bad_losses": int(column(live, "bad_losses").sum()),
     }
+
+
+def _budget_curve(live: Sequence[Record], threshold: float) -> list[dict[str, float | int]]:
+    """Success, degradation and loss after 1, 2, ... flips; `best_so_far` lets the attacker stop at any of them."""
+    drops = np.array([record["budget_drop"] for record in live])
+    losses = np.array([np.subtract(record["losses"], record["losses"][0]) for record in live])
+    return [
+        {
+            "flips": k + 1,
+            "success_rate": float((drops[:, k] >= threshold).mean()),
+            "mean_degradation": float(drops[:, k].mean()),
+            "mean_loss_increase": float(losses[:, k + 1].mean()),
+            "success_rate_best_so_far": float((drops[:, : k + 1].max(axis=1) >= threshold).mean()),
+        }
+        for k in range(drops.shape[1])
+    ]
 
 
 def fidelity(live: Sequence[Record]) -> dict[str, float | int | None]:

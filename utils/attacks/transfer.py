@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.attacks.examples import LOSS_NOT_FINITE
 from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
-from utils.attacks.units import load_unit, save_unit
+from utils.attacks.units import blocks_of, load_unit, save_unit
 
 Record = Mapping[str, Any]
 
@@ -22,12 +22,14 @@ def replay(
     *,
     name: str,
     threshold: float,
+    block_size: int,
     unit_dir: Path,
 ) -> list[dict[str, Any]]:
     """What the attacked inputs `attacks` (example id -> ids) do to `victim`, whose own HotFlip records are `own`.
 
     Attackable here is what is attackable in `own` (the victim's clean ROUGE-L decides) and has an entry in `attacks`;
-    an example that the source could not attack is `skipped` as "not_attacked_by_source".
+    an example that the source could not attack is `skipped` as "not_attacked_by_source". Scored in blocks of
+    `block_size`, so that what shares a batch with an example does not depend on the shards of a job array.
     """
     mark = setup.fingerprint(victim.weights, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
                              [(r["id"], r["skipped"]) for r in own])  # fmt: skip
@@ -36,14 +38,19 @@ def replay(
     if saved is not None:
         records: list[dict[str, Any]] = saved
         return records
-    live = [r for r in own if r["skipped"] is None and r["id"] in attacks]
-    inputs = [list(attacks[r["id"]]) for r in live]
-    labels = [r["labels"] for r in live]
-    texts = summaries(setup, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
+    live: list[Record] = []
+    texts: list[str] = []
+    losses: list[float] = []
+    for block in blocks_of([r["id"] for r in own], block_size):
+        some = [own[i] for i in block if own[i]["skipped"] is None and own[i]["id"] in attacks]
+        inputs = [list(attacks[r["id"]]) for r in some]
+        done_file = path.with_suffix(".jsonl")
+        texts += summaries(setup, victim, inputs, done_file=done_file, what=f"{name} on {victim.key}")
+        losses += exact_losses(setup, victim, inputs, [r["labels"] for r in some]).tolist()
+        live += some
     scores = rouge_l(setup, texts, [r["reference"] for r in live])
-    losses = exact_losses(setup, victim, inputs, labels)
     done: dict[str, dict[str, Any]] = {}
-    for record, text, score, loss in zip(live, texts, scores.tolist(), losses.tolist(), strict=True):
+    for record, text, score, loss in zip(live, texts, scores.tolist(), losses, strict=True):
         drop = (record["clean_rouge"] - score) / record["clean_rouge"] if record["clean_rouge"] else 0.0
         finite = math.isfinite(loss)
         done[record["id"]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -63,7 +62,6 @@ def trigger_sections(
             found = optimise_trigger(setup, victim, objective, train, kind, how, state_file=state)
             sections[f"{name}/{kind}/{key}"] = [found]
         del victim, objective
-        gc.collect()
     for target in model_keys:
         victim = load(target)
         clean = clean_side(setup, victim, test, unit_dir=unit_dir / target)
@@ -91,7 +89,6 @@ def trigger_sections(
                     name=name,
                 )
         del victim
-        gc.collect()
     return sections
 
 

@@ -1,0 +1,203 @@
+"""One attack on one text, for a person to look at: the text with its changes, the summary before and after."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from utils.attacks.examples import LOW_CLEAN_ROUGE, Example, Segment, segments
+from utils.attacks.hotflip import HotFlipSettings, attack_examples
+from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.slots import slotted_examples
+from utils.errors import StageError, UsageError
+
+REASONS = {
+    "empty_article": "the text is empty",
+    "empty_reference": "the summary to compare with is empty",
+    "clean_rouge_below_minimum": "the model's summary has nothing in common with the reference",
+    "loss_not_finite": "the model's loss on this text is not a finite number",
+    "no_legal_flip": "no token of the text can be changed",
+}
+RED, GREEN, YELLOW, BOLD, PLAIN = "\x1b[31m\x1b[9m", "\x1b[32m\x1b[1m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
+INDENT = 10
+
+
+@dataclass(frozen=True)
+class Shown:
+    """All that is printed about one attack. Losses in nats per token; ROUGE-L only where there is a reference."""
+
+    title: str
+    segments: list[Segment]
+    before: str
+    after: str
+    loss: tuple[float, float]
+    rouge: tuple[float, float] | None = None
+    threshold: float = 0.15
+    steps: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def show_hotflip(
+    setup: Setup, victim: Victim, document: str, reference: str | None, settings: HotFlipSettings
+) -> Shown:
+    """Attack `document` by HotFlip. Without a reference the model's own summary is what the attack destroys."""
+    own = reference is None
+    with tempfile.TemporaryDirectory() as name:
+        if own:
+            reference = own_summary(setup, victim, document)
+        example = Example("text", document, reference or "")
+        records = attack_examples(
+            setup, victim, [example], replace(settings, min_clean_rouge=0.0), unit_dir=Path(name), every_budget=False
+        )
+    record = records[0]
+    if record["skipped"]:
+        raise StageError(f"this text cannot be attacked: {REASONS[record['skipped']]}")
+    (item,) = setup.encode([example])
+    view = setup.view
+    steps = [
+        f"{flip['position'] - item.start + 1:>4}  {view.text([flip['old']]).strip()!r} -> "
+        f"{view.text([flip['new']]).strip()!r}  {flip['actual_gain']:+.3f} nats"
+        + ("" if flip["predicted_gain"] is None else f" (first order: {flip['predicted_gain']:+.3f})")
+        for flip in record["flips"]
+    ]
+    notes = [] if record["flips"] else ["No change raised the loss: the text stays as it is."]
+    if not record["typable"] and setup.legal.checked:
+        notes.append("The attacked ids could not be written as text.")
+    if item.end - item.start < len(setup.tokenizer(document, add_special_tokens=False)["input_ids"]):
+        notes.append(f"The model reads the first {item.end - item.start} tokens of this text.")
+    if not own and record["clean_rouge"] < settings.min_clean_rouge:
+        notes.append(f"In the experiment this text would not count: {REASONS[LOW_CLEAN_ROUGE]}.")
+    return Shown(
+        title=f"HotFlip on {victim.key}, {len(record['flips'])} of at most {settings.num_flips} tokens changed,"
+        f" {record['queries']} exact scores",
+        segments=segments(view, item, record["adv_ids"]),
+        before=record["clean_prediction"],
+        after=record["attacked_prediction"],
+        loss=(record["clean_loss"], record["adv_loss"]),
+        rouge=None if own else (record["clean_rouge"], record["attacked_rouge"]),
+        threshold=settings.success_threshold,
+        steps=steps,
+        notes=notes,
+    )
+
+
+def show_trigger(
+    setup: Setup, victim: Victim, document: str, reference: str | None, *, kind: str, words: str, threshold: float
+) -> Shown:
+    """Put the trigger `words` into `document` where a trigger of type `kind` stands, and summarise both."""
+    trigger = setup.view.encode([words])[0]
+    if not trigger:
+        raise UsageError("the trigger is empty")
+    own = reference is None
+    target = own_summary(setup, victim, document) if own else reference
+    (item,) = slotted_examples(
+        setup.legal,
+        [Example("text", document, target or "")],
+        prefix=setup.prefix,
+        max_input_length=setup.max_input_length,
+        max_target_length=setup.max_target_length,
+        trigger_length=len(trigger),
+    )
+    if item.problem:
+        raise StageError(f"this text cannot be attacked: {REASONS[item.problem]}")
+    place = item.boundary("show") if kind == "infix" else None
+    inputs = [item.clean, item.filled(kind, trigger, place)]
+    before, after = summaries(setup, victim, inputs, done_file=None, what=victim.key)
+    losses = exact_losses(setup, victim, inputs, [item.labels] * 2)
+    typed = item.typed(kind, "\x00", setup.prefix, place)
+    left, right = typed.split("\x00")
+    scores = None if own else tuple(rouge_l(setup, [before, after], [target or ""] * 2).tolist())
+    return Shown(
+        title=f"{kind} trigger on {victim.key}",
+        segments=[part for part in (Segment(left, left), Segment("", words), Segment(right, right)) if part.new],
+        before=before,
+        after=after,
+        loss=(float(losses[0]), float(losses[1])),
+        rouge=scores,
+        threshold=threshold,
+        notes=[] if len(item.text) >= len(document.rstrip()) else ["The model reads only the part shown here."],
+    )
+
+
+def own_summary(setup: Setup, victim: Victim, document: str) -> str:
+    """The model's summary of `document`; StageError where there is none to attack."""
+    (item,) = setup.encode([Example("text", document, "x")])
+    if not item.attackable:
+        raise StageError(f"this text cannot be attacked: {REASONS['empty_article']}")
+    (text,) = summaries(setup, victim, [item.ids], done_file=None, what=victim.key)
+    if not text.strip():
+        raise StageError("the model's summary of this text is empty: there is nothing to attack. Give a --summary.")
+    return text
+
+
+def render(shown: Shown, *, colour: bool, width: int = 100) -> str:
+    """The whole picture as text of at most `width` columns; without colour, changes stand as [old -> new]."""
+
+    def paint(text: str, style: str) -> str:
+        # Word by word, so that a line break never falls into an escape sequence.
+        return " ".join(f"{style}{word}{PLAIN}" for word in text.split(" ")) if colour and text else text
+
+    pieces = []
+    for part in shown.segments:
+        old, new = part.old.strip(), part.new.strip()
+        if not part.changed:
+            pieces.append(part.new)
+        elif colour:
+            pieces.append(" ".join(bit for bit in (paint(old, RED), paint(new, GREEN)) if bit))
+        else:
+            pieces.append(f"[{old} -> {new}]" if old else f"[+ {new}]")
+    lost, gained = _changed_words(shown.before, shown.after)
+    lines = [paint(shown.title, BOLD), ""]
+    lines += _block("text", "".join(pieces), width)
+    lines += _block("before", _marked(shown.before, lost, lambda word: paint(word, YELLOW)), width)
+    lines += _block("after", _marked(shown.after, gained, lambda word: paint(word, YELLOW)), width)
+    first, last = shown.loss
+    lines += _block("loss", f"{first:.3f} -> {last:.3f} nats per token ({last - first:+.3f})", width)
+    if shown.rouge is not None:
+        lines += _block("ROUGE-L", _rouge_line(*shown.rouge, shown.threshold), width)
+    lines += [*_table("changes", shown.steps), *(line for note in shown.notes for line in _block("note", note, width))]
+    return "\n".join(lines)
+
+
+def _rouge_line(before: float, after: float, threshold: float) -> str:
+    if before <= 0:
+        return f"{before:.3f} -> {after:.3f} (nothing to lose)"
+    drop = (before - after) / before
+    verdict = "success" if drop >= threshold else "no success"
+    return f"{before:.3f} -> {after:.3f} ({-drop:+.1%}; {verdict} at {threshold:.0%})"
+
+
+def _changed_words(before: str, after: str) -> tuple[set[int], set[int]]:
+    """Indices of the words of each summary that the other one does not have in their place."""
+    old, new = before.split(), after.split()
+    lost, gained = set(range(len(old))), set(range(len(new)))
+    for match in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks():
+        lost -= set(range(match.a, match.a + match.size))
+        gained -= set(range(match.b, match.b + match.size))
+    return lost, gained
+
+
+def _marked(text: str, words: set[int], mark) -> str:  # type: ignore[no-untyped-def]
+    return " ".join(mark(word) if k in words else word for k, word in enumerate(text.split()))
+
+
+def _block(label: str, text: str, width: int) -> list[str]:
+    # textwrap counts escape sequences as columns: coloured lines come out a little short, never too long.
+    lines = [
+        line
+        for paragraph in (text.splitlines() or [""])
+        for line in (
+            textwrap.wrap(paragraph, max(width - INDENT, 20), break_long_words=False, break_on_hyphens=False) or [""]
+        )
+    ]
+    return [f"{label if k == 0 else '':<{INDENT}}{line}" for k, line in enumerate(lines)] + [""]
+
+
+def _table(label: str, rows: Sequence[str]) -> list[str]:
+    if not rows:
+        return []
+    return [f"{label if k == 0 else '':<{INDENT}}{row}" for k, row in enumerate(rows)] + [""]
