@@ -1,5 +1,8 @@
 """Summaries in bulk: length-sorted batches sized by tokens, resumable batch by batch, the same bits every time.
 
+The engine is utils/beam_search.py (the ids of transformers' beam search, several times faster);
+`transformers_beam_search` stays as the reference that tests and benchmark hold it against.
+
 The composition of every batch follows from the whole list of inputs alone, never from what an earlier run finished.
 So a run that was killed and started again computes each remaining batch exactly as an undisturbed run would.
 """
@@ -17,25 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.beam_search import DecodingSettings, beam_search, through_end
 from utils.errors import Interrupted
 from utils.files import append_jsonl, read_jsonl, write_jsonl
 from utils.progress import progress
+from utils.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
 
 # More rows than this in one batch of short inputs only grows the logits (rows × beams × vocabulary), not the speed.
 MAX_ROWS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodingSettings:
-    """Beam search settings; lengths count generated tokens, </s> included (as transformers counts them)."""
-
-    num_beams: int = 4
-    length_penalty: float = 1.2
-    min_new_tokens: int = 10
-    max_new_tokens: int = 80
-    no_repeat_ngram_size: int = 3
 
 
 def generate(
@@ -83,10 +77,11 @@ def generate_timed(
     """The summaries in input order and the seconds that making them took, over all runs that shared `done_file`.
 
     input_ids: rows of token ids that end with </s>, any lengths. batch_tokens: rows × longest row of a batch, at most
-    (a longer single row still gets its own batch). precision: "fp32", "bf16" (autocast), or "auto" (bf16 on a GPU
-    that has it). done_file: JSONL that each finished batch is appended to; a rerun takes finished batches from there.
-    fingerprint: names the weights (their hash); a done_file of other weights, settings or inputs is thrown away.
-    stop_requested: polled between batches; when it says True, Interrupted is raised with all finished batches saved.
+    (a longer single row still gets its own batch). precision: "fp32", "bf16" (products in bfloat16, the rest in
+    float32), or "auto" (bf16 on a GPU that has it). done_file: JSONL that each finished batch is appended to; a rerun
+    takes finished batches from there. fingerprint: names the weights (their hash); a done_file of other weights,
+    settings or inputs is thrown away. stop_requested: polled between batches; when it says True, Interrupted is
+    raised with all finished batches saved.
 
     Raises ValueError for a model in training mode or an empty row.
     """
@@ -104,6 +99,7 @@ def generate_timed(
         "examples": len(rows),
     }
     done = _read_done(done_file, header, hashes, what)
+    engine = T5Inference(model, torch.bfloat16 if precision == "bf16" else torch.float32)
     rows_limit = MAX_ROWS
     todo = [batch for batch in batches if not all(index in done for index in batch)]
     with progress(total=len(rows), what=what, unit="summary") as bar:
@@ -112,7 +108,7 @@ def generate_timed(
             if stop_requested is not None and stop_requested():
                 raise Interrupted(f"{what}: stopped with {len(done)} of {len(rows)} summaries done")
             start = time.perf_counter()
-            ids, rows_limit = _within_memory(model, [rows[i] for i in batch], decoding, precision, rows_limit)
+            ids, rows_limit = _within_memory(engine, [rows[i] for i in batch], decoding, rows_limit)
             texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
             seconds = (time.perf_counter() - start) / len(batch)
             new = [
@@ -165,7 +161,10 @@ def pad_rows(rows: Sequence[np.ndarray], pad: int, device: torch.device) -> tupl
 def transformers_beam_search(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, decoding: DecodingSettings
 ) -> list[list[int]]:
-    """transformers' own beam search: generated ids of each row without the start token and without padding."""
+    """transformers' own beam search: generated ids of each row without the start token, up to and including </s>.
+
+    ids, mask: int64 [rows, longest], as `pad_rows` gives them.
+    """
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -177,22 +176,21 @@ def transformers_beam_search(
         no_repeat_ngram_size=decoding.no_repeat_ngram_size,
         early_stopping=False,
     )
-    pad = model.config.pad_token_id
-    return [[token for token in row if token != pad] for row in output[:, 1:].tolist()]
+    return [through_end(row, model.config.eos_token_id) for row in output[:, 1:].tolist()]
 
 
 def _within_memory(
-    model: Any, rows: list[np.ndarray], decoding: DecodingSettings, precision: str, limit: int
+    engine: T5Inference, rows: list[np.ndarray], decoding: DecodingSettings, limit: int
 ) -> tuple[list[list[int]], int]:
-    """Generated ids of `rows`, in parts of at most `limit` rows; out of GPU memory halves the limit and says so."""
-    device = next(model.parameters()).device
+    """Generated ids of `rows`, in parts of at most `limit` rows; out of GPU memory halves the limit and says so.
+
+    A part of another size may round differently, so a run that hit the limit can differ from one that did not.
+    """
     ids: list[list[int]] = []
     while len(ids) < len(rows):
         part = rows[len(ids) : len(ids) + limit]
         try:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                padded, mask = pad_rows(part, model.config.pad_token_id, device)
-                ids += transformers_beam_search(model, padded, mask, decoding)
+            ids += beam_search(engine, part, decoding)
         except torch.OutOfMemoryError:
             if len(part) == 1:
                 raise
