@@ -1,0 +1,234 @@
+"""The demo's corpus: miniature versions of the six data sets, made by templates of our own, the same bytes every time.
+
+Every text hides one event (who will do what with which thing, where, on which day) in small talk or padding sentences.
+The facts stand at varying places, often beside a thing that is only mentioned, so a summary must find them: copying
+the beginning scores badly. All sets share the events' words; their styles differ as those of the real sets do, and
+the news sets are tested on and never trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils.files import write_json, write_jsonl
+
+NAMES = (
+    "Anna Ben Carla David Emma Felix Greta Henry Iris Jonas Karin Leo Mona Nils Olga Paul Rosa Simon Tara Umar Vera "
+    "Walter Xenia Yusuf Zoe Alma Bruno Clara Dario Elsa Frida Gustav"
+).split()
+THINGS = (
+    "bridge garden piano kitchen boat statue fence tower lamp clock engine roof mirror carpet ladder violin fountain "
+    "bicycle window chimney painting oven wagon gate bench telescope curtain mill stove canoe"
+).split()
+PLACES = (
+    "station market library harbour school museum bakery theatre village hospital castle airport factory temple "
+    "stadium farm hotel island campus monastery"
+).split()
+VERBS = "repair paint clean sell move open inspect photograph rebuild measure decorate borrow".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MOODS = "cold quiet lovely strange heavy bright slow gentle noisy simple".split()
+FOODS = "soup bread salad cheese tea rice cake apples coffee honey".split()
+RELATIVES = "sister brother mother father cousin uncle aunt neighbour".split()
+
+SMALL_TALK = (
+    "Good morning, how are you?",
+    "I am fine, thank you.",
+    "My {relative} made {food} yesterday.",
+    "The weather is so {mood} this week.",
+    "Did you like the {food}?",
+    "Yes, it was {mood}.",
+    "I do not care about the {other}.",
+    "Everybody talks about the {other}.",
+)
+PADDING = (
+    "The season has been {mood} so far.",
+    "Visitors enjoyed {food} in the street.",
+    "A reporter asked many questions.",
+    "Old records describe the {other}.",
+    "Nobody expected such a {mood} week.",
+    "Some critics prefer the {other}.",
+    "The mayor gave a {mood} speech.",
+)
+THEORY = (
+    "Earlier work looked at the {other}.",
+    "Our results are {mood} and robust.",
+    "The data were {mood} in most cases.",
+    "Many methods need the {other}.",
+    "We thank our {relative} for the {food}.",
+    "Section two gives the details.",
+)
+ROWS = {
+    "dialogsum": {"train": 800, "validation": 60, "test": 100},
+    "highlightsum": {"train": 900, "validation": 60, "test": 100},
+    "arxiv": {"train": 600, "validation": 60, "test": 100},
+    "cnn_dm": {"validation": 100, "test": 100},
+    "xsum": {"test": 100},
+    "samsum": {"test": 100},
+}
+COLUMNS = {
+    "dialogsum": ("dialogue", "summary"),
+    "highlightsum": ("dialogue", "summary"),
+    "arxiv": ("article", "abstract"),
+    "cnn_dm": ("article", "highlights"),
+    "xsum": ("document", "summary"),
+    "samsum": ("dialogue", "summary"),
+}
+# HighlightSum contains DialogSum and SAMSum in the real world; so does ours, for decontamination to find.
+DIALOGSUM_IN_HIGHLIGHTSUM = 150
+SAMSUM_TEST_IN_HIGHLIGHTSUM = 10
+
+
+class Event:
+    """Who will do what with which thing, where and when, and words for the talk around it."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.who, self.second, self.third = rng.sample(NAMES, 3)
+        self.thing, self.other = rng.sample(THINGS, 2)
+        self.verb, self.place, self.day = rng.choice(VERBS), rng.choice(PLACES), rng.choice(DAYS)
+
+    def fill(self, template: str) -> str:
+        return template.format(
+            mood=self.rng.choice(MOODS),
+            food=self.rng.choice(FOODS),
+            relative=self.rng.choice(RELATIVES),
+            other=self.other,
+            **{k: v for k, v in vars(self).items() if isinstance(v, str) and k != "other"},
+        )
+
+    def some(self, templates: tuple[str, ...], count: int) -> list[str]:
+        return [self.fill(template) for template in self.rng.sample(templates, count)]
+
+    def one(self, *templates: str) -> str:
+        return self.fill(self.rng.choice(templates))
+
+    def among(self, facts: list[str], rest: list[str]) -> list[str]:
+        """`rest` with the facts at random places, in order, never at the very beginning."""
+        places = sorted(self.rng.randint(1, len(rest)) for _ in facts)
+        mixed = list(rest)
+        for place, fact in reversed(list(zip(places, facts, strict=True))):
+            mixed.insert(place, fact)
+        return mixed
+
+    @property
+    def core(self) -> str:
+        return f"{self.who} will {self.verb} the {self.thing} at the {self.place} on {self.day}."
+
+
+def _spoken(event: Event) -> list[str]:
+    return [
+        event.one("I will {verb} the {thing}.", "I have to {verb} the {thing}.", "My plan is to {verb} the {thing}."),
+        event.one("Come to the {place}.", "It happens at the {place}.", "I will be at the {place}."),
+        event.one("Let us say {day}.", "The day is {day}.", "I am free on {day}."),
+    ]
+
+
+def dialogue(event: Event) -> tuple[str, str]:
+    """Two speakers, as in DialogSum; the first one has the plan."""
+    lines = event.among(
+        [f"{event.who}: {line}" for line in _spoken(event)],
+        [
+            f"{(event.second, event.who)[i % 2]}: {line}"
+            for i, line in enumerate(event.some(SMALL_TALK, event.rng.randint(2, 4)))
+        ],
+    )
+    return "\n".join(lines), event.core
+
+
+def chat(event: Event) -> tuple[str, str]:
+    """Three people chatting, as in SAMSum."""
+    talk = event.some(SMALL_TALK, event.rng.randint(2, 4))
+    lines = event.among(
+        [f"{event.who}: {line}" for line in _spoken(event)],
+        [f"{event.rng.choice((event.second, event.third))}: {line}" for line in talk],
+    )
+    return "\n".join(lines), event.core
+
+
+def paper(event: Event) -> tuple[str, str]:
+    """A paper and its abstract, as in arXiv."""
+    facts = [
+        event.one("In this paper {who} will {verb} the {thing}.", "The aim of {who} is to {verb} the {thing}."),
+        event.one("The study takes place at the {place}.", "All tests are done at the {place}."),
+        event.one("The work starts on {day}.", "We begin on {day}."),
+    ]
+    return " ".join(event.among(facts, event.some(THEORY, event.rng.randint(2, 4)))), event.core
+
+
+def _reported(event: Event) -> list[str]:
+    return [
+        event.one("Officials said {who} will {verb} the {thing}.", "A plan of {who} is to {verb} the {thing}."),
+        event.one("It happens at the {place}.", "People will gather at the {place}."),
+        event.one("The work starts on {day}.", "The day is {day}."),
+    ]
+
+
+def news(event: Event) -> tuple[str, str]:
+    """A news text with highlights on lines of their own, as in CNN/DailyMail."""
+    text = " ".join(event.among(_reported(event), event.some(PADDING, event.rng.randint(3, 5))))
+    return text, f"{event.who} will {event.verb} the {event.thing}.\nIt happens at the {event.place} on {event.day}."
+
+
+def brief(event: Event) -> tuple[str, str]:
+    """A news text with a one-sentence summary, as in XSum."""
+    return " ".join(event.among(_reported(event), event.some(PADDING, event.rng.randint(2, 4)))), event.core
+
+
+STYLES: dict[str, Callable[[Event], tuple[str, str]]] = {
+    "dialogsum": dialogue,
+    "highlightsum": chat,
+    "arxiv": paper,
+    "cnn_dm": news,
+    "xsum": brief,
+    "samsum": chat,
+}
+
+
+def write_demo_corpus(
+    directory: Path, *, seed: int = 0, rows: dict[str, dict[str, int]] | None = None
+) -> dict[str, int]:
+    """Write `<key>/<split>.jsonl` for all six sets, `datasets.json` that names them, and `planted.json`; atomically.
+
+    Returns what was planted in HighlightSum's training rows: copies of DialogSum's, and of SAMSum's test rows.
+    """
+    rows = rows or ROWS
+    corpus: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for key, splits in rows.items():
+        corpus[key] = {}
+        for split, count in splits.items():
+            rng = random.Random(f"{seed}/{key}/{split}")  # a set does not change when another one grows
+            corpus[key][split] = [_row(key, f"{split}_{n}", *STYLES[key](Event(rng))) for n in range(count)]
+    planted = _plant(corpus, random.Random(f"{seed}/planted"))
+    for key, splits in corpus.items():
+        for split, lines in splits.items():
+            write_jsonl(directory / key / f"{split}.jsonl", lines)
+    registry = {
+        key: {
+            "files": {split: f"{key}/{split}.jsonl" for split in splits},
+            "document": COLUMNS[key][0],
+            "summary": COLUMNS[key][1],
+        }
+        for key, splits in corpus.items()
+    }
+    write_json(directory / "planted.json", planted)
+    write_json(directory / "datasets.json", registry)
+    return planted
+
+
+def _row(key: str, name: str, document: str, summary: str) -> dict[str, Any]:
+    columns = COLUMNS[key]
+    row = {"id": f"{key}_{name}", columns[0]: document, columns[1]: summary}
+    return row | {"topic": "plans"} if key == "dialogsum" else row
+
+
+def _plant(corpus: dict[str, dict[str, list[dict[str, Any]]]], rng: random.Random) -> dict[str, int]:
+    into = corpus["highlightsum"]["train"]
+    copies = min(DIALOGSUM_IN_HIGHLIGHTSUM, len(into) // 4)
+    leaks = min(SAMSUM_TEST_IN_HIGHLIGHTSUM, len(into) // 8)
+    sources = rng.sample(corpus["dialogsum"]["train"], copies) + rng.sample(corpus["samsum"]["test"], leaks)
+    for row, source in zip(rng.sample(into, copies + leaks), sources, strict=True):
+        row["dialogue"], row["summary"] = source["dialogue"], source["summary"]
+    return {"dialogsum_train_in_highlightsum_train": copies, "samsum_test_in_highlightsum_train": leaks}

@@ -1,0 +1,177 @@
+"""The demo's `standard` model: a small ReLU T5 pretrained on the demo corpus, as T5 was on its own, with T5's ids.
+
+Pretraining is span corruption (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, mean span 3, sentinels) plus a
+share of summarization pairs of another kind than those of fine-tuning, as T5's mixture had supervised tasks. So the
+model can read and copy, but has still to learn what the data sets want.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
+
+from utils.demo_corpus import Event, brief, chat, dialogue, news, paper
+from utils.files import new_directory
+from utils.models import load_tokenizer, save_plain
+from utils.progress import progress
+
+VOCABULARY = 400  # SentencePiece pieces, pad, eos and unk among them
+SENTINELS = 100
+STEPS = 700
+BATCH = 32
+LEARNING_RATE = 5e-3
+SUMMARY_SHARE = 0.5
+NOISE_DENSITY, MEAN_SPAN = 0.15, 3.0
+SIZE: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4}
+PREFIX = "summarize: "
+
+
+def build_demo_model(corpus: Path, output: Path, *, seed: int = 0, steps: int = STEPS, batch: int = BATCH) -> None:
+    """Train tokenizer and model on the training texts of `corpus` and export them to `output`, atomically."""
+    texts = training_texts(corpus)
+    with new_directory(output) as directory:
+        train_tokenizer(texts, directory)
+        tokenizer = load_tokenizer(directory)
+        model = new_model(len(tokenizer), seed)
+        pretrain(model, tokenizer, texts, seed=seed, steps=steps, batch=batch)
+        save_plain(model, tokenizer, directory)
+
+
+def training_texts(corpus: Path) -> list[str]:
+    """Documents and summaries of the training splits, in file order."""
+    registry = json.loads((corpus / "datasets.json").read_text(encoding="utf-8"))
+    texts = []
+    for entry in registry.values():
+        if "train" not in entry["files"]:
+            continue
+        for line in (corpus / entry["files"]["train"]).read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            texts += [row[entry["document"]], row[entry["summary"]]]
+    return [" ".join(text.split()) for text in texts]
+
+
+def train_tokenizer(texts: list[str], directory: Path, *, vocabulary: int = VOCABULARY) -> None:
+    """A SentencePiece unigram model with T5's layout: pad 0, eos 1, unk 2, no bos, 100 sentinels at the end."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([PREFIX, *texts, *_news_words()]),
+        model_prefix=str(directory / "spiece"),
+        vocab_size=vocabulary,
+        hard_vocab_limit=False,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    (directory / "spiece.vocab").unlink()
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": SENTINELS, "model_max_length": 512}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def _news_words() -> Iterator[str]:
+    """Pretraining text of the news kind: the real T5 has read news too; these are not the test sets' texts."""
+    rng = random.Random("news of the pretraining")
+    for _ in range(200):
+        yield news(Event(rng))[0]
+
+
+def new_model(tokens: int, seed: int) -> T5ForConditionalGeneration:
+    """An untrained T5; its embedding is padded beyond the vocabulary to a multiple of 64, as the real one's is."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=-(-(tokens + 1) // 64) * 64,
+        feed_forward_proj="relu",
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        relative_attention_num_buckets=32,
+        relative_attention_max_distance=64,
+        **SIZE,
+    )
+    return T5ForConditionalGeneration(config)
+
+
+def pretrain(
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    *,
+    seed: int,
+    steps: int,
+    batch: int,
+) -> float:
+    """Train in place; returns the last loss. Adam, linear warm-up and decay."""
+    rng = random.Random(seed)
+    ids = [row[:-1] for row in tokenizer(texts)["input_ids"]]
+    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{n}>") for n in range(SENTINELS)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    warm = max(steps // 20, 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, max(steps - step, 0) / max(steps - warm, 1))
+    )
+    model.train()
+    loss = torch.zeros(())
+    bar = progress(range(steps), what="pretraining the demo model", unit="step")
+    for _ in bar:
+        rows = [
+            _summary_pair(tokenizer, rng) if rng.random() < SUMMARY_SHARE else corrupt(rng.choice(ids), sentinels, rng)
+            for _ in range(batch)
+        ]
+        inputs, labels = _padded([row[0] for row in rows], 0), _padded([row[1] for row in rows], -100)
+        loss = model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+    model.eval()
+    return float(loss.detach())
+
+
+def corrupt(ids: list[int], sentinels: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
+    """Span corruption: inputs with each masked span replaced by a sentinel, targets with the spans after theirs."""
+    eos = 1
+    count = max(round(len(ids) * NOISE_DENSITY / MEAN_SPAN), 1)
+    starts = sorted(rng.sample(range(len(ids)), min(count, len(ids))))
+    inputs: list[int] = []
+    targets: list[int] = []
+    position, used = 0, 0
+    for start in starts:
+        if start < position:
+            continue
+        length = min(rng.randint(1, round(2 * MEAN_SPAN) - 1), len(ids) - start)
+        inputs += [*ids[position:start], sentinels[used]]
+        targets += [sentinels[used], *ids[start : start + length]]
+        position, used = start + length, used + 1
+    return [*inputs, *ids[position:], eos], [*targets, sentinels[used], eos]
+
+
+def _summary_pair(tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> tuple[list[int], list[int]]:
+    event = Event(rng)
+    document, _ = rng.choice((dialogue, chat, paper, news, brief))(event)
+    summary = rng.choice(
+        (
+            f"{event.who} wants to {event.verb} the {event.thing}.",
+            f"The {event.thing} is at the {event.place}.",
+            f"On {event.day} {event.who} goes to the {event.place}.",
+        )
+    )
+    document = " ".join(document.split())
+    return tokenizer(PREFIX + document)["input_ids"][:96], tokenizer(summary)["input_ids"]
+
+
+def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
+    table = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return torch.from_numpy(table)
