@@ -37,6 +37,12 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a full disk or quota while the run's record is written
+        print(
+            f"run_all.sh: {error.filename or 'writing'}: {error.strerror}. Make room, then try again.",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -80,23 +86,23 @@ def submit_graph(record: RunRecord, steps: list[Step], settings: Settings, site:
     """Queue every step with its dependencies. If one is refused, cancel what this run queued, and say so."""
     for step in steps:
         words = _command(record, step.stage, settings, site, force, dependency_of(step.stage, record))
+        out, err = sbatch.log_paths(step.stage.wrapper, sbatch.array_tasks(step.stage, settings))
         try:
             answer = sbatch.submit(words)
-        except StageError as error:
+            record.add_job(
+                step.stage.key,
+                {
+                    "job_id": answer.job_id,
+                    "cluster": answer.cluster,
+                    "dependency": dependency_of(step.stage, record),
+                    "line": shlex.join(words),
+                    "out": out.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
+                    "err": err.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
+                    "tasks": sbatch.array_tasks(step.stage, settings),
+                },
+            )
+        except (StageError, OSError) as error:  # OSError: its job is queued, but the record has no room on the disk
             raise StageError(f"stage {step.stage.key} was not queued: {error}\n{_undo(record)}") from None
-        out, err = sbatch.log_paths(step.stage.wrapper, sbatch.array_tasks(step.stage, settings))
-        record.add_job(
-            step.stage.key,
-            {
-                "job_id": answer.job_id,
-                "cluster": answer.cluster,
-                "dependency": dependency_of(step.stage, record),
-                "line": shlex.join(words),
-                "out": out.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
-                "err": err.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
-                "tasks": sbatch.array_tasks(step.stage, settings),
-            },
-        )
 
 
 def dependency_of(stage: Stage, record: RunRecord) -> str:
@@ -262,7 +268,10 @@ def print_plan(seed: int, steps: list[Step], places: Places, settings: Settings,
 @contextlib.contextmanager
 def _only_one(places: Places, seed: int | None = None) -> Iterator[None]:
     """Two submissions at once take turns; a second local run of the same seed is refused."""
-    places.runs.mkdir(parents=True, exist_ok=True)
+    try:
+        places.runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"SCRATCH_DIR={places.scratch}: cannot make {places.runs} ({error.strerror}).") from None
     path = places.runs / ("submission.lock" if seed is None else f"seed_{seed}.lock")
     with path.open("a") as handle:
         try:
