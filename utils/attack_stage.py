@@ -22,7 +22,7 @@ from utils.evaluation_stage import decoding_settings
 from utils.files import write_jsonl, write_text
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.parts import finish_part
-from utils.places import MODEL_KEYS
+from utils.places import models_of
 from utils.prepared_store import load_prepared, missing_datasets
 from utils.stage_runner import StageContext
 
@@ -36,7 +36,8 @@ class Attack:
         settings, places, seed = context.settings, context.places, context.seed
         self.context = context
         self.device = choose_device(settings.DEVICE)
-        self.hashes = {key: weights_sha256(places.model(seed, key)) for key in MODEL_KEYS}
+        self.models = models_of(settings)
+        self.hashes = {key: weights_sha256(places.model(seed, key)) for key in self.models}
         tokenizer = load_tokenizer(places.pretrained)
         legal = LegalTokens(TokenizerView(tokenizer), token_set=settings.ATTACK_TOKEN_SET)
         self.setup = Setup(
@@ -97,14 +98,14 @@ def attack_with_hotflip(context: StageContext) -> None:
     controls = ControlSettings(random_draws=RANDOM_DRAWS) if settings.ATTACK_CONTROLS else NO_CONTROLS
     units = places.units(seed, "hotflip")
     sections = hotflip_sections(
-        attack.setup, attack.victim, MODEL_KEYS, examples, how, controls, unit_dir=units, shard=context.shard
+        attack.setup, attack.victim, attack.models, examples, how, controls, unit_dir=units, shard=context.shard
     )
 
     def finish(sections: Sections) -> None:
-        results = hotflip_results(sections, MODEL_KEYS, how, **attack.statistics)
+        results = hotflip_results(sections, attack.models, how, **attack.statistics)
         write_jsonl(places.results(seed) / "hotflip_records.jsonl", rows_of(sections))
         context.write_result("hotflip_results.json", results)
-        for key in MODEL_KEYS:
+        for key in attack.models:
             context.log.info("HotFlip on %s: success %.1f %%", key, 100 * (results[key]["success_rate"] or 0))
 
     finish_part(context, units, sections, finish)
@@ -130,7 +131,7 @@ def attack_with_triggers(context: StageContext) -> None:
     sections = trigger_sections(
         attack.setup,
         attack.victim,
-        MODEL_KEYS,
+        attack.models,
         attack.examples("attack_optimize"),
         attack.examples("attack_evaluate"),
         how,
@@ -140,11 +141,11 @@ def attack_with_triggers(context: StageContext) -> None:
     )
 
     def finish(sections: Sections) -> None:
-        results = trigger_results(sections, MODEL_KEYS, how, **attack.statistics)
+        results = trigger_results(sections, attack.models, how, **attack.statistics)
         write_jsonl(places.results(seed) / "uat_records.jsonl", rows_of(sections))
         write_text(
             places.results(seed) / "learned_triggers.csv",
-            learned_triggers_csv(results, MODEL_KEYS, settings.TRIGGER_TYPES),
+            learned_triggers_csv(results, attack.models, settings.TRIGGER_TYPES),
         )
         context.write_result("uat_results.json", results)
 

@@ -12,7 +12,7 @@ from utils.files import write_jsonl
 from utils.generation import DecodingSettings, generate_timed
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.parts import Sections, finish_part
-from utils.places import MODEL_KEYS
+from utils.places import models_of
 from utils.prepared_store import load_prepared, missing_datasets
 from utils.rouge import rouge_scores
 from utils.settings import Settings
@@ -38,14 +38,15 @@ def evaluate(context: StageContext) -> None:
     settings, places, seed = context.settings, context.places, context.seed
     missing = missing_datasets(places.prepared)
     datasets = [key for key in settings.TEST_DATASETS if key not in missing]
-    hashes = {model: weights_sha256(places.model(seed, model)) for model in MODEL_KEYS}
+    models = models_of(settings)
+    hashes = {model: weights_sha256(places.model(seed, model)) for model in models}
     index, count = context.shard
-    mine = [(model, key) for model in MODEL_KEYS for key in datasets][index::count]
+    mine = [(model, key) for model in models for key in datasets][index::count]
     device = choose_device(settings.DEVICE)
     context.provenance |= {"checkpoints": hashes, "missing_datasets": missing, "device_used": device}
     tokenizer = load_tokenizer(places.pretrained)
     sections: Sections = {}
-    for model_key in MODEL_KEYS:
+    for model_key in models:
         keys = [key for owner, key in mine if owner == model_key]
         if not keys:
             continue
@@ -74,11 +75,11 @@ def evaluate(context: StageContext) -> None:
             )
 
     def finish(sections: Sections) -> None:
-        rows = [row for key in datasets for model in MODEL_KEYS for row in sections[f"{key}/{model}"][1:]]
+        rows = [row for key in datasets for model in models for row in sections[f"{key}/{model}"][1:]]
         results = evaluation_results(rows, datasets, settings)
         if settings.TRACK_INFERENCE_TIME:
             for key in datasets:
-                for model in MODEL_KEYS:
+                for model in models:
                     seconds = sections[f"{key}/{model}"][0]["seconds"]
                     cell = results[key][model]
                     cell["seconds"] = round(seconds, 3)
@@ -118,8 +119,9 @@ def evaluation_results(rows: Sequence[dict[str, Any]], datasets: Sequence[str], 
     units: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         units.setdefault((row["dataset"], row["model"]), []).append(row)
+    models = list(dict.fromkeys(model for _, model in units))
     results: dict[str, Any] = {
-        key: {model: _summary(units[key, model], settings) for model in MODEL_KEYS} for key in datasets
+        key: {model: _summary(units[key, model], settings) for model in models} for key in datasets
     }
     results["comparisons"] = _comparisons(units, datasets, settings)
     return results

@@ -13,6 +13,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MODEL_KEYS = ("standard", "baseline", "monotonic")
 
 
+def models_of(settings: Settings) -> tuple[str, ...]:
+    """The models that stages 4-6 look at: the three of the experiment, then the control arms, where there are any."""
+    return (*MODEL_KEYS, *settings.CONTROL_ARMS)
+
+
 @dataclass(frozen=True)
 class Places:
     """Directories of one profile. `suffix` keeps quick runs apart from full ones."""
