@@ -70,11 +70,16 @@ if [[ "$executor" == slurm && -z "$dry_run" ]] && ! command -v sbatch >/dev/null
     bad_usage "no SLURM here (sbatch is not found): --local runs the stages on this machine, --demo a small experiment"
 fi
 
+stages=(submit --seed "${seed:-42}" --executor "$executor" --stage "$first" --stop-stage "$last")
+stages+=(${options[@]+"${options[@]}"})
 if [[ -n "$dry_run$cancel" ]]; then
     export PYTHONDONTWRITEBYTECODE=1
     tool_python="$(plain_python)"
     python="$(chosen_python)"
 elif [[ -n "$demo" || "$executor" == local ]]; then
+    # A wrong setting is said now, not after the minutes that an environment takes.
+    tool_python="$(plain_python)"
+    PYTHONDONTWRITEBYTECODE=1 "$tool_python" "$checkout/scripts/tool.py" "${stages[@]}" --dry-run >/dev/null
     python="$(packages_python)"
     tool_python="$python"
 else
@@ -83,5 +88,4 @@ else
     python="$(packages_python)"
     tool_python="$python"
 fi
-exec "$tool_python" "$checkout/scripts/tool.py" submit --seed "${seed:-42}" --executor "$executor" \
-    --python "$python" --stage "$first" --stop-stage "$last" ${options[@]+"${options[@]}"}
+exec "$tool_python" "$checkout/scripts/tool.py" "${stages[@]}" --python "$python"
