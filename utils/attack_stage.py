@@ -123,6 +123,7 @@ def attack_with_triggers(context: StageContext) -> None:
         candidates=settings.TRIGGER_CANDIDATES,
         gradient_examples=settings.TRIGGER_GRADIENT_EXAMPLES,
         random_controls=max(settings.TRIGGER_RANDOM_CONTROLS, 1),
+        dev_every=max(1, min(10, settings.TRIGGER_ITERATIONS // 4)),  # short searches are judged by halves as well
         success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
         min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
         seed=seed,

@@ -104,6 +104,7 @@ def trigger_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
     flags: list[dict[str, str]] = []
     matrix = results["transfer_matrix"]
     for key in model_keys:
+        unfinished: list[str] = []
         for kind, cell in results[key].items():
             if not isinstance(cell, Mapping) or "trigger_ids" not in cell or cell.get("nll_increase") is None:
                 continue
@@ -135,9 +136,10 @@ def trigger_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
                         )
                     )
             if not cell["converged"]:
-                flags.append(
-                    _flag(key, "not_converged", f"{kind}: the second half of the search still gained: not converged")
-                )
+                unfinished.append(kind)
+        if unfinished:
+            message = f"{', '.join(unfinished)}: the second half of the search still gained: not converged"
+            flags.append(_flag(key, "not_converged", message))
     return flags
 
 
