@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Every test of the project, and its gates: shellcheck, ruff, pytest. Makes .venv where no environment is active.
+set -euo pipefail
+checkout="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=scripts/environment.sh
+source "$checkout/scripts/environment.sh"
+
+usage() {
+    cat <<'END'
+tests/run.sh [PYTEST OPTIONS]: shellcheck, ruff and every test; about ten minutes on two cores. Works from any directory.
+  -k WORD    only tests with WORD in their name; other options of pytest work as well
+  --help     this text
+The tests on a real SLURM start their own (slurmctld, slurmd and munge; Debian: apt-get install slurmctld slurmd
+slurm-client munge) and are skipped, with the reason, where it is not installed. TEST_SLURM=required makes that an error.
+END
+}
+
+for word in "$@"; do
+    [[ "$word" != --help && "$word" != -h ]] || { usage && exit 0; }
+done
+
+python="$(packages_python "$checkout/requirements-dev.txt")"
+tools="$(dirname -- "$python")"
+cd -- "$checkout"
+export PYTHONDONTWRITEBYTECODE=1
+mapfile -d '' shell_files < <(find . -name '*.sh' -not -path './.venv/*' -not -path './demo_run/*' -print0 | sort -z)
+
+say "shellcheck: ${#shell_files[@]} files"
+"$tools/shellcheck" --external-sources "${shell_files[@]}" .ci/run
+say "ruff"
+"$tools/ruff" check --quiet .
+"$tools/ruff" format --check --quiet .
+say "pytest"
+exec "$python" -m pytest -p no:cacheprovider -q --durations=15 "$@"
