@@ -35,7 +35,7 @@ bad_usage() {
 # A wrapper submitted alone says /dev/null in its header: a relative path would kill the job without a word
 # wherever there is no such directory. The log opens here.
 open_log() {
-    [[ "$(readlink /proc/self/fd/1)" == /dev/null ]] || return 0
+    [[ "$(readlink "/proc/$$/fd/1")" == /dev/null ]] || return 0
     mkdir -p -- "$checkout/logs"
     exec >>"$checkout/logs/${script%.sh}_$batch_job.out" 2>>"$checkout/logs/${script%.sh}_$batch_job.err"
 }

@@ -60,9 +60,7 @@ class World:
         self.root, self.checkout = root, root / name
         self.scratch, self.project = root / "scratch", root / "project"
         self.work = self.scratch / "mono_s2s_work"
-        ignore = shutil.ignore_patterns(
-            "__pycache__", "demo_run", "logs", "tests", ".git", ".venv", ".*_cache", "stage_*"
-        )
+        ignore = shutil.ignore_patterns("__pycache__", "demo_run", "logs", "tests", ".git", ".venv", ".*_cache")
         shutil.copytree(ROOT, self.checkout, ignore=ignore)
         for script in sorted((ROOT / "scripts").glob("stage_*.py")):
             number = script.name.split("_")[1]
