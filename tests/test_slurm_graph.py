@@ -169,12 +169,28 @@ def test_two_seeds_at_once_share_setup_and_data(cluster, world):
     first, second = ids(world, 1), ids(world, 2)
     cluster.wait(first["7_aggregate"], "COMPLETED")
     cluster.wait(second["7_aggregate"], "COMPLETED")
-    units = (
-        world.work / "seed_1" / "prepare_data_units" / "units.jsonl",
-        *world.work.glob("**/prepare_data_units/units.jsonl"),
-    )
-    assert sum(len(path.read_text().splitlines()) for path in {path for path in units if path.exists()}) == 1
+    assert [second[key] for key in KEYS[:2]] == [first[key] for key in KEYS[:2]]
+    units = list(world.work.glob("*/prepare_data_units/units.jsonl"))
+    assert len(units) == 1 and len(units[0].read_text().splitlines()) == 1, "the data were prepared twice"
     assert {"stage_7_aggregate_seed1", "stage_7_aggregate_seed2"} <= world.flags()
+
+
+def test_another_seed_with_other_data_settings_is_refused_while_the_data_are_made(cluster, world):
+    world.behave(s1_prepare_data={"units": 100, "seconds": 1})
+    submit(world, "1")
+    result = world.all("2", MONO_S2S_DATA_SEED="5")
+    assert result.returncode == 2 and "DATA_SEED" in result.stderr and "--cancel 1" in result.stderr
+
+
+def test_a_stage_that_was_queued_twice_takes_turns(cluster, world):
+    world.behave(s0_setup={"units": 1, "seconds": 2})
+    words = ["sbatch", "--parsable", str(world.checkout / "jobs" / "job_0_setup.sh")]
+    jobs = [subprocess.run(words, env=world.environment, capture_output=True, text=True).stdout.strip() for _ in "12"]
+    for job in jobs:
+        cluster.wait(job, "COMPLETED")
+    logs = [(world.checkout / "logs" / f"job_0_setup_{job}.out").read_text() for job in jobs]
+    assert sum("done in" in log for log in logs) == 1
+    assert sum("waiting for it" in log and "already done" in log for log in logs) == 1
 
 
 def test_afterok_on_a_purged_failed_job_is_refused_by_the_stage_itself(cluster, world):
@@ -190,11 +206,10 @@ def test_afterok_on_a_purged_failed_job_is_refused_by_the_stage_itself(cluster, 
     assert cluster.field(job, "ExitCode") == "3:0" and "stage_4_evaluate_seed42" not in world.flags()
 
 
-@pytest.mark.parametrize("option", ["", "7", "--stage=5"])
-def test_a_dry_run_touches_nothing(cluster, world, option):
-    words = option.split("=") if option else []
+@pytest.mark.parametrize("options", [[], ["7", "--stop-stage", "3"]], ids=["all", "some"])
+def test_a_dry_run_touches_nothing(cluster, world, options):
     before = world.snapshot()
-    result = world.all("--dry-run", *words)
+    result = world.all("--dry-run", *options)
     assert result.returncode == 0 and "sbatch" in result.stdout
     assert world.snapshot() == before
     assert not cluster("squeue", "-h").strip()

@@ -40,7 +40,10 @@ class RunRecord:
 
     @property
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """Facts of each submitted job by stage key: job_id, cluster, dependency, line, out, err, array, shared."""
+        """Facts of each job by stage key: job_id, cluster, dependency, line, out, err, tasks, submitted_at.
+
+        shared_with: the run whose job it is.
+        """
         return self.facts["jobs"]
 
     def add_job(self, key: str, facts: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from utils.places import Places
 from utils.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.results import write_result
 from utils.settings import Settings, fingerprint, load_settings
+from utils.stage_lock import taking_turns
 from utils.stages import STAGES, Stage, upstream
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -109,8 +110,22 @@ def _run(
     seed = options.seed
     log = _open_log(stage, seed, places)
     started = time.time()
+    context = StageContext(stage, seed, settings, places, log, started, _shard(options.shard))
+    _listen(context)
+    lock = places.log(stage.key, stage.seed_of(seed)).with_suffix(f".{options.shard.replace('/', 'of')}.lock")
+    try:
+        with taking_turns(lock, log, context.stop_requested):
+            return _work(context, work, force=options.force)
+    except Interrupted:
+        log.warning("stopped by %s; what is done is saved. Start it again and it goes on.", context.stop_signal)
+        return 1
+
+
+def _work(context: StageContext, work: Callable[[StageContext], None], *, force: bool) -> int:
+    stage, seed, settings, places, log = context.stage, context.seed, context.settings, context.places, context.log
+    started = context.started = time.time()  # waiting for another process is not part of the work
     problem = problem_of(stage, seed, places, settings)
-    if problem is None and not options.force:
+    if problem is None and not force:
         _note_other_code(stage, seed, places, log)
         log.info("already done: its flag matches settings, inputs and outputs. --force makes it again.")
         return 0
@@ -119,8 +134,6 @@ def _run(
     if missing:
         log.error("inputs missing or stale: %s. Run that first: ./run_all.sh %d", missing, seed)
         return InputError.exit_code
-    context = StageContext(stage, seed, settings, places, log, started, _shard(options.shard))
-    _listen(context)
     clear_flag(stage, seed, places)
     try:
         work(context)
@@ -136,8 +149,7 @@ def _run(
         }
         write_flag(stage, seed, places, settings, facts)
     except Interrupted:
-        log.warning("stopped by %s; what is done is saved. Start it again and it goes on.", context.stop_signal)
-        return 1
+        raise
     except PartDone as part:
         log.info("%s", part)
         return 0

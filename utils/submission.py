@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from utils import cluster, sbatch
 from utils.cluster import Site
@@ -26,6 +27,7 @@ from utils.places import CHECKOUT, Places
 from utils.plan import Step, make_plan, table, to_run
 from utils.run_record import RunRecord, new_record, records
 from utils.settings import Settings, freeze, load_settings
+from utils.shared_jobs import shared_jobs
 from utils.stages import STAGES, Stage
 
 
@@ -63,6 +65,7 @@ def _main(options: argparse.Namespace) -> int:
         return _tell_report(options.seed, steps, places)
     with _only_one(places):
         refuse_if_live(options.seed, places)
+        shared = shared_jobs(to_run(steps), places, settings) if options.executor == "slurm" else {}
         python = _python(options.python)
         record = new_record(places, options.seed, profile=settings.PROFILE, executor=options.executor, python=python)
         freeze(settings, record.settings_file)
@@ -70,7 +73,7 @@ def _main(options: argparse.Namespace) -> int:
         if options.executor == "slurm":
             site = cluster.resolve(settings)
             _make_log_directory()
-            submit_graph(record, to_run(steps), settings, site, options.force)
+            submit_graph(record, to_run(steps), settings, site, options.force, shared)
     if options.executor == "slurm":
         _tell_submitted(record, options.seed, places)
         return 0
@@ -82,9 +85,23 @@ def _main(options: argparse.Namespace) -> int:
 # ---- SLURM --------------------------------------------------------------------------------------------------------
 
 
-def submit_graph(record: RunRecord, steps: list[Step], settings: Settings, site: Site, force: bool) -> None:
-    """Queue every step with its dependencies. If one is refused, cancel what this run queued, and say so."""
+def submit_graph(
+    record: RunRecord,
+    steps: list[Step],
+    settings: Settings,
+    site: Site,
+    force: bool,
+    shared: dict[str, dict[str, Any]],
+) -> None:
+    """Queue every step with its dependencies, but for the `shared` ones, which another run has queued.
+
+    If one is refused, cancel what this run queued, and say so.
+    """
+    for key, job in shared.items():
+        record.add_job(key, job)
     for step in steps:
+        if step.stage.key in shared:
+            continue
         words = _command(record, step.stage, settings, site, force, dependency_of(step.stage, record))
         out, err = sbatch.log_paths(step.stage.wrapper, sbatch.array_tasks(step.stage, settings))
         try:
@@ -137,9 +154,13 @@ def cancel_seed(seed: int, places: Places) -> int:
 
 
 def _live_ids(record: RunRecord) -> list[str]:
-    ids = [job["job_id"] for job in record.jobs.values()]
+    ids = _own_ids(record)
     states = cluster.queue(ids, _cluster_of(record)) if ids else []
     return sorted({state.job_id for state in states if state.live}, key=int)
+
+
+def _own_ids(record: RunRecord) -> list[str]:
+    return [job["job_id"] for job in record.jobs.values() if "shared_with" not in job]
 
 
 def _cluster_of(record: RunRecord) -> str:
@@ -147,7 +168,7 @@ def _cluster_of(record: RunRecord) -> str:
 
 
 def _undo(record: RunRecord) -> str:
-    ids = [job["job_id"] for job in record.jobs.values()]
+    ids = _own_ids(record)
     if not ids:
         return "Nothing was queued."
     sbatch.cancel(ids, _cluster_of(record))
@@ -186,12 +207,16 @@ def _tell_submitted(record: RunRecord, seed: int, places: Places) -> None:
     width = max(len(key) for key in record.jobs)
     print(f"\nsubmitted as run {record.run_id}:\n  {'stage':<{width}}  {'job':<10}  after")
     for key, job in record.jobs.items():
-        print(f"  {key:<{width}}  {job['job_id']:<10}  {job['dependency'] or '-'}")
+        print(f"  {key:<{width}}  {job['job_id']:<10}  {_after(job)}")
     print(f"\nsbatch lines and settings: {record.directory}")
     print(f"watch:   ./check_training_status.sh {seed}")
     print(f"logs:    {CHECKOUT}/logs/")
     print(f"cancel:  ./run_all.sh --cancel {seed}")
     print(f"results: {places.results(seed)}, then {places.final(seed)}. You can log out.")
+
+
+def _after(job: dict[str, Any]) -> str:
+    return f"shared with run {job['shared_with']}" if "shared_with" in job else job["dependency"] or "-"
 
 
 # ---- here ---------------------------------------------------------------------------------------------------------
