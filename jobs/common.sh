@@ -54,7 +54,7 @@ on_signal() {
     if [[ "$1" == USR1 && "$resumable" == 0 ]]; then
         log "the time limit is near; this stage cannot stop half-way and goes on"
     elif [[ -n "$payload" ]]; then
-        kill -s "$1" "$payload" 2>/dev/null || true
+        kill -s "${1/HUP/TERM}" "$payload" 2>/dev/null || true # a closed terminal asks to stop, as TERM does
     fi
 }
 
@@ -94,7 +94,11 @@ requeue_if_stopped() {
         return 0
     fi
     log "requeue $((count + 1)) of $max_requeues: $why. What is done is saved."
-    scontrol requeue "$batch_job" || log "SLURM refused to requeue. ./run_all.sh goes on from here."
+    if scontrol requeue "$batch_job"; then
+        requeued=1
+    else
+        log "SLURM refused to requeue. ./run_all.sh goes on from here."
+    fi
 }
 
 run_stage() {
@@ -108,9 +112,11 @@ run_stage() {
     facts="$("$python" "$checkout/scripts/tool.py" job-facts "$number")" || exit 2
     { read -r setup_line; read -r max_requeues; read -r resumable; } <<<"$facts"
     if [[ -n "$setup_line" ]]; then
+        trap 'log "JOB_SETUP failed: $setup_line"; exit 1' EXIT
         set +u # module and conda scripts are not written for it
         eval "$setup_line"
         set -u
+        trap - EXIT
     fi
     export PYTHONUNBUFFERED=1
     [[ -z "$batch_job" ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
@@ -126,13 +132,17 @@ run_stage() {
     run_payload
     requeue_if_stopped
     log "stage $number: exit status $status after $((SECONDS - started)) s"
+    if [[ -n "$requeued" ]]; then # SLURM ends the job now; an exit of ours could come first, and count as its failure
+        trap - TERM
+        sleep 300
+    fi
     exit "$status"
 }
 
 parse_options() {
     local number="$1" shards=''
     shift
-    seed=42 settings='' python='' force='' shard='' payload='' caught='' status=0
+    seed=42 settings='' python='' force='' shard='' payload='' caught='' requeued='' status=0
     while (($#)); do
         case "$1" in
             --seed | --settings | --python | --shards)
