@@ -41,7 +41,7 @@ open_log() {
 }
 
 log_head() {
-    log "host $(hostname), $("$python" --version), $python"
+    log "host $HOSTNAME, $("$python" --version), $python"
     log "code $(git -C "$checkout" rev-parse HEAD 2>/dev/null || echo unknown) in $checkout"
     [[ -z "$batch_job" ]] || env | grep '^SLURM_' | sort
     log "command: ${command[*]}"

@@ -7,6 +7,7 @@ scheduling is quick: an eight-job afterok chain takes about two seconds. Nothing
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -121,6 +122,7 @@ PartitionName=atesting Nodes=c1,c2 MaxTime=01:00:00 DefaultTime=00:10:00
                 stdout=errors,
                 stderr=errors,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def start_node(self, node: str) -> None:
@@ -192,6 +194,12 @@ PartitionName=atesting Nodes=c1,c2 MaxTime=01:00:00 DefaultTime=00:10:00
         assert self.state(job) in wanted, self("scontrol", "show", "job", job)
         return self.state(job)
 
+    def release(self, job: str) -> None:
+        """Let a requeued job start: SLURM keeps it for two minutes, so that its first run is surely gone."""
+        self.until(lambda: self.state(job) == "PENDING", 20, f"job {job} pending again")
+        time.sleep(2)
+        self("scontrol", "update", f"jobid={job}", "starttime=now")
+
     def until(self, test: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait for a condition; AssertionError with the queue and slurmctld's last words after `seconds`."""
         end = time.monotonic() + seconds
@@ -234,10 +242,25 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
+def _end_with_parent() -> None:
+    """In a new daemon: SIGTERM when the test process dies, however it dies (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 def _kill_tree(process: int) -> None:
     """SIGKILL to a process, then to its descendants: a parent that is gone starts no new ones."""
-    children = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False).stdout.split()
+    children = _children(process)
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
     for child in children:
-        _kill_tree(int(child))
+        _kill_tree(child)
+
+
+def _children(process: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = stat.read_text().rpartition(")")[2].split()[1]  # after "pid (name)": state, parent
+            if int(parent) == process:
+                found.append(int(stat.parent.name))
+    return found
