@@ -72,20 +72,15 @@ fi
 
 stages=(submit --seed "${seed:-42}" --executor "$executor" --stage "$first" --stop-stage "$last")
 stages+=(${options[@]+"${options[@]}"})
+tool_python="$(plain_python)"
 if [[ -n "$dry_run$cancel" ]]; then
     export PYTHONDONTWRITEBYTECODE=1
-    tool_python="$(plain_python)"
-    python="$(chosen_python)"
-elif [[ -n "$demo" || "$executor" == local ]]; then
-    # A wrong setting is said now, not after the minutes that an environment takes.
-    tool_python="$(plain_python)"
-    PYTHONDONTWRITEBYTECODE=1 "$tool_python" "$checkout/scripts/tool.py" "${stages[@]}" --dry-run >/dev/null
-    python="$(packages_python)"
-    tool_python="$python"
-else
-    python="$(chosen_python)"
-    [[ -n "$python" ]] || bad_usage "no environment: activate one that has the packages, or make .venv by scripts/environment.sh"
-    python="$(packages_python)"
-    tool_python="$python"
+    exec "$tool_python" "$checkout/scripts/tool.py" "${stages[@]}" --python "$(chosen_python)"
 fi
-exec "$tool_python" "$checkout/scripts/tool.py" "${stages[@]}" --python "$python"
+# A wrong setting is said now, not after the minutes that an environment takes.
+PYTHONDONTWRITEBYTECODE=1 "$tool_python" "$checkout/scripts/tool.py" "${stages[@]}" --dry-run >/dev/null
+if [[ "$executor" == slurm && -z "$demo" && -z "$(chosen_python)" ]]; then
+    bad_usage "no environment: activate one that has the packages, or make .venv by scripts/environment.sh"
+fi
+python="$(packages_python)"
+exec "$python" "$checkout/scripts/tool.py" "${stages[@]}" --python "$python"

@@ -19,7 +19,7 @@ set -euo pipefail
 
 jobs="$(dirname -- "${BASH_SOURCE[0]}")"
 if [[ ! -f "$jobs/common.sh" ]]; then # SLURM runs a copy of this file elsewhere: ask where the original is
-    jobs="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's|^ *Command=\(.*/jobs\)/job_.*|\1|p')" || true
+    jobs="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's|^ *Command=\(.*/jobs\)/job_.*|\1|p;T;q')" || true # an array's id names many jobs
     [[ -f "$jobs/common.sh" ]] || jobs="$PWD/jobs"
 fi
 # shellcheck source=jobs/common.sh

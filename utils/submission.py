@@ -55,6 +55,7 @@ def _main(options: argparse.Namespace) -> int:
     places.check_writable()
     if options.executor == "slurm":
         sbatch.extra_options(settings)
+        _check_log_directory()
     steps = make_plan(options.seed, places, settings, first=options.stage, last=options.stop_stage, force=options.force)
     print(f"seed {options.seed}, profile {settings.PROFILE}, work in {places.work}")
     print(table(steps))
@@ -72,7 +73,7 @@ def _main(options: argparse.Namespace) -> int:
         record.save()
         if options.executor == "slurm":
             site = cluster.resolve(settings)
-            _make_log_directory()
+            (CHECKOUT / "logs").mkdir(exist_ok=True)
             submit_graph(record, to_run(steps), settings, site, options.force, shared)
     if options.executor == "slurm":
         _tell_submitted(record, options.seed, places)
@@ -193,13 +194,10 @@ def _arguments(seed: int, settings_file: Path, python: str, force: bool) -> list
     return ["--seed", str(seed), "--settings", str(settings_file), "--python", python, *(["--force"] if force else [])]
 
 
-def _make_log_directory() -> None:
+def _check_log_directory() -> None:
+    """UsageError if SLURM's logs could not be written: a job would end at once, without a word."""
     directory = CHECKOUT / "logs"
-    try:
-        directory.mkdir(exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make {directory} for the logs of SLURM: {error.strerror}.") from None
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if not os.access(directory if directory.exists() else CHECKOUT, os.W_OK | os.X_OK):
         raise UsageError(f"cannot write to {directory}, where SLURM's logs go. Use a checkout of your own.")
 
 
