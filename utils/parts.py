@@ -1,4 +1,8 @@
-"""Stages that a job array shares: each task writes its part, and whoever finishes last puts them together, once."""
+"""Stages that a job array shares: each task writes its part, and whoever finishes last puts them together, once.
+
+A part begins with a mark of what it was made from (settings, inputs). A part that an earlier run left behind has
+another mark unless it is what this run would make, and counts as missing.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from typing import Any
 
 from utils.errors import PartDone
 from utils.files import read_jsonl, write_jsonl
-from utils.flags import problem_of
+from utils.flags import problem_of, read_flag
 from utils.prepared_store import exclusive
+from utils.settings import fingerprint
 from utils.stage_runner import StageContext
+from utils.stages import STAGES
 
 Sections = dict[str, list[dict[str, Any]]]
 
@@ -25,16 +31,30 @@ def finish_part(context: StageContext, units: Path, sections: Sections, finish: 
         finish(sections)
         return
     parts = [units / f"part_{i}_of_{count}.jsonl" for i in range(count)]
+    mark = _mark(context)
     rows = [{"section": name, "row": row} for name, many in sections.items() for row in many]
     with exclusive(units / "parts"):
-        write_jsonl(parts[index], rows)
-        waiting = [i for i, part in enumerate(parts) if not part.exists()]
+        write_jsonl(parts[index], [{"made_from": mark}, *rows])
+        found = [_rows(part, mark) for part in parts]
+        waiting = [i for i, items in enumerate(found) if items is None]
         if waiting:
             raise PartDone(f"part {index} of {count} is done; still to come: {', '.join(map(str, waiting))}")
         if problem_of(context.stage, context.seed, context.places, context.settings) is None:
             raise PartDone("another part has put them together")
         whole: Sections = {}
-        for part in parts:
-            for item in read_jsonl(part):
+        for items in found:
+            for item in items or []:
                 whole.setdefault(item["section"], []).append(item["row"])
         finish(whole)
+
+
+def _mark(context: StageContext) -> str:
+    """What decides the content of a part: the stage's settings, and which runs of the stages before it it reads."""
+    inputs = {STAGES[n].key: read_flag(STAGES[n], context.seed, context.places)["token"] for n in context.stage.needs}
+    return fingerprint(context.settings.subset(context.stage.settings) | inputs)
+
+
+def _rows(part: Path, mark: str) -> list[dict[str, Any]] | None:
+    """The rows of a part; None if it is not there, or was made from something else."""
+    items = list(read_jsonl(part)) if part.exists() else []
+    return items[1:] if items and items[0].get("made_from") == mark else None

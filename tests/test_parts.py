@@ -1,0 +1,99 @@
+"""The tasks of a job array share a stage: each part counts once, and only if this run would have made it."""
+
+import json
+import os
+
+import pytest
+
+from utils import stage_runner
+from utils.files import write_text
+from utils.flags import problem_of
+from utils.parts import finish_part
+from utils.places import Places
+from utils.settings import load_settings
+from utils.stages import STAGES
+
+SEED, COUNT = 7, 3
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
+        monkeypatch.delenv(name)
+    settings = load_settings()
+    settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
+    monkeypatch.setattr(stage_runner, "load_settings", lambda: settings)
+    return settings
+
+
+def prepare(word="first", *options) -> None:
+    """Stages 0 to 3, whose outputs say `word`."""
+
+    def work(context):
+        for path in context.stage.outputs(context.places, context.seed):
+            write_text(path if path.suffix else path / "file", word)
+
+    for number in range(4):
+        assert stage_runner.run_stage(number, work, ["--seed", str(SEED), *options]) == 0
+
+
+def evaluate(index: int, *options, count=COUNT) -> int:
+    """One task of stage 4: its row says which beam width it was made with and what the model file holds."""
+
+    def work(context):
+        places, settings = context.places, context.settings
+        row = {"task": context.shard[0], "beams": settings.NUM_BEAMS,
+               "model": (places.model(SEED, "baseline") / "file").read_text()}  # fmt: skip
+
+        def finish(sections):
+            for path in context.stage.outputs(places, SEED):
+                write_text(path, json.dumps(sections))
+
+        finish_part(context, places.units(SEED, "evaluate"), {"rows": [row]}, finish)
+
+    return stage_runner.run_stage(4, work, ["--seed", str(SEED), "--shard", f"{index}/{count}", *options])
+
+
+def merged(settings) -> list[dict]:
+    return json.loads((Places.of(settings).results(SEED) / "evaluation_results.json").read_text())["rows"]
+
+
+def is_done(settings) -> bool:
+    return problem_of(STAGES[4], SEED, Places.of(settings), settings) is None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_the_last_task_puts_all_parts_together_in_order(settings, order):
+    prepare()
+    for index in order:
+        assert not is_done(settings)
+        assert evaluate(index) == 0
+    assert is_done(settings) and [row["task"] for row in merged(settings)] == [0, 1, 2]
+    assert evaluate(1) == 0 and is_done(settings)
+
+
+@pytest.mark.parametrize("change", ["setting", "input", "number of tasks"])
+def test_parts_that_an_earlier_run_left_behind_do_not_count(settings, change):
+    prepare()
+    assert evaluate(0) == evaluate(1) == 0  # and the third was killed
+    count = COUNT
+    if change == "setting":
+        settings.NUM_BEAMS = 1
+    elif change == "input":
+        prepare("second", "--force")
+    else:
+        count = 2
+    for index in reversed(range(count)):
+        assert not is_done(settings)
+        assert evaluate(index, count=count) == 0
+    assert is_done(settings) and [row["task"] for row in merged(settings)] == list(range(count))
+    assert {row["beams"] for row in merged(settings)} == {settings.NUM_BEAMS}
+    assert {row["model"] for row in merged(settings)} == {"second" if change == "input" else "first"}
+
+
+def test_a_part_of_the_same_run_counts_after_a_task_was_killed(settings):
+    prepare()
+    assert evaluate(0) == evaluate(2) == 0
+    assert not is_done(settings)
+    assert evaluate(1) == 0
+    assert is_done(settings) and len(merged(settings)) == COUNT
