@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from utils import cluster
 from utils.errors import UsageError
+from utils.live_jobs import live_jobs
 from utils.places import Places
 from utils.plan import Step
 from utils.run_record import RunRecord, records
@@ -26,13 +26,10 @@ def shared_jobs(steps: list[Step], places: Places, settings: Settings) -> dict[s
         for stage in wanted
         if (job := record.jobs.get(stage.key)) and "shared_with" not in job
     ]
-    live: set[str] = set()
-    for name in {job["cluster"] for _, _, job in owners}:
-        ids = sorted({job["job_id"] for _, _, job in owners if job["cluster"] == name})
-        live |= {state.job_id for state in cluster.queue(ids, name) if state.live}
+    live = live_jobs([record for record, *_ in owners])
     found: dict[str, dict[str, Any]] = {}
     for record, stage, job in owners:
-        if job["job_id"] not in live or stage.key in found:
+        if job["job_id"] not in live.get(record.run_id, []) or stage.key in found:
             continue
         changed = _differences(record, stage, settings)
         if changed:

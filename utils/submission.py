@@ -23,9 +23,10 @@ from typing import Any
 from utils import cluster, sbatch
 from utils.cluster import Site
 from utils.errors import StageError, UsageError, UserError
+from utils.live_jobs import cancel_seed, cluster_of, own_ids, refuse_if_live
 from utils.places import CHECKOUT, Places
 from utils.plan import Step, make_plan, table, to_run
-from utils.run_record import RunRecord, new_record, records
+from utils.run_record import RunRecord, new_record
 from utils.settings import Settings, freeze, load_settings
 from utils.shared_jobs import shared_jobs
 from utils.stages import STAGES, Stage
@@ -39,6 +40,9 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
     except OSError as error:  # a full disk or quota while the run's record is written
         print(
             f"run_all.sh: {error.filename or 'writing'}: {error.strerror}. Make room, then try again.",
@@ -121,6 +125,10 @@ def submit_graph(
             )
         except (StageError, OSError) as error:  # OSError: its job is queued, but the record has no room on the disk
             raise StageError(f"stage {step.stage.key} was not queued: {error}\n{_undo(record)}") from None
+        except KeyboardInterrupt:
+            raise StageError(
+                f"interrupted at stage {step.stage.key}; squeue --me shows whether it came through.\n{_undo(record)}"
+            ) from None
 
 
 def dependency_of(stage: Stage, record: RunRecord) -> str:
@@ -129,50 +137,14 @@ def dependency_of(stage: Stage, record: RunRecord) -> str:
     return "afterok:" + ":".join(ids) if ids else ""
 
 
-def refuse_if_live(seed: int, places: Places) -> None:
-    """UsageError if jobs of an earlier run of this seed still wait or run."""
-    for record in records(places, seed):
-        live = _live_ids(record)
-        if live:
-            raise UsageError(
-                f"seed {seed} has jobs in the queue already ({', '.join(live)}, run {record.run_id}). "
-                f"Watch them: ./check_training_status.sh {seed}   End them: ./run_all.sh --cancel {seed}"
-            )
-
-
-def cancel_seed(seed: int, places: Places) -> int:
-    """scancel the jobs of this seed's runs that still wait or run, and only those."""
-    found = False
-    for record in records(places, seed):
-        live = _live_ids(record)
-        if live:
-            found = True
-            sbatch.cancel(live, _cluster_of(record))
-            print(f"cancelled {', '.join(live)} of run {record.run_id}")
-    if not found:
-        print(f"seed {seed} has no jobs in the queue.")
-    return 0
-
-
-def _live_ids(record: RunRecord) -> list[str]:
-    ids = _own_ids(record)
-    states = cluster.queue(ids, _cluster_of(record)) if ids else []
-    return sorted({state.job_id for state in states if state.live}, key=int)
-
-
-def _own_ids(record: RunRecord) -> list[str]:
-    return [job["job_id"] for job in record.jobs.values() if "shared_with" not in job]
-
-
-def _cluster_of(record: RunRecord) -> str:
-    return next((job["cluster"] for job in record.jobs.values()), "")
-
-
 def _undo(record: RunRecord) -> str:
-    ids = _own_ids(record)
+    ids = own_ids(record)
     if not ids:
         return "Nothing was queued."
-    sbatch.cancel(ids, _cluster_of(record))
+    try:
+        sbatch.cancel(ids, cluster_of(record))
+    except StageError as error:
+        return f"The jobs that this run had queued before are still in the queue: {error}"
     return f"The jobs that this run had queued before are cancelled: {', '.join(ids)}."
 
 

@@ -1,0 +1,116 @@
+"""Who may touch which job: cancelling, sharing, interrupting, submitting twice, nodes that are drained."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.shell_world import World
+from tests.test_submission import fake
+
+pytestmark = pytest.mark.slurm
+LONG = {"units": 300, "seconds": 0.2}
+
+
+@pytest.fixture
+def world(cluster, tmp_path) -> World:
+    world = World(tmp_path)
+    world.environment |= cluster.environment
+    return world
+
+
+def submit(world, seed="42", **environment) -> dict[str, str]:
+    result = world.all(seed, **environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return {key: job["job_id"] for key, job in world.record(int(seed))["jobs"].items()}
+
+
+def queued(cluster) -> set[str]:
+    return {*cluster("squeue", "-h", "-t", "PD,R", "-o", "%A").split()}
+
+
+def test_cancelling_a_seed_leaves_what_another_seed_waits_for(cluster, world):
+    world.behave(s1_prepare_data=LONG)
+    first, second = submit(world, "1"), submit(world, "2")
+    assert second["1_prepare_data"] == first["1_prepare_data"]
+    result = world.all("1", "--cancel")
+    assert result.returncode == 0 and "left alone" in result.stdout and "seed 2" in result.stdout
+    cluster.until(lambda: not queued(cluster) & {first["2_train_baseline"], first["7_aggregate"]}, 20, "seed 1 is gone")
+    assert {second["1_prepare_data"], second["7_aggregate"]} <= queued(cluster)
+    # When nobody waits for it any more, it can go.
+    assert world.all("2", "--cancel").returncode == world.all("1", "--cancel").returncode == 0
+    cluster.until(lambda: not queued(cluster), 20, "an empty queue")
+    assert "no jobs" in world.all("1", "--cancel").stdout
+
+
+def test_two_submissions_of_a_seed_at_once_queue_it_once(cluster, world):
+    world.behave(s0_setup=LONG)
+    words = [str(world.checkout / "run_all.sh")]
+    both = [
+        subprocess.Popen(words, env=world.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in "12"
+    ]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    assert len(queued(cluster)) == 8
+
+
+def test_a_submission_that_is_interrupted_cancels_what_it_queued(cluster, world):
+    world.behave(s0_setup=LONG)
+    site = world.root / "site"
+    path = fake(site, sbatch=f'echo x >>"{site}/calls"\nn=$(wc -l <"{site}/calls")\n'
+                f'((n < 4)) || sleep 60\nexec env PATH="${{PATH#*:}}" sbatch "$@"')  # fmt: skip
+    process = subprocess.Popen(
+        [str(world.checkout / "run_all.sh")],
+        env=world.environment | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    cluster.until(lambda: len(queued(cluster)) == 3, 30, "three jobs in the queue")
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and "are cancelled" in said and "Traceback" not in said, said
+    cluster.until(lambda: not queued(cluster), 20, "an empty queue")
+
+
+def test_a_cancellation_that_fails_is_said_beside_the_refusal(cluster, world):
+    world.behave(s0_setup=LONG)
+    site = world.root / "site"
+    path = fake(site, scancel="echo 'scancel: error: Slurm is down' >&2; exit 1",
+                sbatch=f'echo x >>"{site}/calls"\nn=$(wc -l <"{site}/calls")\n'
+                '((n < 3)) || { echo "sbatch: error: no more jobs" >&2; exit 1; }\n'
+                'exec env PATH="${PATH#*:}" sbatch "$@"')  # fmt: skip
+    result = world.all(PATH=path)
+    assert result.returncode == 1
+    for words in ("no more jobs", "still in the queue", "Slurm is down", *queued(cluster)):
+        assert words in result.stderr
+
+
+def test_jobs_wait_while_the_nodes_are_drained_and_run_when_they_are_back(cluster, world):
+    nodes = "c1,c2"
+    cluster("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
+    try:
+        jobs = submit(world)
+        cluster.until(lambda: cluster.field(jobs["0_setup"], "Reason") not in {"", "None"}, 20, "a reason to wait")
+        assert cluster.state(jobs["0_setup"]) == "PENDING"
+        assert world.all().returncode == 2, "it was queued twice"
+    finally:
+        cluster("scontrol", "update", f"nodename={nodes}", "state=resume")
+    cluster.wait(jobs["7_aggregate"], "COMPLETED")
+
+
+def test_every_job_of_a_run_is_recorded_with_its_line_and_logs(cluster, world):
+    jobs = submit(world)
+    cluster.wait(jobs["7_aggregate"], "COMPLETED")
+    for key, job in world.record()["jobs"].items():
+        assert {"job_id", "cluster", "dependency", "line", "out", "err", "tasks", "submitted_at"} <= set(job)
+        assert "exit status 0" in Path(job["out"]).read_text(), key
+    settings = json.loads(next((world.work / "runs").glob("*/settings.json")).read_text())["settings"]
+    assert settings["SCRATCH_DIR"] == str(world.scratch)
