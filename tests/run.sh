@@ -25,10 +25,13 @@ cd -- "$checkout"
 export PYTHONDONTWRITEBYTECODE=1
 mapfile -d '' shell_files < <(find . -name '*.sh' -not -path './.venv/*' -not -path './demo_run/*' -print0 | sort -z)
 
+failed=0 # every gate runs, whatever the others found
 say "shellcheck: ${#shell_files[@]} files"
-"$tools/shellcheck" --external-sources "${shell_files[@]}" .ci/run
+"$tools/shellcheck" --external-sources "${shell_files[@]}" .ci/run || failed=1
 say "ruff"
-"$tools/ruff" check --quiet .
-"$tools/ruff" format --check --quiet .
+"$tools/ruff" check --quiet . || failed=1
+"$tools/ruff" format --check --quiet . || failed=1
 say "pytest"
-exec "$python" -m pytest -p no:cacheprovider -q --durations=15 "$@"
+"$python" -m pytest -p no:cacheprovider -q --durations=15 "$@" || failed=$?
+((failed == 0)) || say "failed: see above"
+exit "$failed"

@@ -7,9 +7,7 @@ import random
 from pathlib import Path
 
 NAMES = "Anna Ben Carla David Emma Felix Greta Henry Iris Jonas Karin Leo Mona Nils Olga Paul".split()
-THINGS = (
-    "book bicycle lamp letter ticket camera garden kettle violin jacket map parcel ladder mirror boat".split()
-)
+THINGS = "book bicycle lamp letter ticket camera garden kettle violin jacket map parcel ladder mirror boat".split()
 PLACES = "station market library harbour bridge school museum bakery theatre village".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
