@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from utils.products import fast_linear, onednn_is_faster
+
 MASKED = float("-inf")
 
 
@@ -100,6 +102,7 @@ class T5Inference:
         self.embedding: Tensor = model.shared.weight.detach()
         self.device = self.embedding.device
         self.logit_scale = config.d_model**-0.5 if config.scale_decoder_outputs else None
+        self.onednn = self.device.type == "cpu" and dtype == torch.float32 and onednn_is_faster()
         self.head = self._transposed([model.lm_head.weight])
         self.encoder = [self._layer(block) for block in model.encoder.block]
         self.decoder = [self._layer(block) for block in model.decoder.block]
@@ -143,16 +146,21 @@ class T5Inference:
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, hidden.shape[-1:], weight, self.epsilon).to(self.dtype)
 
+    def _product(self, inner: Tensor, weight: Tensor) -> Tensor:
+        return fast_linear(inner, weight.t()) if self.onednn else torch.mm(inner, weight)
+
     def _add_product(self, hidden: Tensor, inner: Tensor, weight: Tensor) -> Tensor:
+        if self.onednn:
+            return self._product(inner, weight).add_(hidden)
         if self.dtype == hidden.dtype:
             return torch.addmm(hidden, inner, weight)
         return hidden + torch.mm(inner, weight)  # bfloat16 product, float32 residual
 
     def _feed_forward(self, hidden: Tensor, ffn: FeedForward) -> Tensor:
         normed = self._norm(hidden, ffn.norm)
-        inner = ffn.act(torch.mm(normed, ffn.wi))
+        inner = ffn.act(self._product(normed, ffn.wi))
         if ffn.gate is not None:
-            inner = inner * torch.mm(normed, ffn.gate)
+            inner = inner * self._product(normed, ffn.gate)
         return self._add_product(hidden, inner, ffn.wo)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -169,7 +177,7 @@ class T5Inference:
         # Rows of equal length stand side by side in a sorted batch: each such run is one attention call.
         runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
         for layer in self.encoder:
-            qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
+            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
             mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
             start = 0
             for length, rows in runs:
@@ -193,7 +201,7 @@ class T5Inference:
         places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(lengths)]).to(self.device)
         cross_keys, cross_values = [], []
         for layer in self.decoder:
-            projected = torch.mm(encoded, layer.cross_key_value)
+            projected = self._product(encoded, layer.cross_key_value)
             if padded:
                 full = projected.new_zeros((examples * longest, projected.shape[1]))
                 full[places] = projected
@@ -229,14 +237,14 @@ class T5Inference:
         mask = torch.where(own[:, None], bias, MASKED).reshape(examples, self.heads, beams, stop)
         hidden = self.embedding[tokens.view(-1)]
         for i, layer in enumerate(self.decoder):
-            qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
+            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
             query, keys, values = qkv.view(examples, beams, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
             state.keys[i][:, :, start:stop] = keys
             state.values[i][:, :, start:stop] = values
             mixed = self._attend(query, state.keys[i][:, :, :stop], state.values[i][:, :, :stop], mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.out)
             # The beams of an example are query positions over one shared copy of its document.
-            query = torch.mm(self._norm(hidden, layer.cross_norm), layer.cross_query)
+            query = self._product(self._norm(hidden, layer.cross_norm), layer.cross_query)
             query = query.view(examples, beams, self.heads, self.d_kv).transpose(1, 2)
             mixed = self._attend(query, state.cross_keys[i], state.cross_values[i], state.cross_mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.cross_out)
@@ -244,4 +252,4 @@ class T5Inference:
         hidden = self._norm(hidden, self.decoder_norm)
         if self.logit_scale is not None:
             hidden = hidden * self.logit_scale
-        return torch.mm(hidden, self.head).float()
+        return self._product(hidden, self.head).float()

@@ -19,6 +19,7 @@ from utils.batches import LengthBuckets, TokenRows, sorted_batches
 from utils.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, saving
 from utils.models import save_plain
 from utils.monotonic import effective_weight_decay, free_parameters, parameter_groups
+from utils.products import fast_products
 from utils.training_record import TrainingRecord
 
 
@@ -64,7 +65,7 @@ class ArmTrainer(Trainer):
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         tokens = inputs.pop("num_tokens")
-        with _autocast(self.args.device, self.autocast):
+        with _autocast(self.args.device, self.autocast), fast_products(self.args.device):
             loss = model(**inputs, use_cache=False).loss
         self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]))
         return loss
@@ -152,7 +153,7 @@ def validation_loss(
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-            with _autocast(device, autocast):
+            with _autocast(device, autocast), fast_products(device):
                 loss = model(**inputs, use_cache=False).loss
             total += loss.double() * count
             tokens += count

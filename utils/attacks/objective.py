@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from utils.errors import StageError
+from utils.products import fast_products
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -111,7 +112,7 @@ class Objective:
 
     def _nll(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Mean NLL per row, float32 [b]; `embeds` [b, T, d], `mask` int64 [b, T], `labels` int64 [b, U]."""
-        with self._autocast():
+        with self._autocast(), fast_products(self.device):
             shifted = self.model._shift_right(labels)
             logits = self.model(
                 inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=shifted, use_cache=False
