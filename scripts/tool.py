@@ -10,6 +10,7 @@ TOOLS = {
     "packages": "utils.packages",
     "job-facts": "utils.job_facts",
     "submit": "utils.submission",
+    "clean": "utils.cleanup",
 }
 
 if __name__ == "__main__":

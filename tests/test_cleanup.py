@@ -1,0 +1,128 @@
+"""clean_all.sh and clean_checkpoints.sh: they delete what this project made there, after asking, and nothing else."""
+
+import fcntl
+import os
+import pty
+import subprocess
+
+import pytest
+
+from tests.shell_world import World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    """A finished run of two seeds, with checkpoints and a stranger's file. The tests take it apart, in their order."""
+    world = World(tmp_path_factory.mktemp("runs"))
+    for seed in ("1", "2"):
+        result = world.all("--local", seed)
+        assert result.returncode == 0, result.stderr
+        for arm in ("baseline", "monotonic"):
+            for epoch in range(1, 12):
+                directory = world.work / f"seed_{seed}" / f"{arm}_model" / f"epoch_{epoch}"
+                directory.mkdir(parents=True)
+                (directory / "model.safetensors").write_bytes(b"w" * 1000)
+    (world.work / "notes of mine.txt").write_text("keep")
+    return world
+
+
+def files(root) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_without_a_yes_nothing_goes(world):
+    before = world.snapshot()
+    refused = world.run("clean_all.sh")  # no terminal, no --force
+    assert refused.returncode == 2 and "--force" in refused.stderr and "seed_1" in refused.stdout
+    main, terminal = pty.openpty()
+    with (
+        subprocess.Popen(
+            [str(world.checkout / "clean_all.sh")],
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            env=world.environment,
+            text=True,
+        ) as process,
+        os.fdopen(main, "w") as typed,
+    ):
+        typed.write("n\n")
+        typed.flush()
+        assert "nothing was deleted" in process.stdout.read()
+    assert world.snapshot() == before
+
+
+def test_it_refuses_while_a_run_is_at_work(world):
+    lock = world.work / "runs" / "seed_1.lock"
+    with lock.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        before = world.snapshot()
+        for command in (["clean_all.sh"], ["clean_all.sh", "--seed", "1"], ["clean_checkpoints.sh"]):
+            result = world.run(*command, "--force")
+            assert result.returncode == 2 and "at work" in result.stderr
+        assert world.snapshot() == before
+
+
+def test_checkpoints_keep_the_last_and_the_best(world):
+    result = world.run("clean_checkpoints.sh", "1", "--force")
+    assert result.returncode == 0, result.stderr
+    for arm in ("baseline", "monotonic"):
+        left = {path.name for path in (world.work / "seed_1" / f"{arm}_model").iterdir()}
+        assert left == {"best", "epoch_11"}
+        assert len(list((world.work / "seed_2" / f"{arm}_model").glob("epoch_*"))) == 11
+    assert "everything is done" in world.all("--local", "1").stdout
+    assert world.run("clean_checkpoints.sh", "1", "--force").stdout.startswith("nothing to delete")
+
+
+def test_one_seed_goes_and_the_other_stays_done(world):
+    assert world.run("clean_all.sh", "--force", "--seed", "1").returncode == 0
+    assert not [name for name in files(world.scratch) if "seed_1" in name or "seed1" in name]
+    assert "everything is done" in world.all("--local", "2").stdout
+    assert "2_train_baseline   will run: not done yet" in world.all("--local", "--dry-run", "1").stdout
+
+
+def test_keep_cache_keeps_model_and_data_done(world):
+    assert world.run("clean_all.sh", "--force", "--keep-cache").returncode == 0
+    plan = world.all("--local", "--dry-run", "1").stdout
+    assert plan.count("  done") == 2 and "0_setup" in plan
+    assert {flag.split("_seed")[0] for flag in world.flags()} == {"stage_0_setup", "stage_1_prepare_data"}
+
+
+def test_all_goes_but_permanent_results_and_what_is_not_ours(world):
+    kept = files(world.project)
+    result = world.run("clean_all.sh", "--force")
+    assert result.returncode == 0, result.stderr
+    assert files(world.work) == {"notes of mine.txt"} and "left alone" in result.stdout
+    assert files(world.project) == kept and kept
+    assert not files(world.scratch / "mono_s2s_results")
+
+
+@pytest.mark.slurm
+def test_it_refuses_while_jobs_wait(cluster, tmp_path):
+    world = World(tmp_path)
+    world.environment |= cluster.environment
+    world.behave(s0_setup={"units": 100, "seconds": 1})
+    assert world.all("5").returncode == 0
+    job = world.record(5)["jobs"]["0_setup"]["job_id"]
+    cluster.wait(job, "RUNNING")
+    result = world.run("clean_all.sh", "--force", "--seed", "5")
+    assert result.returncode == 2 and "--cancel 5" in result.stderr and job in result.stderr
+    assert (world.work / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["clean_all.sh", "--frce"], ["clean_all.sh", "--seed", "x"], ["clean_checkpoints.sh", "--all"],
+     ["clean_checkpoints.sh", "abc"]],
+)  # fmt: skip
+def test_wrong_usage_names_itself_and_touches_nothing(tmp_path, words):
+    world = World(tmp_path)
+    before = world.snapshot()
+    result = world.run(*words)
+    assert result.returncode == 2 and words[-1] in result.stderr
+    assert world.snapshot() == before
+
+
+def test_an_unset_scratch_is_said(tmp_path):
+    world = World(tmp_path)
+    result = world.run("clean_all.sh", SCRATCH="")
+    assert result.returncode == 2 and "SCRATCH" in result.stderr
