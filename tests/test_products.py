@@ -28,8 +28,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     for module in (products, t5_inference):
         monkeypatch.setattr(module, "fast_linear", counting)
-        monkeypatch.setattr(module, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(products, "WORTH_IT", 1)
+    monkeypatch.setattr(products, "NARROWEST", 1)
     return shapes
 
 
@@ -40,7 +41,7 @@ def test_linear_and_both_gradients_are_pytorchs(shape: tuple[int, ...], taken: l
     outside = torch.randn(*shape[:-1], 33).transpose(0, 1).contiguous().transpose(0, 1)  # a gradient that is no block
     expected = functional.linear(x, weight)
     wanted = torch.autograd.grad(expected, (x, weight), outside)
-    with products.fast_products("cpu"):
+    with products.fast_products("cpu", 24):
         got = functional.linear(x, weight)
         found = torch.autograd.grad(got, (x, weight), outside)
     assert len(taken) == 3
@@ -57,7 +58,7 @@ def test_a_training_step_of_t5_has_the_same_loss_and_gradients(taken: list[tuple
     ids, labels = torch.randint(3, 60, (4, 11)), torch.randint(3, 60, (4, 6))
     expected = plain(input_ids=ids, labels=labels).loss
     expected.backward()
-    with products.fast_products("cpu"):
+    with products.fast_products("cpu", 24):
         loss = fast(input_ids=ids, labels=labels).loss
     loss.backward()
     assert len(taken) > 60  # 29 layers, three products each
@@ -68,7 +69,7 @@ def test_a_training_step_of_t5_has_the_same_loss_and_gradients(taken: list[tuple
 
 def test_frozen_weights_get_no_gradient_and_no_product_for_it(taken: list[tuple[int, ...]]) -> None:
     x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(5, 8)
-    with products.fast_products("cpu"):
+    with products.fast_products("cpu", 24):
         functional.linear(x, weight).sum().backward()
     assert len(taken) == 2
     torch.testing.assert_close(x.grad, weight.sum(0).expand(4, 8))
@@ -89,7 +90,7 @@ def test_generation_gives_the_same_ids(taken: list[tuple[int, ...]]) -> None:
 
 def test_what_does_not_fit_is_left_to_pytorch(taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, bias = torch.randn(4, 8), torch.randn(5, 8), torch.randn(5)
-    with products.fast_products("cpu"):
+    with products.fast_products("cpu", 24):
         assert torch.equal(functional.linear(x, weight, bias), torch.addmm(bias, x, weight.t()))
         assert functional.linear(x.double(), weight.double()).dtype == torch.float64
         with torch.autocast("cpu", torch.bfloat16):
@@ -97,7 +98,10 @@ def test_what_does_not_fit_is_left_to_pytorch(taken: list[tuple[int, ...]], monk
         monkeypatch.setattr(products, "WORTH_IT", 4 * 8 * 5 + 1)
         functional.linear(x, weight)
     assert not taken
+    monkeypatch.setattr(products, "WORTH_IT", 1)
+    assert not products.gains("cpu", 0)
+    assert not products.gains("cuda", 512)
     monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
-    with products.fast_products("cpu"):
+    with products.fast_products("cpu", 24):
         functional.linear(x, weight)
     assert not taken

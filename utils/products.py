@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-# Fewer multiplications than this gain less than calling through Python costs (about 10 microseconds).
+# Fewer multiplications than this gain less than calling through Python costs (about 10 microseconds), and so does a
+# model whose hidden states are narrower (d_model).
 WORTH_IT = 1 << 20
+NARROWEST = 128
 
 
 @functools.cache
@@ -35,9 +37,14 @@ def fast_linear(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-def fast_products(device: torch.device | str) -> AbstractContextManager[Any]:
+def gains(device: torch.device | str, width: int) -> bool:
+    """Whether oneDNN pays on `device` for a model of d_model `width`."""
+    return torch.device(device).type == "cpu" and width >= NARROWEST and onednn_is_faster()
+
+
+def fast_products(device: torch.device | str, width: int) -> AbstractContextManager[Any]:
     """Within it, float32 `functional.linear` without bias (all of T5's) and its gradients go the fastest way."""
-    return _FastLinear() if torch.device(device).type == "cpu" and onednn_is_faster() else nullcontext()
+    return _FastLinear() if gains(device, width) else nullcontext()
 
 
 class _FastLinear(TorchFunctionMode):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.products import fast_linear, onednn_is_faster
+from utils.products import fast_linear, gains
 
 MASKED = float("-inf")
 
@@ -102,7 +102,7 @@ class T5Inference:
         self.embedding: Tensor = model.shared.weight.detach()
         self.device = self.embedding.device
         self.logit_scale = config.d_model**-0.5 if config.scale_decoder_outputs else None
-        self.onednn = self.device.type == "cpu" and dtype == torch.float32 and onednn_is_faster()
+        self.onednn = dtype == torch.float32 and gains(self.device, config.d_model)
         self.head = self._transposed([model.lm_head.weight])
         self.encoder = [self._layer(block) for block in model.encoder.block]
         self.decoder = [self._layer(block) for block in model.decoder.block]

@@ -65,7 +65,8 @@ class ArmTrainer(Trainer):
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         tokens = inputs.pop("num_tokens")
-        with _autocast(self.args.device, self.autocast), fast_products(self.args.device):
+        device, width = self.args.device, self.model.config.d_model
+        with _autocast(device, self.autocast), fast_products(device, width):
             loss = model(**inputs, use_cache=False).loss
         self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]))
         return loss
@@ -153,7 +154,7 @@ def validation_loss(
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
-            with _autocast(device, autocast), fast_products(device):
+            with _autocast(device, autocast), fast_products(device, model.config.d_model):
                 loss = model(**inputs, use_cache=False).loss
             total += loss.double() * count
             tokens += count

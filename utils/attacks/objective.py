@@ -112,7 +112,7 @@ class Objective:
 
     def _nll(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Mean NLL per row, float32 [b]; `embeds` [b, T, d], `mask` int64 [b, T], `labels` int64 [b, U]."""
-        with self._autocast(), fast_products(self.device):
+        with self._autocast(), fast_products(self.device, self.model.config.d_model):
             shifted = self.model._shift_right(labels)
             logits = self.model(
                 inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=shifted, use_cache=False

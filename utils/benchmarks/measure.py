@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from utils.products import fast_linear, onednn_is_faster
+
+
+class Span(NamedTuple):
+    """Seconds of one run; and of processors at work (this process and its children), which others do not disturb."""
+
+    seconds: float
+    cpu_seconds: float
+
 
 class Clock:
-    """Moments on a device: CUDA events on a GPU (no waiting in between), perf_counter on a CPU."""
+    """Moments on a device: CUDA events on a GPU (no waiting in between), clocks of wall and processor on a CPU."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
@@ -23,32 +33,33 @@ class Clock:
     def mark(self) -> Any:
         """A moment of the device's work so far."""
         if not self.cuda:
-            return time.perf_counter()
+            return time.perf_counter(), sum(os.times()[:4])
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two moments; waits for the second."""
+    def span(self, start: Any, end: Any) -> Span:
+        """From one moment to another; waits for the second. A GPU's span has no processor seconds (0)."""
         if not self.cuda:
-            return float(end - start)
+            return Span(end[0] - start[0], end[1] - start[1])
         end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
+        return Span(float(start.elapsed_time(end)) / 1000, 0.0)
 
 
 @dataclass
 class Way:
-    """One way to do a piece of work. `run` does it once, and returns the seconds if it timed itself, else None.
+    """One way to do a piece of work. `run` does it once, and returns its span if it timed itself, else None.
 
     `items`: how many things (examples, summaries, pairs) one run does; where it differs between the ways of a
     comparison the rates are compared. `flops`: floating-point operations of one run, 0 where they do not matter.
     """
 
     name: str
-    run: Callable[[], float | None]
+    run: Callable[[], Span | None]
     items: float = 1.0
     flops: float = 0.0
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     peak_memory_mb: float = 0.0
 
 
@@ -70,9 +81,12 @@ class Comparison:
 
     def ratio(self, way: Way) -> float:
         """How many times as fast as `way` ours is: the median over rounds, so that a slow minute hits both."""
-        ours = self.ways[0]
-        pairs = zip(ours.seconds, way.seconds, strict=False)
-        return statistics.median((theirs / way.items) / (own / ours.items) for own, theirs in pairs)
+        return _ratio(self.ways[0], way, self.ways[0].seconds, way.seconds)
+
+    def cpu_ratio(self, way: Way) -> float | None:
+        """The same in seconds of processors: the ratio to look at where others use the machine. None on a GPU."""
+        own, theirs = self.ways[0].cpu_seconds, way.cpu_seconds
+        return _ratio(self.ways[0], way, own, theirs) if own and theirs and min(own) > 0 else None
 
     def as_json(self) -> dict[str, Any]:
         rows = []
@@ -86,6 +100,8 @@ class Comparison:
                 "spread": (max(way.seconds) - min(way.seconds)) / median,
                 "per_second": way.items / median,
                 "ratio": self.ratio(way),
+                "cpu_seconds": [round(s, 3) for s in way.cpu_seconds],
+                "cpu_ratio": self.cpu_ratio(way),
                 "target": self.targets.get(way.name),
                 "peak_memory_mb": round(way.peak_memory_mb, 1) or None,
             }
@@ -118,21 +134,30 @@ def alternate(comparison: Comparison, *, rounds: int, device: str, dtype: torch.
             reset_peak_memory(device)
             start = clock.mark()
             own = way.run()
-            way.seconds.append(clock.seconds(start, clock.mark()) if own is None else own)
+            span = clock.span(start, clock.mark()) if own is None else own
+            way.seconds.append(span.seconds)
+            way.cpu_seconds.append(span.cpu_seconds)
             way.peak_memory_mb = max(way.peak_memory_mb, peak_memory_mb(device))
     comparison.matmul_peak = statistics.median(peaks) if peaks else 0.0
     return comparison
 
 
+def _ratio(ours: Way, way: Way, own: Sequence[float], theirs: Sequence[float]) -> float:
+    return statistics.median((b / way.items) / (a / ours.items) for a, b in zip(own, theirs, strict=False))
+
+
 def matmul_peak(device: str, dtype: torch.dtype, *, repetitions: int = 5) -> float:
-    """FLOP/s of a large square matrix product: the best of some, which is what the device can do."""
+    """FLOP/s of a large square matrix product: the best of some and of PyTorch's libraries, which the device can do."""
     size = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     clock, best = Clock(device), float("inf")
+    fast = fast_linear if device == "cpu" and dtype == torch.float32 and onednn_is_faster() else torch.mm
     for _ in range(repetitions):
-        start = clock.mark()
-        torch.mm(a, b)
-        best = min(best, clock.seconds(start, clock.mark()))
+        for product in {torch.mm, fast}:
+            start = clock.mark()
+            with torch.inference_mode():
+                product(a, b)
+            best = min(best, clock.span(start, clock.mark()).seconds)
     return 2 * size**3 / best
 
 
@@ -154,6 +179,8 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         formula = flop_registry.get(func._overloadpacket)
+        if func._overloadpacket is torch.ops.mkldnn._linear_pointwise:
+            self.flops += 2 * args[0].numel() * args[1].shape[0]
         if formula is None and func._can_decompose():  # inference mode leaves linear and matmul whole
             with self:
                 return func.decompose(*args, **kwargs)

@@ -22,15 +22,19 @@ def as_text(found: Comparison) -> str:
     head = f"{found.title}"
     if found.matmul_peak:
         head += f"   (matmul peak {_flops(found.matmul_peak)})"
-    columns = f"{found.unit + '/s':>16} {'median s':>10} {'spread':>7} {'ours is':>9} {'target':>8}  memory"
+    columns = (
+        f"{found.unit + '/s':>16} {'median s':>10} {'spread':>7} {'ours is':>9} {'CPU':>9} {'target':>8}  memory"
+    )
     lines = [head, f"  {'way':38} {columns}"]
     for way, row in zip(found.ways, found.as_json()["ways"], strict=True):
         ratio = "" if way is found.ways[0] else f"{row['ratio']:.2f} x"
+        cpu = row["cpu_ratio"] if way is not found.ways[0] else None
+        by_cpu = "" if cpu is None else f"{cpu:.2f} x"
         target = "" if row["target"] is None else f"{row['target']:.2f} x"
         memory = f"{row['peak_memory_mb']:.0f} MiB" if row["peak_memory_mb"] else ""
         lines.append(
             f"  {way.name:38} {row['per_second']:16.3f} {row['median_seconds']:10.4f} {row['spread']:6.0%} "
-            f"{ratio:>9} {target:>8}  {memory}"
+            f"{ratio:>9} {by_cpu:>9} {target:>8}  {memory}"
         )
         if "share_of_matmul_peak" in row:
             lines.append(f"    {_flops(row['flops_per_second'])}, {row['share_of_matmul_peak']:.0%} of the peak")

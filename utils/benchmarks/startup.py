@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from utils.benchmarks.measure import Comparison, Way, alternate, check
@@ -53,22 +52,20 @@ def case(size: Size, device: str) -> list[Comparison]:
     return [imports, commands]
 
 
-def _python(code: str) -> float:
-    return _timed([sys.executable, "-c", code])
+def _python(code: str) -> None:
+    _timed([sys.executable, "-c", code])
 
 
-def _command(name: str, *arguments: str) -> float:
-    return _timed([str(ROOT / name), *arguments])
+def _command(name: str, *arguments: str) -> None:
+    _timed([str(ROOT / name), *arguments])
 
 
-def _script(name: str) -> float:
-    return _timed([sys.executable, str(ROOT / "scripts" / name), "--help"])
+def _script(name: str) -> None:
+    _timed([sys.executable, str(ROOT / "scripts" / name), "--help"])
 
 
-def _timed(command: list[str]) -> float:
-    start = time.perf_counter()
+def _timed(command: list[str]) -> None:
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    return time.perf_counter() - start
 
 
 def _imports_torch() -> bool:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from utils.batches import LengthBuckets, TokenRows
-from utils.benchmarks.measure import Clock, Comparison, Way, alternate, check, count_flops, relative_difference
+from utils.benchmarks.measure import Clock, Comparison, Span, Way, alternate, check, count_flops, relative_difference
 from utils.benchmarks.world import Size, new_model, precision, product_dtype, token_rows, tokenizer
 from utils.monotonic import constrain
 from utils.trainer import ArmTrainer
@@ -43,8 +43,8 @@ class StepTimes(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.marks.append(self.clock.mark())
 
-    def seconds(self) -> float:
-        return self.clock.seconds(self.marks[0], self.marks[-1])
+    def span(self) -> Span:
+        return self.clock.span(self.marks[0], self.marks[-1])
 
 
 class LossRecord(TrainingRecord):
@@ -68,7 +68,7 @@ def chosen_batches(kind: str, size: Size) -> datasets.Dataset:
 
 def our_steps(
     model: T5ForConditionalGeneration, rows: datasets.Dataset, device: str, *, arm: str, output: Path
-) -> tuple[float, list[float]]:
+) -> tuple[Span, list[float]]:
     """Train `model` on each batch once with the pipeline's trainer: seconds from step 2 on, and the losses."""
     settings = TrainingSettings(
         epochs=1,
@@ -105,12 +105,12 @@ def our_steps(
     )
     trainer.add_callback(times)
     trainer.train()
-    return times.seconds(), [float(loss) for loss in record.losses]
+    return times.span(), [float(loss) for loss in record.losses]
 
 
 def padded_steps(
     model: T5ForConditionalGeneration, batches: Sequence[Sequence[dict[str, list[int]]]], size: Size, device: str
-) -> tuple[float, list[float]]:
+) -> tuple[Span, list[float]]:
     """The plain recipe on the same batches: padded to the limits, float32, the loss read at every step."""
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
@@ -131,10 +131,10 @@ def padded_steps(
         schedule.step()
         losses.append(loss.item())
         marks.append(clock.mark())
-    return clock.seconds(marks[0], marks[-1]), losses
+    return clock.span(marks[0], marks[-1]), losses
 
 
-def seq2seq_steps(model: T5ForConditionalGeneration, rows: datasets.Dataset, device: str, output: Path) -> float:
+def seq2seq_steps(model: T5ForConditionalGeneration, rows: datasets.Dataset, device: str, output: Path) -> Span:
     """transformers' Seq2SeqTrainer with dynamic padding, at defaults; it takes `rows` in their order."""
     times = StepTimes(Clock(device))
     arguments = Seq2SeqTrainingArguments(
@@ -159,7 +159,7 @@ def seq2seq_steps(model: T5ForConditionalGeneration, rows: datasets.Dataset, dev
         callbacks=[times],
     )
     trainer.train()
-    return times.seconds()
+    return times.span()
 
 
 def case(size: Size, device: str) -> list[Comparison]:
@@ -180,7 +180,7 @@ def _compare(kind: str, size: Size, device: str, folder: Path) -> Comparison:
     fresh: Callable[[], T5ForConditionalGeneration] = lambda: copy.deepcopy(model)  # noqa: E731
     timed = len(rows) - BATCH
 
-    def ours(arm: str) -> float:
+    def ours(arm: str) -> Span:
         return our_steps(fresh(), rows, device, arm=arm, output=folder)[0]
 
     ways = [
