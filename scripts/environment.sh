@@ -74,7 +74,7 @@ _make_venv() (
             return 1
         fi
     fi
-    say "installing the packages of ${1##*/} (minutes, about 2 GB of disk; once)"
+    say "installing the packages of ${1##*/} (minutes, 2 GB of disk, or 6 with CUDA; once)"
     : >"$venv/unfinished"
     if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$1" >&2; then
         say "pip failed, see above. The same command tries again."
