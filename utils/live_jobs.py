@@ -40,14 +40,19 @@ def refuse_if_live(seed: int, places: Places) -> None:
 
 
 def cancel_seed(seed: int, places: Places) -> int:
-    """scancel the jobs of this seed's runs that still wait or run, and only those; returns the exit code.
+    """`cancel_seeds` of one."""
+    return cancel_seeds([seed], places)
+
+
+def cancel_seeds(seeds: Sequence[int], places: Places) -> int:
+    """scancel the jobs of these seeds' runs that still wait or run, and only those; returns the exit code.
 
     A job that another seed's run waits for (they share stages 0 and 1) is left alone, and it says so.
     """
     runs = records(places)
     live = live_jobs(runs)
-    mine = [run for run in runs if run.facts["seed"] == seed and run.run_id in live]
-    waiting = [run for run in runs if run.facts["seed"] != seed and run.run_id in live]
+    mine = [run for run in runs if run.facts["seed"] in seeds and run.run_id in live]
+    waiting = [run for run in runs if run.facts["seed"] not in seeds and run.run_id in live]
     for run in mine:
         shared = {
             job["job_id"]: f"{key}, for seed {other.facts['seed']}"
@@ -62,6 +67,7 @@ def cancel_seed(seed: int, places: Places) -> int:
         for job_id in live[run.run_id]:
             if job_id in shared:
                 print(f"left alone: {job_id} ({shared[job_id]})")
-    if not mine:
-        print(f"seed {seed} has no jobs in the queue.")
+    for seed in seeds:
+        if seed not in {run.facts["seed"] for run in mine}:
+            print(f"seed {seed} has no jobs in the queue.")
     return 0
