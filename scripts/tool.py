@@ -10,6 +10,7 @@ TOOLS = {
     "packages": "utils.packages",
     "job-facts": "utils.job_facts",
     "submit": "utils.submission",
+    "multi-seed": "utils.multi_seed_submission",
     "clean": "utils.cleanup",
 }
 

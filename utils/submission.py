@@ -78,7 +78,7 @@ def _main(options: argparse.Namespace) -> int:
         if options.executor == "slurm":
             site = cluster.resolve(settings)
             (CHECKOUT / "logs").mkdir(exist_ok=True)
-            submit_graph(record, to_run(steps), settings, site, options.force, shared)
+            submit_graph(record, to_run(steps), settings, site, options.force, shared, options.after)
     if options.executor == "slurm":
         _tell_submitted(record, options.seed, places)
         return 0
@@ -97,9 +97,11 @@ def submit_graph(
     site: Site,
     force: bool,
     shared: dict[str, dict[str, Any]],
+    after: str = "",
 ) -> None:
     """Queue every step with its dependencies, but for the `shared` ones, which another run has queued.
 
+    `after`: job ids, joined by colons; the seed's own stages start when these have ended, however they ended.
     If one is refused, cancel what this run queued, and say so.
     """
     for key, job in shared.items():
@@ -107,7 +109,8 @@ def submit_graph(
     for step in steps:
         if step.stage.key in shared:
             continue
-        words = _command(record, step.stage, settings, site, force, dependency_of(step.stage, record))
+        dependency = dependency_of(step.stage, record, after)
+        words = _command(record, step.stage, settings, site, force, dependency)
         out, err = sbatch.log_paths(step.stage.wrapper, sbatch.array_tasks(step.stage, settings))
         try:
             answer = sbatch.submit(words)
@@ -116,7 +119,7 @@ def submit_graph(
                 {
                     "job_id": answer.job_id,
                     "cluster": answer.cluster,
-                    "dependency": dependency_of(step.stage, record),
+                    "dependency": dependency,
                     "line": shlex.join(words),
                     "out": out.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
                     "err": err.replace("%j", answer.job_id).replace("%A", answer.job_id).replace("%%", "%"),
@@ -131,10 +134,13 @@ def submit_graph(
             ) from None
 
 
-def dependency_of(stage: Stage, record: RunRecord) -> str:
-    """afterok on the jobs of this run that the stage needs, "" if there is none."""
-    ids = [record.jobs[STAGES[n].key]["job_id"] for n in stage.needs if STAGES[n].key in record.jobs]
-    return "afterok:" + ":".join(ids) if ids else ""
+def dependency_of(stage: Stage, record: RunRecord, after: str = "") -> str:
+    """afterok on the jobs of this run that the stage needs, afterany on `after` for its first ones; "" if none."""
+    needed = [STAGES[n] for n in stage.needs if STAGES[n].key in record.jobs]
+    parts = ["afterok:" + ":".join(record.jobs[item.key]["job_id"] for item in needed)] if needed else []
+    if after and stage.per_seed and not any(item.per_seed for item in needed):
+        parts.append(f"afterany:{after}")
+    return ",".join(parts)
 
 
 def _undo(record: RunRecord) -> str:
@@ -199,7 +205,7 @@ def run_here(record: RunRecord, steps: list[Step], force: bool) -> int:
     for count, step in enumerate(steps, 1):
         print(f"\n[{count}/{len(steps)}] stage {step.stage.key}: {step.stage.purpose}", flush=True)
         arguments = _arguments(facts["seed"], record.settings_file, facts["python"], force)
-        code = _wrapper(["bash", str(CHECKOUT / step.stage.wrapper), *arguments])
+        code = run_wrapper(["bash", str(CHECKOUT / step.stage.wrapper), *arguments])
         if code:
             print(
                 f"\nrun_all.sh: stage {step.stage.key} ended with exit code {code} (see above). "
@@ -211,7 +217,7 @@ def run_here(record: RunRecord, steps: list[Step], force: bool) -> int:
     return 0
 
 
-def _wrapper(words: list[str]) -> int:
+def run_wrapper(words: list[str]) -> int:
     """Run a wrapper to its end; whoever asks us to stop, asks it to stop, and we wait for it to save its progress."""
     process = subprocess.Popen(words, start_new_session=False)
 
@@ -287,6 +293,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--executor", choices=("slurm", "local"), required=True)
     parser.add_argument("--python", default="")
+    parser.add_argument("--after", default="", help="job ids that have to end before this seed's own stages start")
     parser.add_argument("--stage", type=int, default=0)
     parser.add_argument("--stop-stage", type=int, default=len(STAGES) - 1)
     for flag in ("--force", "--dry-run", "--cancel"):

@@ -1,0 +1,126 @@
+"""run_multi_seed.sh: many seeds at once under a limit, the aggregate after all; again adds what is missing."""
+
+import json
+
+import pytest
+
+from tests.shell_world import World
+
+# Stands in for scripts/aggregate_multi_seed.py: says which seeds it was given, and fails where one is missing.
+AGGREGATE = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from utils.files import write_json
+from utils.places import Places
+from utils.settings import load_settings
+places = Places.of(load_settings())
+missing = [seed for seed in sys.argv[1:] if not (places.final(int(seed)) / "final_results.json").exists()]
+if missing:
+    print("missing seeds:", *missing)
+    sys.exit(3)
+write_json(places.multi_seed / "multi_seed_results.json", {"seeds": sys.argv[1:]})
+"""
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    world = World(tmp_path)
+    (world.checkout / "scripts" / "aggregate_multi_seed.py").write_text(AGGREGATE)
+    return world
+
+
+@pytest.fixture
+def queue(world, cluster) -> World:
+    world.environment |= cluster.environment
+    return world
+
+
+def aggregated(world) -> list[str]:
+    path = world.project / "mono_s2s_multi_seed_results" / "multi_seed_results.json"
+    return json.loads(path.read_text())["seeds"] if path.exists() else []
+
+
+def jobs(world, seed) -> dict[str, str]:
+    return {key: job["job_id"] for key, job in world.record(seed)["jobs"].items()}
+
+
+def aggregate_job(world) -> str:
+    found = [json.loads(path.read_text()) for path in (world.work / "runs").glob("*/multi_seed.json")]
+    return max((facts["job_id"] for facts in found), key=int)
+
+
+def multi(world, *words, **environment):
+    return world.run("run_multi_seed.sh", *words, **environment)
+
+
+def test_here_the_seeds_run_one_after_the_other_and_a_failed_one_is_named(world):
+    assert multi(world, "1", "2", "--local").returncode == 0
+    assert aggregated(world) == ["1", "2"]
+    (world.project / "mono_s2s_multi_seed_results" / "multi_seed_results.json").unlink()
+    world.behave(s5_uat_attacks={"fail": "no luck"})
+    result = multi(world, "1", "3", "--local")
+    assert result.returncode != 0 and "missing seeds: 3" in result.stdout and "seed 3 failed" in result.stderr
+    assert not aggregated(world)
+    world.behave()
+    again = multi(world, "1", "3", "--local")
+    assert again.returncode == 0 and "everything is done" in again.stdout and aggregated(world) == ["1", "3"]
+
+
+@pytest.mark.slurm
+def test_on_slurm_all_is_queued_at_once_and_shared_work_is_done_once(cluster, queue):
+    queue.behave(s2_train_baseline={"units": 1, "seconds": 1})
+    result = multi(queue, "1", "2", "3", MONO_S2S_MAX_PARALLEL_SEEDS="2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    first, third = jobs(queue, 1), jobs(queue, 3)
+    assert jobs(queue, 2)["1_prepare_data"] == third["1_prepare_data"] == first["1_prepare_data"]
+    assert cluster.wait(aggregate_job(queue), "COMPLETED") and aggregated(queue) == ["1", "2", "3"]
+    # The third seed began to train when the first had ended.
+    assert cluster.field(third["2_train_baseline"], "StartTime") >= cluster.field(first["7_aggregate"], "EndTime")
+    assert cluster.field(jobs(queue, 2)["2_train_baseline"], "StartTime") < cluster.field(
+        first["7_aggregate"], "EndTime"
+    )
+
+
+@pytest.mark.slurm
+def test_a_failed_seed_is_named_by_the_aggregate_and_the_same_command_adds_it(cluster, queue):
+    queue.behave(s6_hotflip_attacks={"fail": "no luck"})
+    assert multi(queue, "1", "2").returncode == 0
+    job = aggregate_job(queue)
+    assert cluster.wait(job) == "FAILED"
+    log = next((queue.checkout / "logs").glob(f"job_multi_seed_aggregate_{job}.out")).read_text()
+    assert "missing seeds: 1 2" in log
+    queue.behave()
+    assert multi(queue, "1", "2").returncode == 0
+    assert list(jobs(queue, 2)) == ["6_hotflip_attacks", "7_aggregate"]
+    assert cluster.wait(aggregate_job(queue), "COMPLETED") and aggregated(queue) == ["1", "2"]
+
+
+@pytest.mark.slurm
+def test_seeds_in_the_queue_are_not_queued_twice_and_cancel_ends_all(cluster, queue):
+    queue.behave(s0_setup={"units": 100, "seconds": 1})
+    assert multi(queue, "1", "2").returncode == 0
+    before = {*cluster("squeue", "-h", "-o", "%A").split()}
+    result = multi(queue, "1", "2", "3")
+    assert result.returncode == 0 and result.stdout.count("in the queue already") == 2
+    added = {*cluster("squeue", "-h", "-o", "%A").split()} - before
+    assert len(added) == 7, "six stages of seed 3 and a new aggregate"
+    assert multi(queue, "1", "2", "3", "--cancel").returncode == 0
+    cluster.until(lambda: not cluster("squeue", "-h", "-o", "%A").split(), 20, "an empty queue")
+
+
+def test_a_dry_run_touches_nothing(world):
+    before = world.snapshot()
+    result = multi(world, "1", "2", "--dry-run", "--local")
+    assert result.returncode == 0 and "aggregate of seeds 1, 2" in result.stdout
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["1"], "at least two"), ([], "at least two"), (["1", "1"], "given twice"), (["1", "01"], "given twice"),
+     (["1", "x"], "seed x"), (["1", "2", "--fast"], "--fast"), (["1", "99999999999"], "99999999999")],
+)  # fmt: skip
+def test_wrong_usage_names_itself(world, words, named):
+    result = multi(world, *words)
+    assert result.returncode == 2 and named in result.stderr and not world.scratch.exists()
