@@ -41,6 +41,9 @@ def test_cancelling_a_seed_leaves_what_another_seed_waits_for(cluster, world):
     assert result.returncode == 0 and "left alone" in result.stdout and "seed 2" in result.stdout
     cluster.until(lambda: not queued(cluster) & {first["2_train_baseline"], first["7_aggregate"]}, 20, "seed 1 is gone")
     assert {second["1_prepare_data"], second["7_aggregate"]} <= queued(cluster)
+    # The first seed can come back, and waits for the same job.
+    assert submit(world, "1")["1_prepare_data"] == first["1_prepare_data"]
+    assert world.all("1", "--cancel").returncode == 0
     # When nobody waits for it any more, it can go.
     assert world.all("2", "--cancel").returncode == world.all("1", "--cancel").returncode == 0
     cluster.until(lambda: not queued(cluster), 20, "an empty queue")

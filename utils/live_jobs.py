@@ -8,6 +8,7 @@ from utils import cluster, sbatch
 from utils.errors import UsageError
 from utils.places import Places
 from utils.run_record import RunRecord, records
+from utils.stages import STAGES
 
 
 def live_jobs(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
@@ -31,12 +32,17 @@ def cluster_of(run: RunRecord) -> str:
 
 
 def refuse_if_live(seed: int, places: Places) -> None:
-    """UsageError if jobs of an earlier run of this seed still wait or run."""
-    for run_id, ids in live_jobs(records(places, seed)).items():
-        raise UsageError(
-            f"seed {seed} has jobs in the queue already ({', '.join(ids)}, run {run_id}). "
-            f"Watch them: ./check_training_status.sh {seed}   End them: ./run_all.sh --cancel {seed}"
-        )
+    """UsageError if a stage of this seed still waits or runs; setup and data, which all seeds share, do not count."""
+    runs = records(places, seed)
+    live = live_jobs(runs)
+    for run in runs:
+        own = {run.jobs[stage.key]["job_id"] for stage in STAGES if stage.per_seed and stage.key in run.jobs}
+        ids = [job_id for job_id in live.get(run.run_id, []) if job_id in own]
+        if ids:
+            raise UsageError(
+                f"seed {seed} has jobs in the queue already ({', '.join(ids)}, run {run.run_id}). "
+                f"Watch them: ./check_training_status.sh {seed}   End them: ./run_all.sh --cancel {seed}"
+            )
 
 
 def cancel_seed(seed: int, places: Places) -> int:
