@@ -60,6 +60,17 @@ class TokenRows(torch.utils.data.Dataset):
             "num_tokens": int(self.label_lengths[list(rows)].sum()),
         }
 
+    def share(self, rows: Sequence[int], rank: int, processes: int) -> dict[str, torch.Tensor | int]:
+        """`collate` of every `processes`-th row of a batch, beginning with `rank`; `batch_tokens`: of the whole batch.
+
+        A process that no row is left for gets the first one with num_tokens 0: it must take part, and counts nothing.
+        """
+        own = list(rows[rank::processes])
+        part = self.collate(own or rows[:1])
+        part["num_tokens"] = int(self.label_lengths[own].sum())
+        part["batch_tokens"] = int(self.label_lengths[list(rows)].sum())
+        return part
+
     def _padded(self, column: _Column, lengths: np.ndarray, rows: Sequence[int], fill: int) -> np.ndarray:
         longest = max(int(lengths[row]) for row in rows)
         width = -(-longest // self.multiple_of) * self.multiple_of

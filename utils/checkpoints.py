@@ -32,9 +32,14 @@ OPTIMIZER, SCHEDULER, RANDOM_STATE, TRAINER_STATE = (
 )
 # Needed to go on training, not to use the model: removed from all but the newest checkpoints.
 TRAINING_FILES = (OPTIMIZER, SCHEDULER, RANDOM_STATE, FREE_PARAMETERS)
-NOT_THE_MODEL = (*TRAINING_FILES, COMPLETE, STATE, TRAINER_STATE)
+NOT_THE_MODEL = (COMPLETE, STATE, TRAINER_STATE)
 
 log = logging.getLogger("mono_s2s.training")
+
+
+def for_training_only(name: str) -> bool:
+    """Whether a checkpoint's file is needed to go on training and not to use the model."""
+    return name in TRAINING_FILES or name.startswith("rng_state_")  # one for each process of a training by several
 
 
 @dataclass(frozen=True)
@@ -120,11 +125,12 @@ def keep_newest(output_dir: Path, keep: int) -> None:
             shutil.rmtree(directory)
     seals = [item for item in seals if item[1].is_dir()]
     for seal, directory in seals[:-keep]:
-        if any((directory / name).exists() for name in TRAINING_FILES):
-            kept = {name: entry for name, entry in seal["files"].items() if name not in TRAINING_FILES}
+        surplus = [path for path in directory.iterdir() if for_training_only(path.name)]
+        if surplus:
+            kept = {name: entry for name, entry in seal["files"].items() if not for_training_only(name)}
             write_json(directory / COMPLETE, {**seal, "files": kept})  # first the list, then the files: never torn
-            for name in TRAINING_FILES:
-                (directory / name).unlink(missing_ok=True)
+            for path in surplus:
+                path.unlink()
 
 
 def _directories(output_dir: Path) -> list[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from utils import ranks
 from utils.batches import LengthBuckets, TokenRows, sorted_batches
 from utils.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, saving
 from utils.models import save_plain
@@ -51,10 +54,11 @@ class ArmTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Length buckets. The loader has a generator of its own: it must not draw from the one that dropout uses."""
         buckets = LengthBuckets(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
+        share = functools.partial(self.rows.share, rank=ranks.rank(), processes=ranks.world_size())
         return _EpochLoader(
             self.rows,
             batch_sampler=buckets,
-            collate_fn=self.rows.collate,
+            collate_fn=share,
             generator=torch.Generator(),
             pin_memory=self.args.device.type == "cuda",
         )
@@ -64,11 +68,13 @@ class ArmTrainer(Trainer):
             return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
-        tokens = inputs.pop("num_tokens")
+        tokens, batch_tokens = inputs.pop("num_tokens"), inputs.pop("batch_tokens")
         device, width = self.args.device, self.model.config.d_model
         with _autocast(device, self.autocast), fast_products(device, width):
             loss = model(**inputs, use_cache=False).loss
-        self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]))
+        self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]) if tokens else 0)
+        if ranks.world_size() > 1:  # gradients are averaged over processes: weighted so, that is the whole batch's mean
+            loss = loss * (ranks.world_size() * tokens / batch_tokens)
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -100,15 +106,35 @@ class ArmTrainer(Trainer):
         step, steps = self.state.global_step, math.ceil(len(self.rows) / self.args.per_device_train_batch_size)
         name = f"epoch_{step // steps}" if step % steps == 0 else f"step_{step}"
         directory = Path(self.args.output_dir) / name
+        history, random_states = self.record.state(), self._random_states()  # of all processes
+        if ranks.rank() == 0:
+            self._write_checkpoint(directory, step, history, random_states)
+        ranks.barrier()
+
+    def _random_states(self) -> dict[str, bytes]:
+        """The files of every process's random state, on process 0; of a single process: none, it writes its own."""
+        if ranks.world_size() == 1:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            own = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        return {name: content for files in ranks.gathered(own) for name, content in files.items()}
+
+    def _write_checkpoint(
+        self, directory: Path, step: int, history: dict[str, Any], random_states: dict[str, bytes]
+    ) -> None:
         with saving(directory, step=step, identity=self.identity) as new:
             save_plain(self.model, self.tokenizer, new)
             free = {key: value.detach().cpu() for key, value in free_parameters(self.model).items()}
             if free:
                 torch.save(free, new / FREE_PARAMETERS)
             self._save_optimizer_and_scheduler(str(new))
-            self._save_rng_state(str(new))
+            if not random_states:
+                self._save_rng_state(str(new))
+            for file, content in random_states.items():
+                (new / file).write_bytes(content)
             self.state.save_to_json(str(new / TRAINER_STATE))
-            (new / STATE).write_text(json.dumps(self.record.state(), allow_nan=False), encoding="utf-8")
+            (new / STATE).write_text(json.dumps(history, allow_nan=False), encoding="utf-8")
         keep_newest(directory.parent, self.checkpoints_to_keep)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
@@ -142,7 +168,7 @@ def validation_loss(
 ) -> float:
     """Mean negative log-likelihood per label token over all of `rows`, in eval mode, however the rows are batched.
 
-    `max_tokens`: padded input tokens in one batch.
+    `max_tokens`: padded input tokens in one batch. Several processes share the batches and get the same mean.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -150,7 +176,7 @@ def validation_loss(
     total = torch.zeros((), dtype=torch.float64, device=device)
     tokens = 0
     with parametrize.cached():
-        for batch in sorted_batches(rows, max_tokens=max_tokens):
+        for batch in sorted_batches(rows, max_tokens=max_tokens)[ranks.rank() :: ranks.world_size()]:
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
             inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
@@ -159,4 +185,5 @@ def validation_loss(
             total += loss.double() * count
             tokens += count
     model.train(was_training)
-    return float(total) / tokens
+    everything, count = ranks.total([float(total), tokens])
+    return everything / count

@@ -16,8 +16,9 @@ import datasets
 import torch
 from transformers import TrainingArguments
 
+from utils import ranks
 from utils.batches import TokenRows
-from utils.checkpoints import NOT_THE_MODEL, Checkpoint, keep_newest, starting_point
+from utils.checkpoints import NOT_THE_MODEL, Checkpoint, for_training_only, keep_newest, starting_point
 from utils.errors import InputError, Interrupted, StageError
 from utils.files import append_jsonl, new_directory, read_jsonl
 from utils.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
@@ -78,9 +79,13 @@ def train(
     training found there, with the same result as if never stopped. Raises Interrupted after a checkpoint when
     `stop_requested()` turns true; StageError for a loss that is not finite, a checkpoint that cannot be written, empty
     data; InputError for a damaged model or data that do not fit it.
+
+    Under torchrun the processes share every batch of `batch_size` and every validation, so that the losses are those
+    of one process but for rounding and dropout's draws; process 0 writes, the others return an empty history.
     """
     quiet_transformers()
     output_dir.mkdir(parents=True, exist_ok=True)
+    arguments = _arguments(output_dir, settings)  # under torchrun this joins the processes into a group
     autocast = uses_bfloat16(settings.precision, settings.device)
     if settings.device == "cuda" and settings.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
@@ -99,7 +104,8 @@ def train(
                 f"the {what} set has token {part.largest_id()}, the model {model.config.vocab_size} tokens"
             )
     identity = _identity(arm, pretrained_dir, rows, validation_rows, settings)
-    start = starting_point(output_dir, identity)
+    with ranks.main_first():
+        start = starting_point(output_dir, identity)
     record = TrainingRecord(
         arm,
         output_dir,
@@ -112,13 +118,15 @@ def train(
     )
     if start is not None:
         record.restore(start.state())
-        keep_newest(output_dir, settings.checkpoints_to_keep)  # a kill may have come before it was done
+        if ranks.rank() == 0:
+            keep_newest(output_dir, settings.checkpoints_to_keep)  # a kill may have come before it was done
     if len(record.epochs) < settings.epochs:
-        _open_session(output_dir / SESSIONS, start, settings)
+        if ranks.rank() == 0:
+            _open_session(output_dir / SESSIONS, start, settings)
         trainer = ArmTrainer(
             model=model,
             tokenizer=tokenizer,
-            args=_arguments(output_dir, settings),
+            args=arguments,
             rows=rows,
             record=record,
             autocast=autocast,
@@ -133,7 +141,7 @@ def train(
             record.close()
         if record.interrupted:
             raise Interrupted(f"{arm}: stopped at step {trainer.state.global_step}, the checkpoint is saved")
-    return _history(arm, output_dir, record, settings, identity, autocast)
+    return _history(arm, output_dir, record, settings, identity, autocast) if ranks.rank() == 0 else {}
 
 
 def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArguments:
@@ -148,6 +156,8 @@ def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArgument
         warmup_steps=settings.warmup_ratio,  # below 1: a share of all steps
         seed=settings.seed,
         use_cpu=settings.device == "cpu",
+        ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and settings.device == "cpu" else None,
+        ddp_find_unused_parameters=False,
         bf16=False,  # autocast is ours, around the loss alone
         eval_strategy="no",
         save_strategy="no",  # the TrainingRecord asks for checkpoints
@@ -183,6 +193,7 @@ def _open_session(path: Path, start: Checkpoint | None, settings: TrainingSettin
         "started": time.time(),
         "from_step": start.step if start else 0,
         "device": torch.cuda.get_device_name() if settings.device == "cuda" else "cpu",
+        "processes": ranks.world_size(),
         "host": socket.gethostname(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
     }
@@ -229,7 +240,7 @@ def _export_best(epoch: Path, best: Path) -> None:
     """`best/` is the epoch's model without what training alone needs; linked, not copied, where possible."""
     with new_directory(best) as new:
         for file in epoch.iterdir():
-            if file.name not in NOT_THE_MODEL:
+            if file.name not in NOT_THE_MODEL and not for_training_only(file.name):
                 try:
                     os.link(file, new / file.name)
                 except OSError:  # a file system without hard links

@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from utils import ranks
 from utils.errors import StageError
 from utils.files import write_json
 from utils.progress import SECONDS_BETWEEN_LOG_LINES, progress
 
+# Several processes ask each other whether to stop or save only now and then: asking waits for the GPU.
+STEPS_BETWEEN_QUESTIONS = 16
 # How often the losses are read back from the device (it has to be waited for), shown and written to progress.json.
 SECONDS_BETWEEN_LOOKS = 5.0
 
@@ -77,10 +80,11 @@ class TrainingRecord(TrainerCallback):
     # ---- what a checkpoint remembers ---------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
+        """What `restore` needs; the sums are those over all processes, so each of them must call it."""
         now = time.perf_counter()
         return {
             "epochs": self.epochs,
-            "sums": {name: getattr(self, name) for name in _SUMS},
+            "sums": {name: getattr(self, name) for name in _SUMS} | self._over_all_processes(),
             "seconds": self.seconds_before + now - self.started,
             "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started if self.steps else 0.0,
         }
@@ -88,7 +92,8 @@ class TrainingRecord(TrainerCallback):
     def restore(self, state: dict[str, Any]) -> None:
         self.epochs = state["epochs"]
         for name in _SUMS:
-            setattr(self, name, state["sums"][name])
+            alone = ranks.rank() > 0 and name in _SHARED  # what has been summed over all processes counts once
+            setattr(self, name, 0 if alone else state["sums"][name])
         self.seconds_before, self.epoch_seconds_before = state["seconds"], state["epoch_seconds"]
 
     # ---- Trainer's events --------------------------------------------------------------------------------------
@@ -96,7 +101,11 @@ class TrainingRecord(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started = self.epoch_started = self.last_save = time.perf_counter()
         self.first_step = state.global_step
-        self.bar = progress(what=self.what, total=state.max_steps, unit="step") if sys.stderr.isatty() else None
+        self.bar = (
+            progress(what=self.what, total=state.max_steps, unit="step")
+            if sys.stderr.isatty() and not ranks.rank()
+            else None
+        )
         if self.bar is not None:
             self.bar.update(state.global_step)
             self.bar.initial = state.global_step  # steps of an earlier session say nothing about this one's rate
@@ -119,9 +128,12 @@ class TrainingRecord(TrainerCallback):
             self.look(state)
         if state.global_step % self.steps_per_epoch == 0:
             return  # the epoch's end follows, with its validation and its checkpoint
-        if self.stop_requested():
+        if ranks.world_size() > 1 and state.global_step % STEPS_BETWEEN_QUESTIONS:
+            return
+        stop, due = ranks.any_of(self.stop_requested(), now - self.last_save > self.checkpoint_seconds)
+        if stop:
             self.interrupted = control.should_save = control.should_training_stop = True
-        elif now - self.last_save > self.checkpoint_seconds:
+        elif due:
             control.should_save = True
         if control.should_save:
             self.look(state)
@@ -132,6 +144,8 @@ class TrainingRecord(TrainerCallback):
             return  # stopped within the epoch
         self.look(state)
         seconds = self.epoch_seconds_before + time.perf_counter() - self.epoch_started
+        for name, value in self._over_all_processes().items():
+            setattr(self, name, value)
         validation_loss = self.validate()
         if not math.isfinite(validation_loss):
             raise StageError(f"the validation loss of epoch {len(self.epochs) + 1} is {validation_loss}. {_ADVICE}")
@@ -158,7 +172,7 @@ class TrainingRecord(TrainerCallback):
         self.epoch_seconds_before = 0.0
         self.last_save = time.perf_counter()
         control.should_save = True
-        if len(self.epochs) < self.total_epochs and self.stop_requested():
+        if len(self.epochs) < self.total_epochs and ranks.any_of(self.stop_requested())[0]:
             self.interrupted = control.should_training_stop = True
 
     # ---- looking -------------------------------------------------------------------------------------------------
@@ -183,6 +197,8 @@ class TrainingRecord(TrainerCallback):
         self._show(state)
 
     def _show(self, state: TrainerState) -> None:
+        if ranks.rank() > 0:
+            return
         done = state.global_step - self.first_step
         rate = done / max(self.last_look - self.started, 1e-9)
         left = (state.max_steps - state.global_step) / rate if done else None
@@ -219,12 +235,17 @@ class TrainingRecord(TrainerCallback):
         self.loss_sum = self.norm_sum = self.norm_max = 0.0
         self.tokens = self.examples = self.steps = self.norms = 0
 
+    def _over_all_processes(self) -> dict[str, float]:
+        loss_sum, tokens, examples = ranks.total([self.loss_sum, self.tokens, self.examples])
+        return {"loss_sum": loss_sum, "tokens": round(tokens), "examples": round(examples)}
+
     def _peak_memory_mb(self) -> float:
         if self.on_gpu:
             return torch.cuda.max_memory_allocated() / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
 
 
+_SHARED = ("loss_sum", "tokens", "examples")  # each process has its own part of them
 _SUMS = ("loss_sum", "norm_sum", "norm_max", "norms", "tokens", "examples", "steps")
 _ADVICE = "Checkpoints before it are kept. Lower LEARNING_RATE, or set PRECISION to fp32."
 
