@@ -11,6 +11,7 @@ TOOLS = {
     "job-facts": "utils.job_facts",
     "submit": "utils.submission",
     "multi-seed": "utils.multi_seed_submission",
+    "status": "utils.run_status",
     "clean": "utils.cleanup",
 }
 
