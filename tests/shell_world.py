@@ -4,6 +4,7 @@ What a stage does is told by a JSON file beside the work directory, `behaviour.j
   fail WORDS     end with that error            crash          end without a word (exit code 9)
   units N        do N units, one file line each, of `seconds` each (default 0.1); interrupted ones go on
   seconds S      how long                       deaf           do not listen to signals
+The tasks of a job array share the units, and the last one to finish writes the outputs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.errors import Interrupted, StageError
 from utils.files import append_jsonl, read_jsonl, write_text
+from utils.parts import finish_part
 from utils.stage_runner import run_stage
 
 def work(context):
@@ -35,19 +37,28 @@ def work(context):
         os._exit(9)
     if behaviour.get("deaf"):
         context.stop_requested = lambda: False
-    units = context.places.units(context.seed, context.stage.name) / "units.jsonl"
-    done = len(list(read_jsonl(units))) if units.exists() else 0
-    for unit in range(done, behaviour.get("units", 1)):
+    index, count = context.shard
+    name = "units.jsonl" if count == 1 else f"units_{index}.jsonl"
+    units = context.places.units(context.seed, context.stage.name) / name
+    done = {row["unit"] for row in read_jsonl(units)} if units.exists() else set()
+    mine = range(index, behaviour.get("units", 1), count)
+    for unit in mine:
+        if unit in done:
+            continue
         if context.stop_requested():
             raise Interrupted()
         time.sleep(behaviour.get("seconds", 0.1 if "units" in behaviour else 0))
         append_jsonl(units, [{"unit": unit, "job": os.environ.get("SLURM_JOB_ID"),
                               "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
                               "device": os.environ.get("CUDA_VISIBLE_DEVICES")}])
-    made = json.dumps({"seed": context.seed, "lr": context.settings.LEARNING_RATE, "stage": context.stage.key,
-                       "units": behaviour.get("units", 1)})
-    for path in context.stage.outputs(context.places, context.seed):
-        write_text(path if path.suffix else path / "file", made)
+
+    def finish(sections):
+        made = json.dumps({"seed": context.seed, "lr": context.settings.LEARNING_RATE, "stage": context.stage.key,
+                           "units": sorted(row["unit"] for row in sections["units"])})
+        for path in context.stage.outputs(context.places, context.seed):
+            write_text(path if path.suffix else path / "file", made)
+
+    finish_part(context, units.parent, {"units": [{"unit": unit} for unit in mine]}, finish)
 
 sys.exit(run_stage(NUMBER, work))
 '''

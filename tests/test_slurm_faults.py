@@ -93,6 +93,19 @@ def test_requeues_are_bounded_and_the_last_one_says_how_to_go_on(cluster, world)
     each_once(units(world))
 
 
+def test_a_preempted_job_goes_back_to_the_queue_and_goes_on(cluster, world):
+    world.behave(s2_train_baseline=SLOW)
+    job = submit(world, "--stop-stage", "2")["2_train_baseline"]
+    has_begun(cluster, world)
+    cluster("scancel", "--batch", "--signal=TERM", job)  # as preemption with a grace time: the job is still RUNNING
+    cluster.until(lambda: cluster.field(job, "Restarts") == "1", 20, "the requeue")
+    world.behave(s2_train_baseline=QUICK)
+    cluster.release(job)
+    cluster.wait(job, "COMPLETED")
+    each_once(units(world))
+    assert "requeue 1 of 5: preempted" in log_of(world, "2_train_baseline")
+
+
 def test_a_stage_that_cannot_stop_half_way_goes_on_after_the_warning(cluster, world):
     world.behave(s1_prepare_data={"units": 1, "seconds": 3})
     job = submit(world, "--stop-stage", "1")["1_prepare_data"]

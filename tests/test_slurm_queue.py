@@ -96,6 +96,18 @@ def test_a_cancellation_that_fails_is_said_beside_the_refusal(cluster, world):
         assert words in result.stderr
 
 
+def test_an_sbatch_that_hangs_is_given_up_and_what_was_queued_is_cancelled(cluster, world):
+    world.behave(s0_setup=LONG)
+    patience = world.checkout / "utils" / "sbatch.py"
+    patience.write_text(patience.read_text().replace("TIMEOUT = 120", "TIMEOUT = 2"))
+    site = world.root / "site"
+    path = fake(site, sbatch=f'echo x >>"{site}/calls"\nn=$(wc -l <"{site}/calls")\n((n < 3)) || exec sleep 60\n'
+                'exec env PATH="${PATH#*:}" sbatch "$@"')  # fmt: skip
+    result = world.all(PATH=path)
+    assert result.returncode == 1 and "no answer within 2 s" in result.stderr and "are cancelled" in result.stderr
+    cluster.until(lambda: not queued(cluster), 20, "an empty queue")
+
+
 def test_jobs_wait_while_the_nodes_are_drained_and_run_when_they_are_back(cluster, world):
     nodes = "c1,c2"
     cluster("scontrol", "update", f"nodename={nodes}", "state=drain", "reason=test")
