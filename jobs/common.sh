@@ -118,7 +118,8 @@ run_stage() {
         set -u
         trap - EXIT
     fi
-    export PYTHONUNBUFFERED=1
+    # Threads that wait sleep instead of spinning: on cores that others use too, spinning costs a factor of ten.
+    export PYTHONUNBUFFERED=1 OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
     [[ -z "$batch_job" ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
     command=("$python" "$checkout"/scripts/stage_"$number"_*.py --seed "$seed")
     [[ -z "$settings" ]] || command+=(--settings "$settings")

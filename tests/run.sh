@@ -22,7 +22,7 @@ done
 python="$(packages_python "$checkout/requirements-dev.txt")"
 tools="$(dirname -- "$python")"
 cd -- "$checkout"
-export PYTHONDONTWRITEBYTECODE=1
+export PYTHONDONTWRITEBYTECODE=1 OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # as jobs/common.sh
 mapfile -d '' shell_files < <(find . -name '*.sh' -not -path './.venv/*' -not -path './demo_run/*' -print0 | sort -z)
 
 failed=0 # every gate runs, whatever the others found
