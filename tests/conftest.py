@@ -1,9 +1,10 @@
-"""Fixtures that several test files share: one real SLURM for the whole session."""
+"""Fixtures that several test files share: one real SLURM and one whole experiment for the session."""
 
 import os
 
 import pytest
 
+from tests.pipeline_world import Run
 from tests.slurm_cluster import Cluster, lacking
 
 
@@ -28,3 +29,12 @@ def cluster(running_cluster):
     running_cluster.cancel_all()
     yield running_cluster
     running_cluster.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory) -> Run:
+    """An experiment that has run; tests leave it as it is."""
+    run = Run(tmp_path_factory.mktemp("a run with spaces"))
+    result = run.all()
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-6000:]
+    return run

@@ -1,11 +1,13 @@
 """Job arrays on a real SLURM: tasks share a stage, the last one merges the parts, a lost task costs only itself."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.shell_world import World
+from tests.pipeline_world import SEED
+from tests.shell_world import ROOT, World
 
 pytestmark = pytest.mark.slurm
 ARRAYS = {"MONO_S2S_EVAL_ARRAY_TASKS": "4", "MONO_S2S_ATTACK_ARRAY_TASKS": "3"}
@@ -76,3 +78,35 @@ def test_a_task_near_its_time_limit_requeues_itself_and_no_other(cluster, world)
     assert {unit["restarts"] for unit in units(world, 1)} == {"0", "1"}
     assert {unit["restarts"] for task in (0, 2, 3) for unit in units(world, task)} == {"0"}
     assert json.loads(evaluation(world))["units"] == list(range(24))
+
+
+@pytest.fixture
+def unevaluated(done, tmp_path):
+    """The experiment as it was before stage 4; put back afterwards."""
+    names = ("evaluation_results.json", "predictions.jsonl")
+    flag, units = done.work / f"stage_4_evaluate_seed{SEED}.flag", done.work / f"seed_{SEED}" / "evaluate_units"
+    kept = {path: tmp_path / f"kept {path.name}" for path in (flag, units, *(done.results / name for name in names))}
+    logs = set((ROOT / "logs").glob("*"))
+    for path, place in kept.items():
+        shutil.move(path, place)
+    yield done
+    for path, place in kept.items():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.move(place, path)
+    for path in set((ROOT / "logs").glob("job_4_evaluate_*")) - logs:
+        path.unlink()
+
+
+def test_the_real_evaluation_in_an_array_equals_that_of_a_single_job(cluster, unevaluated, tmp_path):
+    run = unevaluated
+    single = json.loads((tmp_path / "kept evaluation_results.json").read_text())["results"]
+    rows = (tmp_path / "kept predictions.jsonl").read_bytes()
+    words = ["sbatch", "--parsable", "--array=0-3", str(ROOT / "jobs" / "job_4_evaluate.sh"), "--seed", str(SEED)]
+    job = run(*words, **cluster.environment).stdout.strip()
+    cluster.until(lambda: not cluster("squeue", "-h", "-j", job).strip(), 180, "the end of the array")
+    merged = run.result("evaluation_results.json")
+    for results in (single, merged):
+        for cells in results.values():
+            for cell in cells.values():
+                cell.pop("seconds", None), cell.pop("seconds_per_summary", None)
+    assert merged == single and (run.results / "predictions.jsonl").read_bytes() == rows

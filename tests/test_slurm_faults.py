@@ -3,14 +3,13 @@
 import json
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.shell_world import ROOT, World
+from tests.shell_world import World
 
 pytestmark = pytest.mark.slurm
 SLOW = {"units": 60, "seconds": 0.25}
@@ -226,42 +225,3 @@ def test_a_full_disk_is_said_in_words_and_a_rerun_goes_on(cluster, world):
         assert world.all("--local", "--stop-stage", "2").returncode == 0
     finally:
         subprocess.run(["umount", "-l", str(world.scratch)], check=True)
-
-
-def test_an_array_shares_a_stage_and_survives_a_killed_task(cluster, tmp_path):
-    """Real stage scripts: four tasks evaluate, one is killed, and the merged result is that of a single job."""
-    from tests.test_pipeline import SEED, Run
-
-    run = Run(tmp_path)
-    run.environment |= cluster.environment
-    assert run.all("--stop-stage", "4").returncode == 0
-    single = run.result("evaluation_results.json")
-    work = run.work
-    shutil.rmtree(work / f"seed_{SEED}" / "evaluate_units")
-    flag = work / f"stage_4_evaluate_seed{SEED}.flag"
-    flag.unlink()
-    (run.results / "evaluation_results.json").unlink()
-    words = ["sbatch", "--parsable", "--array=0-3", "--output=/dev/null", str(ROOT / "jobs" / "job_4_evaluate.sh"),
-             "--seed", str(SEED)]  # fmt: skip
-    logs = ROOT / "logs"
-    before = set(logs.glob("*"))
-    try:
-        first = run(*words).stdout.strip()
-        cluster.until(
-            lambda: cluster("squeue", "-h", "-r", "-j", first, "-t", "R", "-o", "%K").split() != [], 30, "tasks"
-        )
-        cluster("scancel", f"{first}_2")
-        cluster.until(lambda: not cluster("squeue", "-h", "-j", first).strip(), 120, "the end of the array")
-        assert not flag.exists(), "merged without the part of the killed task"
-        second = run(*words).stdout.strip()
-        cluster.until(lambda: not cluster("squeue", "-h", "-j", second).strip(), 120, "the end of the array")
-        assert flag.exists()
-    finally:
-        for path in set(logs.glob("*")) - before:
-            path.unlink()
-    merged = run.result("evaluation_results.json")
-    for results in (single, merged):
-        for cells in results.values():
-            for cell in cells.values():
-                cell.pop("seconds", None), cell.pop("seconds_per_summary", None)
-    assert merged == single

@@ -1,0 +1,67 @@
+"""The whole experiment on local files with a tiny T5: the settings, the places, and the command that runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tiny import write_data, write_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 3
+SMALL = {
+    "DEVICE": "cpu",
+    "MAX_INPUT_LENGTH": "64",
+    "MAX_TARGET_LENGTH": "24",
+    "MIN_NEW_TOKENS": "3",
+    "MAX_NEW_TOKENS": "12",
+    "NUM_EPOCHS": "2",
+    "MONOTONIC_NUM_EPOCHS": "2",
+    "LEARNING_RATE": "1e-2",
+    "BATCH_SIZE": "8",
+    "TRIGGER_OPTIMIZE_SIZE_FULL": "8",
+    "TRIGGER_EVAL_SIZE_FULL": "8",
+    "TRIGGER_TYPES": "lead,natural",
+    "TRIGGER_ITERATIONS": "3",
+    "TRIGGER_RESTARTS": "2",
+    "TRIGGER_CANDIDATES": "4",
+    "TRIGGER_RANDOM_CONTROLS": "2",
+    "HOTFLIP_CANDIDATES": "4",
+    "HOTFLIP_NUM_FLIPS": "2",
+    "BOOTSTRAP_SAMPLES": "100",
+    "ATTACK_MIN_CLEAN_ROUGE": "0.0",
+}
+
+
+class Run:
+    """One experiment directory and the command that fills it."""
+
+    def __init__(self, root: Path) -> None:
+        self.scratch, self.project = root / "scratch", root / "project"
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MONO_S2S_")}
+        self.environment = own | {
+            "SCRATCH": str(self.scratch),
+            "PROJECT": str(self.project),
+            "HF_HUB_OFFLINE": "1",
+            "MONO_S2S_PYTHON": sys.executable,
+            "MONO_S2S_MODEL_NAME": str(write_model(root / "my model")),
+            "MONO_S2S_DATASETS_FILE": str(write_data(root / "my data")),
+            **{f"MONO_S2S_{name}": value for name, value in SMALL.items()},
+        }
+        self.results = self.scratch / "mono_s2s_results" / f"seed_{SEED}"
+        self.final = self.project / "mono_s2s_final_results" / f"seed_{SEED}"
+        self.work = self.scratch / "mono_s2s_work"
+
+    def __call__(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, env=self.environment | environment, capture_output=True, text=True, timeout=600, cwd="/"
+        )
+
+    def all(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self(str(ROOT / "run_all.sh"), str(SEED), "--local", *options, **environment)
+
+    def result(self, name: str) -> dict:
+        return json.loads((self.results / name).read_text())["results"]
