@@ -86,24 +86,32 @@ def unevaluated(done, tmp_path):
     names = ("evaluation_results.json", "predictions.jsonl")
     flag, units = done.work / f"stage_4_evaluate_seed{SEED}.flag", done.work / f"seed_{SEED}" / "evaluate_units"
     kept = {path: tmp_path / f"kept {path.name}" for path in (flag, units, *(done.results / name for name in names))}
-    logs = set((ROOT / "logs").glob("*"))
     for path, place in kept.items():
         shutil.move(path, place)
     yield done
     for path, place in kept.items():
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.move(place, path)
-    for path in set((ROOT / "logs").glob("job_4_evaluate_*")) - logs:
-        path.unlink()
 
 
 def test_the_real_evaluation_in_an_array_equals_that_of_a_single_job(cluster, unevaluated, tmp_path):
     run = unevaluated
     single = json.loads((tmp_path / "kept evaluation_results.json").read_text())["results"]
     rows = (tmp_path / "kept predictions.jsonl").read_bytes()
-    words = ["sbatch", "--parsable", "--array=0-3", str(ROOT / "jobs" / "job_4_evaluate.sh"), "--seed", str(SEED)]
+    logs = [f"--output={tmp_path}/%a.out", f"--error={tmp_path}/%a.err"]
+    words = [
+        "sbatch",
+        "--parsable",
+        "--array=0-3",
+        *logs,
+        str(ROOT / "jobs" / "job_4_evaluate.sh"),
+        "--seed",
+        str(SEED),
+    ]
     job = run(*words, **cluster.environment).stdout.strip()
     cluster.until(lambda: not cluster("squeue", "-h", "-j", job).strip(), 180, "the end of the array")
+    said = [(tmp_path / f"{task}.out").read_text() for task in range(4)]
+    assert sum("still to come" in text for text in said) == 3, said
     merged = run.result("evaluation_results.json")
     for results in (single, merged):
         for cells in results.values():
