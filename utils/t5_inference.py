@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.products import fast_linear, gains
+from utils.products import fast_linear, gains, packed
 
 MASKED = float("-inf")
 
@@ -114,8 +114,9 @@ class T5Inference:
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def _transposed(self, weights: Iterable[Tensor]) -> Tensor:
-        """Weights [out, in] of layers that read the same input as one contiguous [in, out] matrix."""
-        return torch.cat([weight.detach().to(self.dtype) for weight in weights]).t().contiguous()
+        """Weights [out, in] of layers that read the same input as one matrix for `_product`: [in, out], or packed."""
+        joined = torch.cat([weight.detach().to(self.dtype) for weight in weights])
+        return packed(joined) if self.onednn else joined.t().contiguous()
 
     def _layer(self, block: Any) -> Layer:
         attention, dense = block.layer[0], block.layer[-1]
@@ -147,7 +148,7 @@ class T5Inference:
         return functional.rms_norm(hidden, hidden.shape[-1:], weight, self.epsilon).to(self.dtype)
 
     def _product(self, inner: Tensor, weight: Tensor) -> Tensor:
-        return fast_linear(inner, weight.t()) if self.onednn else torch.mm(inner, weight)
+        return fast_linear(inner, weight) if self.onednn else torch.mm(inner, weight)
 
     def _add_product(self, hidden: Tensor, inner: Tensor, weight: Tensor) -> Tensor:
         if self.onednn:
