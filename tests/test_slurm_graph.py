@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def submit(world, *options, **environment) -> subprocess.CompletedProcess[str]:
 
 def test_the_whole_graph_runs_side_by_side_and_ends_in_permanent_storage(cluster, world):
     world.behave(**{f"s{key}": {"units": 1, "seconds": 2.5} for key in KEYS[2:4] + KEYS[5:7]})
+    (world.root / "an environment").symlink_to(sys.prefix)  # a space in its path, as in the checkout's
+    python = world.root / "an environment" / Path(sys.executable).relative_to(sys.prefix)
+    world.environment["MONO_S2S_PYTHON"] = str(python)
     began = time.monotonic()
     result = submit(world, "7")
     assert time.monotonic() - began < 5
