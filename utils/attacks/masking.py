@@ -47,7 +47,7 @@ def hotflip_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
             )
         double = tests.get("double")
         if double and double["num_common"]:
-            rate_change, loss = -double["success"]["difference"], double["loss_increase"]
+            rate_change, loss = 0.0 - double["success"]["difference"], double["loss_increase"]
             gain = loss["mean_a"] / loss["mean_b"] - 1 if loss["mean_b"] > 0 else 0.0
             if gain > LOSS_MARGIN or (abs(rate_change) >= MARGIN and double["num_common"] >= ENOUGH):
                 words = f"twice the candidates change success by {rate_change:+.1%} and the loss gain by {gain:+.1%}"
