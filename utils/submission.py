@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from utils import cluster, sbatch
-from utils.cluster import Site
+from utils.cluster import NoAnswer, Site
 from utils.errors import StageError, UsageError, UserError
 from utils.live_jobs import cancel_seed, cluster_of, own_ids, refuse_if_live
 from utils.places import CHECKOUT, Places
@@ -251,8 +251,16 @@ def print_plan(seed: int, steps: list[Step], places: Places, settings: Settings,
     record = RunRecord(settings_file.parent, {"seed": seed, "python": python, "jobs": {}})
     if options.executor == "slurm":
         site = cluster.resolve(settings)
+        try:
+            record.jobs.update(shared_jobs(steps, places, settings))
+        except NoAnswer as error:
+            print(f"\nwhat is in the queue is not known: {error}")
+        for key, job in record.jobs.items():
+            print(f"\nwould wait for job {job['job_id']} ({key}) of run {job['shared_with']}")
         print("\nwould submit:")
         for step in steps:
+            if step.stage.key in record.jobs:
+                continue
             dependency = dependency_of(step.stage, record)
             print("  " + shlex.join(_command(record, step.stage, settings, site, options.force, dependency)))
             record.jobs[step.stage.key] = {"job_id": f"JOB_{step.stage.number}"}
