@@ -33,7 +33,7 @@ class Clock:
     def mark(self) -> Any:
         """A moment of the device's work so far."""
         if not self.cuda:
-            return time.perf_counter(), sum(os.times()[:4])
+            return time.perf_counter(), time.process_time() + sum(os.times()[2:4])
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
@@ -88,6 +88,12 @@ class Comparison:
         own, theirs = self.ways[0].cpu_seconds, way.cpu_seconds
         return _ratio(self.ways[0], way, own, theirs) if own and theirs and min(own) > 0 else None
 
+    def share(self, way: Way) -> float | None:
+        """FLOP/s of `way` as a share of the matmul peak; on a CPU both by processor seconds. None if not counted."""
+        if not way.flops or not self.matmul_peak:
+            return None
+        return way.flops / statistics.median(_busy(way)) / self.matmul_peak
+
     def as_json(self) -> dict[str, Any]:
         rows = []
         for way in self.ways:
@@ -105,9 +111,9 @@ class Comparison:
                 "target": self.targets.get(way.name),
                 "peak_memory_mb": round(way.peak_memory_mb, 1) or None,
             }
-            if way.flops and self.matmul_peak:
+            if way.flops:
                 row["flops_per_second"] = way.flops / median
-                row["share_of_matmul_peak"] = way.flops / median / self.matmul_peak
+                row["share_of_matmul_peak"] = self.share(way)
             rows.append(row)
         return {
             "title": self.title,
@@ -142,23 +148,33 @@ def alternate(comparison: Comparison, *, rounds: int, device: str, dtype: torch.
     return comparison
 
 
+def _busy(way: Way) -> list[float]:
+    return way.cpu_seconds if way.cpu_seconds and min(way.cpu_seconds) > 0 else way.seconds
+
+
 def _ratio(ours: Way, way: Way, own: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median((b / way.items) / (a / ours.items) for a, b in zip(own, theirs, strict=False))
 
 
 def matmul_peak(device: str, dtype: torch.dtype, *, repetitions: int = 5) -> float:
-    """FLOP/s of a large square matrix product: the best of some and of PyTorch's libraries, which the device can do."""
+    """FLOP/s of a large square matrix product: the median of some, by the faster of PyTorch's libraries.
+
+    On a CPU by processor seconds, all threads together: what others do on the machine slows these less than the wall's.
+    """
     size = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    clock, best = Clock(device), float("inf")
+    clock = Clock(device)
     fast = fast_linear if device == "cpu" and dtype == torch.float32 and onednn_is_faster() else torch.mm
-    for _ in range(repetitions):
-        for product in {torch.mm, fast}:
+    medians = []
+    for product in {torch.mm, fast}:
+        spans = []
+        for _ in range(repetitions):
             start = clock.mark()
             with torch.inference_mode():
                 product(a, b)
-            best = min(best, clock.span(start, clock.mark()).seconds)
-    return 2 * size**3 / best
+            spans.append(clock.span(start, clock.mark()))
+        medians.append(statistics.median(span.cpu_seconds or span.seconds for span in spans))
+    return 2 * size**3 / min(medians)
 
 
 def count_flops(work: Callable[[], Any]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
 import time
 from collections.abc import Sequence
@@ -22,9 +21,7 @@ def as_text(found: Comparison) -> str:
     head = f"{found.title}"
     if found.matmul_peak:
         head += f"   (matmul peak {_flops(found.matmul_peak)})"
-    columns = (
-        f"{found.unit + '/s':>16} {'median s':>10} {'spread':>7} {'ours is':>9} {'CPU':>9} {'target':>8}  memory"
-    )
+    columns = f"{found.unit + '/s':>16} {'median s':>10} {'spread':>7} {'ours is':>9} {'CPU':>9} {'target':>8}  memory"
     lines = [head, f"  {'way':38} {columns}"]
     for way, row in zip(found.ways, found.as_json()["ways"], strict=True):
         ratio = "" if way is found.ways[0] else f"{row['ratio']:.2f} x"
@@ -36,7 +33,7 @@ def as_text(found: Comparison) -> str:
             f"  {way.name:38} {row['per_second']:16.3f} {row['median_seconds']:10.4f} {row['spread']:6.0%} "
             f"{ratio:>9} {by_cpu:>9} {target:>8}  {memory}"
         )
-        if "share_of_matmul_peak" in row:
+        if row.get("share_of_matmul_peak"):
             lines.append(f"    {_flops(row['flops_per_second'])}, {row['share_of_matmul_peak']:.0%} of the peak")
     if found.share_target:
         lines.append(f"  target: {found.share_target:.0%} of the matmul peak")
@@ -73,8 +70,8 @@ def missed(found: Comparison) -> list[str]:
         if way.name in found.targets and found.ratio(way) < found.targets[way.name]
     ]
     if found.share_target:
-        share = found.ways[0].flops / statistics.median(found.ways[0].seconds) / found.matmul_peak
-        if share < found.share_target:
+        share = found.share(found.ways[0])
+        if share is not None and share < found.share_target:
             lines.append(f"{found.title}: {share:.0%} of the matmul peak, target {found.share_target:.0%}")
     return lines
 
