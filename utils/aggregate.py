@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.errors import InputError, StageError
 from utils.files import new_directory, sha256_of
-from utils.places import Places
+from utils.places import MODEL_KEYS, Places
 from utils.results import read_result
 
 FILES = {
@@ -83,7 +83,7 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
             flag["model"]
             for part in ("uat", "hotflip")
             for flag in results[part]["flags"]
-            if flag["flag"] == "possibly_masked_gradients"
+            if flag["flag"] == "possibly_masked_gradients" and flag["model"] in MODEL_KEYS
         }
     )
     doubt = (

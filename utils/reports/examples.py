@@ -16,7 +16,8 @@ def shown_examples(records: Path, tokenizer: Path) -> list[dict[str, Any]]:
     pieces = Tokenizer.from_file(str(tokenizer))
     by_model: dict[str, list[dict[str, Any]]] = {model: [] for model in MODELS}
     for row in read_jsonl(records):
-        if row["section"].startswith("attack/") and row["skipped"] is None and row["flips"]:
+        main = row["section"].startswith("attack/") and row["model"] in by_model
+        if main and row["skipped"] is None and row["flips"]:
             by_model[row["model"]].append(row)
     shown = []
     for rows in by_model.values():

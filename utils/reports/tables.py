@@ -93,7 +93,9 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
         data,
         costs,
     )
-    return [make(results) for make in makers]
+    tables = [make(results) for make in makers]
+    arms = [key for key in results["hotflip"]["transfer_matrix"] if key not in MODELS]
+    return [*tables, attribution(results, arms)] if arms else tables
 
 
 def fairness(results: dict[str, Any]) -> Table:
@@ -208,6 +210,24 @@ def hotflip_transfer(results: dict[str, Any]) -> Table:
     rows = [(source, *(percent(matrix[source][target]["success_rate"]) for target in MODELS)) for source in MODELS]
     return Table(
         "hotflip_transfer", "HotFlip success, flips found on (row) and read by (column)", ("found on", *MODELS), rows
+    )
+
+
+def attribution(results: dict[str, Any], arms: list[str]) -> Table:
+    """Control arms beside the two models they explain; they stand in no other table."""
+    rows = []
+    for model in ("baseline", "monotonic", *arms):
+        cell = results["hotflip"][model]
+        quality = [results["evaluation"].get(key, {}).get(model) for key in TITLES]
+        rouge = [f"{item['rougeL']['mean']:.3f}" if item else NOT_AVAILABLE for item in quality]
+        attack = (percent(cell["success_rate"], cell.get("success_rate_ci")), number(cell["mean_loss_increase"]))
+        rows.append((model, *rouge, *attack))
+    return Table(
+        "attribution",
+        "What the softplus alone does: control arms",
+        ("model", *(f"ROUGE-L {title}" for title in TITLES.values()), "HotFlip success", "loss + nats"),
+        rows,
+        "sign_frozen: the same softplus, but the pretrained signs kept. abs_init_free: starts from |W|, unconstrained.",
     )
 
 
