@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline_world import ROOT, SEED, Run
+from tests.pipeline_world import ROOT, SEED
+from utils.reports.tables import all_tables
 
 
 def test_every_file_of_the_contract_is_there(done):
@@ -147,12 +148,12 @@ def test_bad_data_is_one_clear_line(done, tmp_path, change, words, code):
     assert not (scratch / "mono_s2s_work" / "prepared_data").exists()
 
 
-def test_control_arms_are_trained_attacked_and_reported_apart(tmp_path):
-    run = Run(tmp_path)
-    result = run.all(MONO_S2S_CONTROL_ARMS="sign_frozen", MONO_S2S_TRIGGER_TYPES="lead")
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert (run.work / f"seed_{SEED}" / "sign_frozen_model" / "best" / "model.safetensors").exists()
-    assert "sign_frozen" in run.result("hotflip_results.json") and "sign_frozen" in run.result("uat_results.json")
-    assert "sign_frozen" in run.result("evaluation_results.json")["cnn_dm"]
-    for table in (run.results / "tables").glob("*.csv"):
-        assert ("sign_frozen" in table.read_text()) == (table.name == "attribution.csv"), table.name
+def test_control_arms_stand_in_a_table_of_their_own(done):
+    results = done.result("final_results.json")
+    assert "attribution" not in {table.name for table in all_tables(results)}
+    for cells in (*(results["evaluation"][key] for key in ("cnn_dm", "xsum", "samsum")), results["hotflip"]):
+        cells["sign_frozen"] = cells["monotonic"]
+    matrix = results["hotflip"]["transfer_matrix"]
+    matrix["sign_frozen"] = matrix["monotonic"]
+    for table in all_tables(results):
+        assert ("sign_frozen" in table.text()) == (table.name == "attribution"), table.name
