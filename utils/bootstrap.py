@@ -33,12 +33,13 @@ def bootstrap_means(matrix: ArrayLike, *, samples: int = 1000, seed: int = 0) ->
         return np.zeros((samples, columns))
     rng = np.random.default_rng(seed)
     means = np.empty((samples, columns))
+    weights = np.empty((min(CHUNK, samples), n))  # how often each row was drawn
     for start in range(0, samples, CHUNK):
         rows = min(CHUNK, samples - start)
         draws = rng.integers(0, n, size=(rows, n))
-        draws += np.arange(rows)[:, None] * n
-        weights = np.bincount(draws.ravel(), minlength=rows * n).reshape(rows, n)
-        means[start : start + rows] = weights.astype(np.float64) @ values
+        for sample in range(rows):  # one at a time: its counts stay in the processor's cache
+            weights[sample] = np.bincount(draws[sample], minlength=n)
+        means[start : start + rows] = weights[:rows] @ values
     return means / n
 
 

@@ -40,8 +40,8 @@ def case(size: Size, device: str) -> list[Comparison]:
 
 
 def _looped(values: list[float], seed: int) -> tuple[float, float, float]:
-    """The usual recipe: draw as many values as there are, with replacement, and take their mean; again and again."""
+    """The usual recipe, value by value: draw as many as there are, with replacement, and take their mean; repeat."""
     rng = np.random.RandomState(seed)
-    means = [np.mean(rng.choice(values, size=len(values), replace=True)) for _ in range(SAMPLES)]
+    means = [np.mean([values[i] for i in rng.randint(0, len(values), len(values))]) for _ in range(SAMPLES)]
     lower, upper = np.percentile(means, [2.5, 97.5])
     return float(np.mean(values)), float(lower), float(upper)
