@@ -32,9 +32,12 @@ def onednn_is_faster() -> bool:
     return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text(errors="replace")[:4000]
 
 
-def fast_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`functional.linear(x, weight)` of float32 CPU tensors by oneDNN, without gradients. `weight` [out, in]."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def fast_linear(x: Tensor, weight: Tensor, *, after: str = "none") -> Tensor:
+    """`functional.linear(x, weight)` of float32 CPU tensors by oneDNN, without gradients. `weight` [out, in].
+
+    after: "relu" for a ReLU on the way out, which then costs nothing.
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, after, [], "")
 
 
 def packed(weight: Tensor) -> Tensor:

@@ -159,7 +159,10 @@ class T5Inference:
 
     def _feed_forward(self, hidden: Tensor, ffn: FeedForward) -> Tensor:
         normed = self._norm(hidden, ffn.norm)
-        inner = ffn.act(self._product(normed, ffn.wi))
+        if self.onednn and isinstance(ffn.act, torch.nn.ReLU):
+            inner = fast_linear(normed, ffn.wi, after="relu")
+        else:
+            inner = ffn.act(self._product(normed, ffn.wi))
         if ffn.gate is not None:
             inner = inner * self._product(normed, ffn.gate)
         return self._add_product(hidden, inner, ffn.wo)
