@@ -1,0 +1,159 @@
+"""Several seeds together: the sums against closed forms, and every pair that is not two independent runs refused."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.pipeline_world import ROOT
+from utils.multi_seed import hierarchical_bootstrap, over_seeds
+
+SEEDS = (1, 2, 3)
+
+
+def change(path, edit) -> None:
+    envelope = json.loads(path.read_text())
+    edit(envelope["results"], envelope["_metadata"])
+    path.write_text(json.dumps(envelope))
+
+
+@pytest.fixture
+def seeds(done, tmp_path):
+    """Three seeds in permanent storage: a real run, its numbers shifted a little for each seed."""
+    root = tmp_path / "project" / "mono_s2s_final_results"
+
+    def shifted(seed):
+        def edit(results, metadata):
+            metadata["seed"] = seed
+            for model in ("baseline", "monotonic"):
+                metadata["checkpoints"][model] = f"{model} of seed {seed}"
+                for key in ("cnn_dm", "xsum", "samsum"):
+                    step = 0.02 if model == "monotonic" else 0.01 + 0.001 * seed
+                    results["evaluation"][key][model]["rougeL"]["mean"] += seed * step
+
+        return edit
+
+    for seed in SEEDS:
+        shutil.copytree(done.final, root / f"seed_{seed}")
+        change(root / f"seed_{seed}" / "final_results.json", shifted(seed))
+    return root
+
+
+def aggregate(seeds, *words):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MONO_S2S_")}
+    environment |= {"PROJECT": str(seeds.parent), "SCRATCH": str(seeds.parent / "scratch")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "aggregate_multi_seed.py"), *words],
+        env=environment, capture_output=True, text=True, cwd="/",
+    )  # fmt: skip
+
+
+def test_means_spreads_and_tests_are_those_of_scipy(seeds):
+    result = aggregate(seeds, "1", "2", "3")
+    assert result.returncode == 0, result.stderr
+    target = seeds.parent / "mono_s2s_multi_seed_results"
+    found = json.loads((target / "multi_seed_results.json").read_text())["results"]
+    assert found["seeds"] == [1, 2, 3] and found["mixed"] == []
+    for model in ("baseline", "monotonic"):
+        own = [
+            json.loads((seeds / f"seed_{seed}" / "final_results.json").read_text())["results"]["evaluation"]["xsum"][
+                model
+            ]
+            for seed in SEEDS
+        ]
+        values = [cell["rougeL"]["mean"] for cell in own]
+        cell = found["evaluation"]["xsum"][model]["rougeL"]
+        assert cell["values"] == pytest.approx(values)
+        assert cell["mean"] == pytest.approx(np.mean(values)) and cell["std"] == pytest.approx(np.std(values, ddof=1))
+        low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+        assert (cell["lower"], cell["upper"]) == (pytest.approx(low), pytest.approx(high))
+    test = found["monotonic_minus_baseline"]["xsum rougeL"]
+    sides = [found["evaluation"]["xsum"][m]["rougeL"]["values"] for m in ("monotonic", "baseline")]
+    assert test["p_value_t"] == pytest.approx(stats.ttest_rel(*sides).pvalue)
+    assert test["smallest_wilcoxon"] == 0.25
+    page = (target / "report.html").read_text()
+    assert "http" not in page.replace("http://www.w3.org", "") and f"{values[0]:.4f}" in page
+    assert len(list((target / "tables").iterdir())) == 8
+    assert "seed 3" in (target / "multi_seed_summary.txt").read_text()
+
+
+def test_missing_seeds_are_named(seeds):
+    result = aggregate(seeds, "1", "8", "9")
+    assert result.returncode == 3 and "seed 8, 9" in result.stderr
+    assert not (seeds.parent / "mono_s2s_multi_seed_results").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda r, m: m["checkpoints"].update(monotonic="monotonic of seed 1"), "same monotonic weights"),
+        (lambda r, m: m.update(seed=1), "holds the results of seed 1"),
+    ],
+)
+def test_one_run_counted_twice_is_refused_whatever_is_allowed(seeds, edit, words):
+    change(seeds / "seed_2" / "final_results.json", edit)
+    for allow in ([], ["--allow-mixed"]):
+        result = aggregate(seeds, "1", "2", *allow)
+        assert result.returncode == 2 and words in result.stderr
+    assert not (seeds.parent / "mono_s2s_multi_seed_results").exists()
+
+
+def test_identical_results_are_refused(seeds):
+    first = json.loads((seeds / "seed_1" / "final_results.json").read_text())["results"]["evaluation"]
+    change(seeds / "seed_2" / "final_results.json", lambda r, m: r.update(evaluation=copy.deepcopy(first)))
+    result = aggregate(seeds, "1", "2")
+    assert result.returncode == 2 and "identical results" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda r, m: m["settings"].update(LEARNING_RATE=9.0), "LEARNING_RATE"),
+        (lambda r, m: m.update(profile="quick"), "profile full and quick"),
+        (lambda r, m: r["data"].update(prepared={}), "other prepared data"),
+        (lambda r, m: m["code"].update(commit="0" * 40), "code revision"),
+        (lambda r, m: m["checkpoints"].update(standard="another"), "pretrained model"),
+    ],
+    ids=["settings", "profile", "data", "code", "model"],
+)
+def test_mixed_runs_are_refused_or_said_on_every_page(seeds, edit, words):
+    change(seeds / "seed_3" / "final_results.json", edit)
+    refused = aggregate(seeds, "1", "2", "3")
+    assert refused.returncode == 2 and words in refused.stderr and "seeds 1 and 3" in refused.stderr
+    assert aggregate(seeds, "1", "2").returncode == 0
+    allowed = aggregate(seeds, "1", "2", "3", "--allow-mixed")
+    assert allowed.returncode == 0, allowed.stderr
+    for name in ("multi_seed_summary.txt", "report.html"):
+        assert words in (seeds.parent / "mono_s2s_multi_seed_results" / name).read_text()
+
+
+@pytest.mark.parametrize("words", [["1"], ["1", "1"], ["x", "1"], ["1", "2", "--fast"]])
+def test_wrong_usage(seeds, words):
+    assert aggregate(seeds, *words).returncode == 2
+
+
+def test_the_t_interval_covers_as_it_says():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.3, 0.02, size=(1000, 5))
+    inside = 0
+    for values in draws:
+        figure = over_seeds(list(values))
+        inside += figure["lower"] <= 0.3 <= figure["upper"]
+    assert 930 <= inside <= 970
+
+
+def test_the_hierarchical_bootstrap_sees_both_spreads():
+    rng = np.random.default_rng(1)
+    examples = [rng.normal(0.1, 0.2, 400) for _ in range(5)]
+    apart = [values + shift for values, shift in zip(examples, (-0.1, -0.05, 0.0, 0.05, 0.1), strict=True)]
+    narrow = hierarchical_bootstrap(examples, samples=500, seed=0)
+    wide = hierarchical_bootstrap(apart, samples=500, seed=0)
+    assert narrow["lower"] < 0.1 < narrow["upper"]
+    assert wide["upper"] - wide["lower"] > 2 * (narrow["upper"] - narrow["lower"])
+    assert hierarchical_bootstrap(apart, samples=500, seed=0) == wide
