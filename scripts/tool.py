@@ -12,6 +12,7 @@ TOOLS = {
     "submit": "utils.submission",
     "multi-seed": "utils.multi_seed_submission",
     "status": "utils.run_status",
+    "diagnose": "utils.diagnosis",
     "clean": "utils.cleanup",
 }
 
