@@ -13,6 +13,7 @@ TOOLS = {
     "multi-seed": "utils.multi_seed_submission",
     "status": "utils.run_status",
     "diagnose": "utils.diagnosis",
+    "validate": "utils.validation",
     "clean": "utils.cleanup",
 }
 
