@@ -225,9 +225,11 @@ def minimum_detectable_difference(n: int, sd: float, *, power: float = 0.8, alph
     critical = stats.t.ppf(1 - alpha / 2, n - 1)
 
     def shortfall(noncentrality: float) -> float:
-        return (
-            float(stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality)) - power
-        )
+        above = float(stats.nct.sf(critical, n - 1, noncentrality))
+        below = float(stats.nct.cdf(-critical, n - 1, noncentrality))
+        if np.isnan(above):  # SciPy's series does not converge in far tails; there the normal law is as good
+            above = float(stats.norm.sf(critical - noncentrality))
+        return above + (0.0 if np.isnan(below) else below) - power
 
     upper = 2.0 * float(critical + stats.t.ppf(power, n - 1)) + 1.0
     return float(optimize.brentq(shortfall, 0.0, upper)) * sd / float(np.sqrt(n))
