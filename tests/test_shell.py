@@ -45,6 +45,8 @@ def start(world, *words) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # Under nohup the tests ignore SIGHUP, and what they start would inherit that: a terminal does not do so.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
