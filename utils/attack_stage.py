@@ -24,6 +24,7 @@ from utils.models import choose_device, load_model, load_tokenizer, weights_sha2
 from utils.parts import finish_part
 from utils.places import models_of
 from utils.prepared_store import load_prepared, missing_datasets
+from utils.settings import Settings
 from utils.stage_runner import StageContext
 
 RANDOM_DRAWS = 10  # random attacks per example; the strongest by loss is the control
@@ -81,11 +82,9 @@ class Attack:
         }
 
 
-def attack_with_hotflip(context: StageContext) -> None:
-    """Write `hotflip_results.json` and `hotflip_records.jsonl`."""
-    settings, places, seed = context.settings, context.places, context.seed
-    attack = Attack(context)
-    how = HotFlipSettings(
+def hotflip_settings(settings: Settings, seed: int) -> HotFlipSettings:
+    """How hard HotFlip tries, as the settings say."""
+    return HotFlipSettings(
         num_flips=settings.HOTFLIP_NUM_FLIPS,
         candidates=settings.HOTFLIP_CANDIDATES,
         random_candidates=min(4, settings.HOTFLIP_CANDIDATES // 4),
@@ -94,6 +93,30 @@ def attack_with_hotflip(context: StageContext) -> None:
         min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
         seed=seed,
     )
+
+
+def trigger_settings(settings: Settings, seed: int) -> TriggerSettings:
+    """How hard the trigger search tries, as the settings say."""
+    return TriggerSettings(
+        types=settings.TRIGGER_TYPES,
+        length=settings.TRIGGER_LENGTH,
+        iterations=settings.TRIGGER_ITERATIONS,
+        restarts=settings.TRIGGER_RESTARTS,
+        candidates=settings.TRIGGER_CANDIDATES,
+        gradient_examples=settings.TRIGGER_GRADIENT_EXAMPLES,
+        random_controls=max(settings.TRIGGER_RANDOM_CONTROLS, 1),
+        dev_every=max(1, min(10, settings.TRIGGER_ITERATIONS // 4)),  # short searches are judged by halves as well
+        success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
+        min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
+        seed=seed,
+    )
+
+
+def attack_with_hotflip(context: StageContext) -> None:
+    """Write `hotflip_results.json` and `hotflip_records.jsonl`."""
+    settings, places, seed = context.settings, context.places, context.seed
+    attack = Attack(context)
+    how = hotflip_settings(settings, seed)
     examples = attack.examples("attack_evaluate")
     controls = ControlSettings(random_draws=RANDOM_DRAWS) if settings.ATTACK_CONTROLS else NO_CONTROLS
     units = places.units(seed, "hotflip")
@@ -115,19 +138,7 @@ def attack_with_triggers(context: StageContext) -> None:
     """Write `uat_results.json`, `learned_triggers.csv` and `uat_records.jsonl`."""
     settings, places, seed = context.settings, context.places, context.seed
     attack = Attack(context)
-    how = TriggerSettings(
-        types=settings.TRIGGER_TYPES,
-        length=settings.TRIGGER_LENGTH,
-        iterations=settings.TRIGGER_ITERATIONS,
-        restarts=settings.TRIGGER_RESTARTS,
-        candidates=settings.TRIGGER_CANDIDATES,
-        gradient_examples=settings.TRIGGER_GRADIENT_EXAMPLES,
-        random_controls=max(settings.TRIGGER_RANDOM_CONTROLS, 1),
-        dev_every=max(1, min(10, settings.TRIGGER_ITERATIONS // 4)),  # short searches are judged by halves as well
-        success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
-        min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
-        seed=seed,
-    )
+    how = trigger_settings(settings, seed)
     units = places.units(seed, "uat")
     sections = trigger_sections(
         attack.setup,
