@@ -112,7 +112,8 @@ def test_a_wrapper_alone_asks_for_what_the_stage_table_says(settings, stage):
 
 
 def test_every_stage_has_its_wrapper_and_script_and_there_are_no_others():
-    assert sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("jobs/job_[0-9]*.sh")) == [s.wrapper for s in STAGES]
+    wrappers = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("jobs/job_[0-9]*.sh"))
+    assert wrappers == [s.wrapper for s in STAGES]
     assert sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("scripts/stage_*.py")) == [s.script for s in STAGES]
     for stage in STAGES:
         assert os.access(ROOT / stage.wrapper, os.X_OK)

@@ -99,10 +99,12 @@ def _parquet(path: Path, document: str, summary: str) -> Iterator[tuple[Any, Any
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        # Reading ahead is off, and row groups come one by one: by default arrow keeps all it has read of the file.
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_columns(path, (document, summary), file.schema_arrow.names)
-            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=[document, summary]):
-                yield from zip(batch[document].to_pylist(), batch[summary].to_pylist(), strict=True)
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=[document, summary]):
+                    yield from zip(batch[document].to_pylist(), batch[summary].to_pylist(), strict=True)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise StageError(f"{path}: not a readable parquet file ({error}).") from None
 
