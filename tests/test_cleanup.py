@@ -23,6 +23,7 @@ def world(tmp_path_factory) -> World:
                 directory.mkdir(parents=True)
                 (directory / "model.safetensors").write_bytes(b"w" * 1000)
     (world.work / "notes of mine.txt").write_text("keep")
+    (world.scratch / "mono_s2s_results" / "table for the paper.tex").write_text("keep")
     return world
 
 
@@ -93,7 +94,7 @@ def test_all_goes_but_permanent_results_and_what_is_not_ours(world):
     assert result.returncode == 0, result.stderr
     assert files(world.work) == {"notes of mine.txt"} and "left alone" in result.stdout
     assert files(world.project) == kept and kept
-    assert not files(world.scratch / "mono_s2s_results")
+    assert files(world.scratch / "mono_s2s_results") == {"table for the paper.tex"}
 
 
 @pytest.mark.slurm

@@ -67,6 +67,17 @@ def test_fix_forges_nothing(world):
     assert world.flags() == flags
 
 
+def test_fix_repeats_no_done_stage_that_only_this_shell_calls_stale(world):
+    world.behave(s4_evaluate={"fail": "no luck"})
+    assert world.all("--local", MONO_S2S_LEARNING_RATE="0.5").returncode == 1
+    world.behave()
+    before = world.flags()
+    refused = diagnose(world, "--fix")
+    assert refused.returncode == 1 and "stage 2_train_baseline, which is done, would run again" in refused.stdout
+    assert "LEARNING_RATE" in refused.stdout and world.flags() == before
+    assert diagnose(world, "--fix", MONO_S2S_LEARNING_RATE="0.5").returncode == 0
+
+
 @pytest.mark.slurm
 def test_on_slurm_a_killed_job_and_no_fix_while_jobs_run(cluster, world):
     world.environment |= cluster.environment

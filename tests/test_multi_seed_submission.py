@@ -1,6 +1,8 @@
 """run_multi_seed.sh: many seeds at once under a limit, the aggregate after all; again adds what is missing."""
 
 import json
+import subprocess
+import time
 
 import pytest
 
@@ -107,6 +109,23 @@ def test_seeds_in_the_queue_are_not_queued_twice_and_cancel_ends_all(cluster, qu
     assert len(added) == 7, "six stages of seed 3 and a new aggregate"
     assert multi(queue, "1", "2", "3", "--cancel").returncode == 0
     cluster.until(lambda: not cluster("squeue", "-h", "-o", "%A").split(), 20, "an empty queue")
+
+
+def test_a_stopped_seed_stops_all_of_them_and_the_command_goes_on(world):
+    world.behave(s2_train_baseline={"units": 50, "seconds": 0.2})
+    command = [str(world.checkout / "run_multi_seed.sh"), "1", "2", "--local"]
+    with subprocess.Popen(
+        command, env=world.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        end = time.monotonic() + 60
+        while not list(world.work.rglob("units.jsonl")):
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and "stopped by SIGTERM" in said and "seed 2" not in said, said
+    world.behave()
+    assert multi(world, "1", "2", "--local").returncode == 0 and aggregated(world) == ["1", "2"]
 
 
 def test_a_dry_run_touches_nothing(world):

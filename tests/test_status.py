@@ -94,6 +94,8 @@ def test_on_slurm_running_waiting_and_failed_jobs(cluster, queue):
     assert found["3_train_monotonic"]["state"] == "failed" and "NaN loss" in found["3_train_monotonic"]["detail"]
     assert Path(found["3_train_monotonic"]["log"]).exists()
     cluster.until(lambda: rows(queue)["4_evaluate"]["state"] == "never satisfiable", 20, "never satisfiable")
+    said = queue.run("check_training_status.sh", "42").stdout
+    assert "./run_all.sh --cancel 42" in said
     cluster("scancel", jobs["2_train_baseline"])
     cluster.wait(jobs["2_train_baseline"], "CANCELLED")
     assert rows(queue)["2_train_baseline"]["state"] == "cancelled"

@@ -13,7 +13,7 @@ from utils.cluster import Site
 from utils.errors import InputError, StageError, UsageError
 from utils.places import Places
 from utils.plan import make_plan, to_run
-from utils.run_record import new_record, records
+from utils.run_record import new_directory, new_record, records
 from utils.settings import load_settings
 from utils.stages import STAGES, table
 
@@ -230,6 +230,11 @@ def test_a_late_start_without_its_inputs_is_refused_and_says_where_to_start(sett
     with pytest.raises(InputError, match=r"4_evaluate needs stage 2_train_baseline.*--stage 2"):
         make_plan(42, places, settings, first=4)
     assert [step.stage.number for step in to_run(make_plan(42, places, settings, last=1))] == [0, 1]
+
+
+def test_two_submissions_of_one_second_get_directories_of_their_own(settings):
+    made = [new_directory(Places.of(settings), "20260101_000000_multi_seed").name for _ in range(3)]
+    assert made == [f"20260101_000000_multi_seed{end}" for end in ("", "_1", "_2")]
 
 
 def test_runs_are_kept_apart_newest_first_and_a_damaged_record_is_named(settings, caplog):

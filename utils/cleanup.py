@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import json
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils import cluster
 from utils.errors import UsageError, UserError
 from utils.live_jobs import live_jobs
 from utils.places import Places
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> int:
             print("nothing to delete.")
             return 0
         _show(paths, places)
-        _refuse_while_running(places, None if everything and options.seed is None else seeds or [options.seed])
+        refuse_while_running(places, None if everything and options.seed is None else seeds or [options.seed])
         if not options.force and not _agreed():
             print("nothing was deleted.")
             return 0
@@ -65,8 +67,11 @@ def _all_of(places: Places, seed: int | None, keep_cache: bool) -> list[Path]:
     shared = {path.name for stage in STAGES if not stage.per_seed for path in _files_of_shared(places, stage.key)}
     kept = {*CACHES, *shared} if keep_cache else set()
     known = [path for path in sorted(_children(places.work)) if _is_ours(path) and path.name not in kept]
-    results = [path for path in sorted(_children(places.results_root)) if keep_cache is False or path.is_dir()]
+    made = {path for stage in STAGES if not stage.per_seed for path in stage.outputs(places, 0)}
+    results = [path for path in sorted(_children(places.results_root)) if _is_ours(path) or path in made]
     unknown = [path for path in _children(places.work) if not _is_ours(path)]
+    unknown += [path for path in _children(places.results_root) if path not in results]
+    results = [path for path in results if not keep_cache or path not in made]
     for path in unknown:
         print(f"left alone, not made by this project: {path}")
     if keep_cache:
@@ -115,7 +120,7 @@ def _seeds_of(places: Places) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _refuse_while_running(places: Places, seeds: list[int] | None) -> None:
+def refuse_while_running(places: Places, seeds: list[int] | None) -> None:
     """UsageError while jobs of these seeds (None: of any) wait or run, or a run here is at work."""
     runs = [run for run in records(places) if seeds is None or run.facts["seed"] in seeds]
     for run_id, live in live_jobs(runs).items():
@@ -123,6 +128,14 @@ def _refuse_while_running(places: Places, seeds: list[int] | None) -> None:
         raise UsageError(
             f"seed {seed} has jobs in the queue ({', '.join(live)}). End them: ./run_all.sh --cancel {seed}"
         )
+    for path in places.runs.glob("*/multi_seed.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        together = facts["seeds"] if seeds is None else [seed for seed in seeds if seed in facts["seeds"]]
+        if together and any(state.live for state in cluster.queue([facts["job_id"]], facts["cluster"])):
+            names = " ".join(map(str, facts["seeds"]))
+            raise UsageError(
+                f"the aggregate {facts['job_id']} is in the queue. End it: ./run_multi_seed.sh {names} --cancel"
+            )
     for lock in places.runs.glob("*.lock"):
         owner = lock.stem.removeprefix("seed_")
         if (seeds is None or owner in map(str, seeds)) and _held(lock):

@@ -163,23 +163,23 @@ def queue(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
     return states
 
 
-def accounting(job_ids: Iterable[str], cluster: str = "") -> dict[str, JobState]:
-    """What sacct knows about jobs that squeue has forgotten, by id; nothing where the cluster keeps no accounts."""
+def accounting(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
+    """What sacct knows about jobs that squeue has forgotten; nothing where the cluster keeps no accounts."""
     ids = sorted(set(job_ids), key=int)
     if not ids:
-        return {}
+        return []
     where = [f"--clusters={cluster}"] if cluster else []
     fields = "--format=JobID,State,NodeList,ExitCode"
     try:
         text = ask("sacct", *where, "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", fields)
     except NoAnswer:
-        return {}
-    found: dict[str, JobState] = {}
+        return []
+    found = []
     for line in text.splitlines():
         parts = line.strip().split("|")
         if len(parts) == 4 and parts[0]:
             job_id, _, task = parts[0].partition("_")
-            found.setdefault(job_id, JobState(job_id, task, parts[1], node=parts[2], exit_code=parts[3]))
+            found.append(JobState(job_id, task, parts[1], node=parts[2], exit_code=parts[3]))
     return found
 
 

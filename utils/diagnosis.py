@@ -15,13 +15,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.cleanup import refuse_while_running
 from utils.errors import UserError
 from utils.files import TEMPORARY_SUFFIX
-from utils.live_jobs import live_jobs
+from utils.flags import problem_of
 from utils.places import CHECKOUT, Places
 from utils.run_record import RunRecord, records
-from utils.run_status import StageStatus, status_of
+from utils.run_status import BEHIND, SeedStatus, StageStatus, status_of
 from utils.settings import load_settings
+from utils.stages import STAGES
 
 BROKEN = {
     "failed",
@@ -33,6 +35,7 @@ BROKEN = {
     "stopped",
     "stale",
     "unknown",
+    "never satisfiable",
 }
 TAIL = 65536  # bytes of a log's end that are read
 
@@ -105,10 +108,9 @@ def main(arguments: list[str]) -> int:
         if status.note:
             print(status.note)
         broken = [row for row in status.stages if row.state in BROKEN]
-        live = live_jobs(runs) if not status.note else {}
-        for row in broken:
-            _explain(row)
-        torn = torn_files(places, options.seed)
+        _explain_all(broken)
+        busy = _busy(status, places)
+        torn = [] if busy else torn_files(places, options.seed)  # what is being written now is not torn
         for path in torn:
             print(f"torn temporary file: {path}")
         if not broken and not torn:
@@ -116,16 +118,54 @@ def main(arguments: list[str]) -> int:
             rest = f"; to do: {', '.join(left)}." if left else ", all is done."
             print(f"seed {options.seed}: nothing is broken{rest}")
             return 0
+        repeated = _repeated(status, places)
+        for stage, problem in repeated.items():
+            print(f"note: here and now stage {stage}, which is done, would run again: {problem}")
         command = _again(options.seed, runs)
-        if not options.fix:
-            if broken:
-                print(f"\nthen:  {' '.join(command)}")
-            print(f"this does what is safe of it:  ./diagnose_and_recover.sh {options.seed} --fix")
-            return 1
-        return _fix(torn, command, bool(broken), live)
+        if options.fix:
+            return _fix(torn, command, bool(broken), busy, repeated)
+        if broken:
+            first = f"./run_all.sh --cancel {options.seed} && " if _never(broken) else ""
+            print(f"\nthen:  {first}{' '.join(command)}")
+        print(f"this does what is safe of it:  ./diagnose_and_recover.sh {options.seed} --fix")
+        return 1
     except UserError as error:
         print(f"diagnose_and_recover.sh: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _busy(status: SeedStatus, places: Places) -> str:
+    """What is at work, or might be, so that nothing may be touched; "" if nothing is."""
+    if status.note:
+        return "SLURM does not answer: jobs may be at work"
+    try:
+        refuse_while_running(places, [status.seed])
+    except UserError as error:
+        return str(error)
+    running = [row.stage for row in status.stages if row.state == "running"]
+    return f"stage {', '.join(running)} is at work" if running else ""
+
+
+def _repeated(status: SeedStatus, places: Places) -> dict[str, str]:
+    """Stages that the run's own settings call done and this shell's do not, with the reason."""
+    now = load_settings()
+    done = [stage for stage, row in zip(STAGES, status.stages, strict=True) if row.state == "done"]
+    problems = {stage.key: problem_of(stage, status.seed, places, now) for stage in done}
+    return {key: problem for key, problem in problems.items() if problem}
+
+
+def _never(broken: list[StageStatus]) -> bool:
+    return any(row.state == "never satisfiable" for row in broken)
+
+
+def _explain_all(broken: list[StageStatus]) -> None:
+    """Each cause once; the stages that only lie behind another one in a line of their own."""
+    behind = [row for row in broken if row.detail == BEHIND]
+    for row in broken:
+        if row not in behind:
+            _explain(row)
+    if behind:
+        print(f"behind it: {', '.join(f'{row.stage} ({row.state})' for row in behind)}")
 
 
 def _explain(row: StageStatus) -> None:
@@ -163,9 +203,18 @@ def _tail(path: Path) -> list[str]:
 
 
 def torn_files(places: Places, seed: int) -> list[Path]:
-    """What killed processes left of files and directories that they were writing; whole ones have other names."""
-    roots = (places.work / f"seed_{seed}", places.results(seed))
-    found = [path for root in roots if root.is_dir() for path in root.rglob(f".*{TEMPORARY_SUFFIX}")]
+    """What killed processes left of files and directories that they were writing; whole ones have other names.
+
+    Of the directories that all seeds share only where no job of any seed is at work.
+    """
+    pattern = f".*{TEMPORARY_SUFFIX}"
+    found = [path for root in (places.work / f"seed_{seed}", places.results(seed)) for path in root.rglob(pattern)]
+    try:
+        refuse_while_running(places, None)
+    except UserError:
+        pass
+    else:
+        found += [path for root in (places.work, places.results_root) for path in root.glob(pattern)]
     return sorted(path for path in found if not path.name.endswith(f".old{TEMPORARY_SUFFIX}"))
 
 
@@ -177,10 +226,12 @@ def _again(seed: int, runs: list[RunRecord]) -> list[str]:
     return [*words, "--local"] if runs and runs[0].facts["executor"] == "local" else words
 
 
-def _fix(torn: list[Path], command: list[str], broken: bool, live: dict[str, list[str]]) -> int:
-    if live:
-        ids = ", ".join(job_id for many in live.values() for job_id in many)
-        print(f"nothing is done while jobs of this seed wait or run ({ids}).")
+def _fix(torn: list[Path], command: list[str], broken: bool, busy: str, repeated: dict[str, str]) -> int:
+    if busy:
+        print(f"nothing is done: {busy}")
+        return 1
+    if repeated:
+        print("nothing is done: set what changed as it was, or type the command yourself if you mean it.")
         return 1
     for path in torn:
         if path.is_dir():

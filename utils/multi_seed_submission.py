@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -20,7 +21,7 @@ from utils.files import write_json
 from utils.live_jobs import cancel_seed, live_jobs
 from utils.places import CHECKOUT, Places
 from utils.provenance import timestamp
-from utils.run_record import RunRecord, records
+from utils.run_record import RunRecord, new_directory, records
 from utils.settings import Settings, freeze, load_settings
 from utils.stages import STAGES
 
@@ -45,10 +46,15 @@ def main(arguments: list[str]) -> int:
 
 def _here(options: argparse.Namespace, places: Places) -> int:
     """One seed after the other; a seed that fails does not keep the next from running, and the aggregate names it."""
-    codes = {}
+    codes, stopped = {}, []
+    if not options.dry_run:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the stage at work gets it too, and saves
+            signal.signal(number, lambda number, frame: stopped.append(number))
     for count, seed in enumerate(options.seeds, 1):
         print(f"\n==== seed {seed} ({count} of {len(options.seeds)}) ====", flush=True)
         codes[seed] = submission.main(_words(options, seed))
+        if stopped:
+            raise StageError(f"stopped by {signal.Signals(stopped[0]).name}. The same command goes on from here.")
     if options.dry_run:
         print(f"\nthen the aggregate of seeds {', '.join(map(str, options.seeds))} into {places.multi_seed}")
         return max(codes.values())
@@ -86,9 +92,7 @@ def _submit(options: argparse.Namespace, places: Places, settings: Settings) -> 
 def _submit_aggregate(options: argparse.Namespace, places: Places, settings: Settings, after: list[str]) -> None:
     for directory in _aggregates(places, options.seeds):
         _cancel_aggregate(directory)  # it would run before the seeds that were added now
-    name = time.strftime("%Y%m%d_%H%M%S") + "_multi_seed"
-    directory = places.runs / name
-    directory.mkdir(parents=True)
+    directory = new_directory(places, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
     freeze(settings, directory / "settings.json")
     words = sbatch.command(
         AGGREGATE,

@@ -59,27 +59,32 @@ class RunRecord:
 def new_record(places: Places, seed: int, **facts: Any) -> RunRecord:
     """A new run's directory, made, and its record (not yet written)."""
     moment = time.time()
-    stem = new_run_id(seed, moment)
-    for count in range(100):
-        directory = places.runs / (f"{stem}_{count}" if count else stem)
+    directory = new_directory(places, new_run_id(seed, moment))
+    record = {
+        "run_id": directory.name,
+        "seed": seed,
+        "submitted_at": timestamp(moment),
+        "unix_timestamp": moment,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "checkout": str(CHECKOUT),
+        "code": code_revision(),
+        **facts,
+        "jobs": {},
+    }
+    return RunRecord(directory, record)
+
+
+def new_directory(places: Places, stem: str) -> Path:
+    """runs/<stem>, made; numbered where another submission of the same second took the name."""
+    directory, count = places.runs / stem, 0
+    while True:
         try:
             directory.mkdir(parents=True)
+            return directory
         except FileExistsError:
-            continue
-        record = {
-            "run_id": directory.name,
-            "seed": seed,
-            "submitted_at": timestamp(moment),
-            "unix_timestamp": moment,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "checkout": str(CHECKOUT),
-            "code": code_revision(),
-            **facts,
-            "jobs": {},
-        }
-        return RunRecord(directory, record)
-    raise FileExistsError(directory)
+            count += 1
+            directory = places.runs / f"{stem}_{count}"
 
 
 def records(places: Places, seed: int | None = None) -> list[RunRecord]:

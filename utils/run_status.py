@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from utils import cluster
 from utils.cluster import JobState, NoAnswer
 from utils.errors import UserError
 from utils.flags import problem_of, read_flag
+from utils.live_jobs import cluster_of
 from utils.places import Places
 from utils.run_record import RunRecord, records
 from utils.settings import Settings, load_settings
@@ -26,6 +29,7 @@ from utils.stages import STAGES, Stage
 TRAINED = {2: "baseline", 3: "monotonic"}
 REFRESH = 15  # seconds between two looks with --watch
 TAIL = 65536  # bytes of a log's end that are read
+BEHIND = "a job before it failed"
 
 WORDS = {
     "TIMEOUT": "timed out",
@@ -67,7 +71,7 @@ def main(arguments: list[str]) -> int:
         places = Places.of(load_settings())
         while True:
             seeds = options.seeds or _known_seeds(places) or [42]
-            found = [status_of(seed, places) for seed in seeds]
+            found = statuses(seeds, places)
             text = (
                 json.dumps([asdict(item) for item in found], indent=1)
                 if options.json
@@ -84,22 +88,50 @@ def main(arguments: list[str]) -> int:
         return 0
 
 
-def status_of(seed: int, places: Places) -> SeedStatus:
-    """All eight stages of a seed, under the settings of its newest run (of this shell, where it has none)."""
-    runs = records(places, seed)
-    settings = _settings_of(runs[0]) if runs else load_settings()
+def statuses(seeds: Sequence[int], places: Places) -> list[SeedStatus]:
+    """All eight stages of each seed, under the settings of its newest run (of this shell, where it has none)."""
+    runs_of = {seed: records(places, seed) for seed in seeds}
     note, states = "", {}
-    ids = sorted({job["job_id"] for run in runs for job in run.jobs.values()}, key=int)
-    if ids:
-        name = next((job["cluster"] for run in runs for job in run.jobs.values()), "")
-        try:
-            states = _joint(cluster.queue(ids, name))
-            gone = [job_id for job_id in ids if job_id not in states]
-            states |= cluster.accounting(gone, name)
-        except NoAnswer as error:
-            note = f"{error} What is not done is unknown."
-    stages = [_stage_status(stage, seed, places, settings, runs, states, bool(note)) for stage in STAGES]
-    return SeedStatus(seed, runs[0].run_id if runs else "", stages, note)
+    try:
+        states = _ask([run for runs in runs_of.values() for run in runs])
+    except NoAnswer as error:
+        note = f"{error} What is not done is unknown."
+    found = []
+    for seed, runs in runs_of.items():
+        settings = _settings_of(runs[0]) if runs else load_settings()
+        asked = note if any(run.jobs for run in runs) else ""
+        stages = [_stage_status(stage, seed, places, settings, runs, states, bool(asked)) for stage in STAGES]
+        _mark_never_satisfiable(stages, runs, states)
+        found.append(SeedStatus(seed, runs[0].run_id if runs else "", stages, asked))
+    return found
+
+
+def status_of(seed: int, places: Places) -> SeedStatus:
+    """`statuses` of one."""
+    return statuses([seed], places)[0]
+
+
+def _ask(runs: Sequence[RunRecord]) -> dict[str, JobState]:
+    """The state of every job of these runs, by id: one squeue, and one sacct for what squeue has forgotten."""
+    states: dict[str, JobState] = {}
+    for name in sorted({cluster_of(run) for run in runs}):
+        ids = {job["job_id"] for run in runs if cluster_of(run) == name for job in run.jobs.values()}
+        states |= _joint(cluster.queue(ids, name))
+        states |= _joint(cluster.accounting(ids - set(states), name))
+    return states
+
+
+def _mark_never_satisfiable(rows: list[StageStatus], runs: list[RunRecord], states: dict[str, JobState]) -> None:
+    """SLURM gives that reason to the first job behind a failed one only; the jobs behind that one wait as long."""
+    dead = {job_id for job_id, state in states.items() if not state.live and state.state != "COMPLETED"}
+    jobs = {job["job_id"]: job for run in runs for job in run.jobs.values()}
+    for row in rows:
+        if row.state == "waiting":
+            needed = re.findall(r"afterok:([0-9:]+)", jobs[row.job_id]["dependency"])
+            if dead & {job_id for ids in needed for job_id in ids.split(":")}:
+                row.state, row.detail = "never satisfiable", BEHIND
+        if row.state == "never satisfiable":
+            dead.add(row.job_id)
 
 
 def _joint(states: list[JobState]) -> dict[str, JobState]:
@@ -133,7 +165,10 @@ def _stage_status(
         return row
     if _at_work(stage, seed, places):
         row.state = "running"
-    job = next((run.jobs[stage.key] for run in runs if stage.key in run.jobs), None)
+    job, later_here = _job_of(stage, runs)
+    state = states.get(job["job_id"]) if job else None
+    if not (state and state.live) and (row.state == "running" or (later_here and not silent)):
+        job = None  # what happened here since is newer than what became of the job
     if job is None:
         if row.state == "not started" and problem != "not done yet":
             row.state, row.detail = "stale", problem
@@ -141,25 +176,46 @@ def _stage_status(
             row.state, row.detail = "stopped", _last_line(Path(row.log))
     else:
         row.job_id = job["job_id"]
-        row.log = next((path for path in (job["out"], row.log) if Path(path).exists()), job["out"])
-        _of_job(row, job, states.get(job["job_id"]), silent, problem)
+        out = _log_of(job["out"], state)
+        row.log = next((path for path in (str(out), row.log) if Path(path).exists()), job["out"])
+        _of_job(row, out, job["dependency"], state, silent, problem)
     if row.state == "running":
-        row.progress = _progress(stage, seed, places, Path(job["err"]) if job else None)
+        row.progress = _progress(stage, seed, places, _log_of(job["err"], state) if job else None)
         row.detail = ", ".join(part for part in (row.detail, _in_words(row.progress)) if part)
     return row
 
 
-def _of_job(row: StageStatus, job: dict[str, Any], state: JobState | None, silent: bool, problem: str) -> None:
+def _job_of(stage: Stage, runs: list[RunRecord]) -> tuple[dict[str, Any] | None, bool]:
+    """The newest job of the stage, and whether the seed ran here (--local) after that was submitted."""
+    later_here = False
+    for run in runs:
+        if stage.key in run.jobs:
+            return run.jobs[stage.key], later_here
+        later_here |= run.facts.get("executor") == "local"
+    return None, later_here
+
+
+def _log_of(path: str, state: JobState | None) -> Path:
+    """A job's log; of an array the log of the task that `state` is about, else the newest."""
+    if "%a" not in path:
+        return Path(path)
+    if state and state.task.isdigit():
+        return Path(path.replace("%a", state.task))
+    logs = Path(path).parent.glob(Path(path).name.replace("%a", "*"))
+    return max(logs, key=lambda log: log.stat().st_mtime, default=Path(path))
+
+
+def _of_job(row: StageStatus, out: Path, after: str, state: JobState | None, silent: bool, problem: str) -> None:
     """Fill in what SLURM says of the stage's job."""
     if silent:
         row.state, row.detail = "unknown", "SLURM does not answer"
     elif state is None:
         row.state = "unknown"
-        row.detail = f"SLURM has forgotten the job; its log ends: {_last_line(Path(job['out']))}"
+        row.detail = f"SLURM has forgotten the job; its log ends: {_last_line(out)}"
     elif state.state == "PENDING" and state.reason == "DependencyNeverSatisfied":
-        row.state, row.detail = "never satisfiable", f"a job before it failed: scancel {row.job_id}"
+        row.state, row.detail = "never satisfiable", BEHIND
     elif state.state == "PENDING" and state.reason == "Dependency":
-        row.state, row.detail = "waiting", f"after {job['dependency'] or 'another run'}"
+        row.state, row.detail = "waiting", f"after {after or 'another run'}"
     elif state.live and state.state != "RUNNING":
         row.state, row.detail = "queued", f"{state.state.lower()}: {state.reason}"
     elif state.live:
@@ -167,10 +223,10 @@ def _of_job(row: StageStatus, job: dict[str, Any], state: JobState | None, silen
     elif state.state == "COMPLETED":
         row.state, row.detail = "stale", problem
     elif state.state.startswith("CANCELLED") and state.reason == "DependencyNeverSatisfied":
-        row.state, row.detail = "cancelled", "a job before it failed"
+        row.state, row.detail = "cancelled", BEHIND
     else:
         row.state = WORDS.get(state.state.split()[0], state.state.lower())
-        row.detail = _last_line(Path(job["out"]))
+        row.detail = _last_line(out)
 
 
 def _progress(stage: Stage, seed: int, places: Places, errors: Path | None) -> dict[str, Any]:
@@ -191,12 +247,16 @@ def _in_words(progress: dict[str, Any]) -> str:
     if not progress:
         return ""
     age = time.time() - progress["updated"]
-    stalled = f", no news for {_duration(age)}" if age > 300 else ""
-    return (
-        f"epoch {progress['epoch']} of {progress['epochs']}, step {progress['step']:,} of {progress['total_steps']:,}, "
-        f"loss {progress['loss']:.4f}, {progress['examples_per_second']:.0f} examples/s, "
-        f"{_duration(progress['seconds_left'])} left{stalled}"
-    )
+    loss, left = progress["loss"], progress["seconds_left"]  # null before the first steps are counted
+    parts = [
+        f"epoch {progress['epoch']} of {progress['epochs']}",
+        f"step {progress['step']:,} of {progress['total_steps']:,}",
+        "" if loss is None else f"loss {loss:.4f}",
+        f"{progress['examples_per_second']:.0f} examples/s",
+        "" if left is None else f"{_duration(left)} left",
+        f"no news for {_duration(age)}" if age > 300 else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _at_work(stage: Stage, seed: int, places: Places) -> bool:
@@ -231,7 +291,13 @@ def _known_seeds(places: Places) -> list[int]:
 
 
 def _settings_of(run: RunRecord) -> Settings:
-    return Settings(**json.loads(run.settings_file.read_text(encoding="utf-8"))["settings"])
+    """The run's frozen settings; those of this shell where it has none (its file is gone, or the setting is newer)."""
+    now = load_settings()
+    try:
+        frozen = json.loads(run.settings_file.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        return now
+    return Settings(**(vars(now) | frozen))
 
 
 def _duration(seconds: float) -> str:
@@ -250,6 +316,8 @@ def show(status: SeedStatus) -> str:
             lines.append(f"  {'':<18} log: {row.log}")
     left = [row for row in status.stages if row.state != "done"]
     broken = [row for row in left if row.state not in ("running", "queued", "waiting", "not started", "unknown")]
+    if any(row.state == "never satisfiable" for row in left):
+        lines.append(f"what can never start goes by: ./run_all.sh --cancel {status.seed}")
     if broken:
         lines.append(f"next: ./diagnose_and_recover.sh {status.seed}")
     elif left and all(row.state == "not started" for row in left):

@@ -222,10 +222,15 @@ def run_wrapper(words: list[str]) -> int:
     process = subprocess.Popen(words, start_new_session=False)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
+        if number != signal.SIGINT:  # a terminal sends Ctrl-C to both
+            process.send_signal(number)
+        caller = before[number]
+        if callable(caller) and caller is not signal.default_int_handler:
+            caller(number, frame)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends Ctrl-C to both
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, pass_on)
     try:
         code = process.wait()
     finally:

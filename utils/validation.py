@@ -27,6 +27,7 @@ from utils.stages import STAGES, duration
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
 COLOURS = {OK: "\033[32m", WARNING: "\033[33m", PROBLEM: "\033[31m"}
 HUB_SECONDS = 10
+QUOTA_SECONDS = 20
 SMOKE_SECONDS = 300
 CHECKPOINT_GB = 0.95  # T5-small: weights 0.24 GB, two Adam moments, scheduler; two of them are kept, and every epoch
 EPOCH_GB = 0.24
@@ -127,6 +128,23 @@ def _directories(settings: Settings, places: Places) -> Iterator[Check]:
         words = f"{free:,.0f} GB free, a seed needs about {needed:,.1f}"
         fix = "" if free > needed else "make room: ./clean_checkpoints.sh, or another directory (df -h, quota -s)"
         yield Check(OK if free > needed else PROBLEM, f"space in {name}", words, fix)
+    yield from _quota()
+
+
+def _quota() -> Iterator[Check]:
+    """What `quota` says of this user; the free space of a shared file system does not tell what one may use of it."""
+    if not shutil.which("quota"):
+        return
+    try:
+        done = subprocess.run(["quota", "--quiet"], capture_output=True, text=True, timeout=QUOTA_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Check(WARNING, "quota", f"not known: {error}", "the cluster's own command tells (Alpine: curc-quota)")
+        return
+    over = " ".join(done.stdout.split())  # with --quiet it names only what is over its limit
+    if over:
+        yield Check(PROBLEM, "quota", over, "make room: ./clean_checkpoints.sh, or another directory")
+    else:
+        yield Check(OK, "quota", "nothing over its limit, as far as quota tells")
 
 
 def _cluster(settings: Settings) -> Iterator[Check]:
@@ -230,12 +248,14 @@ def _needs(settings: Settings) -> str:
     """What one seed asks of the cluster, by stage; hours are limits, not expectations."""
     lines = ["one seed asks for (limits, not expectations):"]
     gpu_minutes = 0
+    last = settings.SLURM_GRES.split("|")[0].rpartition(":")[2].strip()
+    gpus = int(last) if last.isdigit() else 1
     for stage in STAGES:
         minutes, tasks = sbatch.time_limit(stage, settings), sbatch.array_tasks(stage, settings)
-        gpu_minutes += minutes * tasks if stage.gpu else 0
+        gpu_minutes += minutes * tasks * gpus if stage.gpu else 0
         memory = f"{sbatch.memory_mb(stage, settings) / 1024:.0f} GB"
         times = f"{tasks} x " if tasks > 1 else ""
-        kind = "one GPU" if stage.gpu else "no GPU"
+        kind = f"{gpus} GPU{'s' if gpus > 1 else ''}" if stage.gpu else "no GPU"
         lines.append(f"  {stage.key:<18} {times}{duration(minutes)}  {memory:>6}  {kind}")
     lines.append(f"  together at most {gpu_minutes / 60:.1f} GPU hours, and {_disk_gb(settings):.1f} GB of scratch")
     return "\n".join(lines)
