@@ -9,11 +9,12 @@ from utils.stage_runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.aggregate import collect, copy_to_permanent, final_results
+    from utils.aggregate import collect, copy_to_permanent, final_results, publish_model
     from utils.files import write_text
     from utils.reports.examples import shown_examples
     from utils.reports.figures import draw_all
     from utils.reports.html import page
+    from utils.reports.model_card import model_card
     from utils.reports.tables import all_tables
     from utils.reports.text import summary
 
@@ -34,6 +35,9 @@ def work(context: StageContext) -> None:
     write_text(directory / "experiment_summary.txt", text)
     examples = shown_examples(directory / "hotflip_records.jsonl", context.places.pretrained / "tokenizer.json")
     write_text(directory / "report.html", page(results, metadata, tables, directory / "figures", alternative, examples))
+    for arm in ("baseline", "monotonic"):
+        best = context.places.model(context.seed, arm)
+        publish_model(best, directory / "models" / arm, model_card(arm, results, metadata))
     context.write_result("final_results.json", results)
     copied = copy_to_permanent(directory, context.places.final(context.seed))
     context.log.info("copied %d files to %s", copied, context.places.final(context.seed))

@@ -67,6 +67,18 @@ def test_mcnemar_counts_the_discordant_pairs():
     assert mcnemar([0, 1], [0, 1])["p_value"] == 1.0
 
 
+def test_the_interval_of_a_difference_of_paired_rates_covers():
+    rng = np.random.default_rng(4)
+    for joint in ([0.5, 0.2, 0.1, 0.2], [0.05, 0.02, 0.01, 0.92]):  # both, only a, only b, neither
+        inside = 0
+        for _ in range(1000):
+            drawn = rng.choice(4, size=80, p=joint)
+            found = mcnemar(drawn < 2, (drawn == 0) | (drawn == 2))
+            inside += found["lower"] <= joint[2] - joint[1] <= found["upper"]
+        assert 930 <= inside <= 995  # on the safe side where successes are rare
+    assert (mcnemar([], [])["lower"], mcnemar([], [])["upper"]) == pytest.approx((-0.98, 0.98), abs=0.01)
+
+
 def test_holm_steps_down():
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
 

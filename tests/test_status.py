@@ -114,7 +114,9 @@ def test_on_slurm_dependents_wait_and_a_silent_slurm_means_unknown(cluster, queu
     (site / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact controller' >&2\nexit 1\n")
     (site / "squeue").chmod(0o755)
     path = f"{site}{os.pathsep}{queue.environment['PATH']}"
-    assert states(queue, PATH=path) == ["unknown"] * 8
+    first, *rest = states(queue, PATH=path)
+    assert first in ("running", "unknown"), "its lock may tell what SLURM does not"
+    assert rest == ["unknown"] * 7
     text = queue.run("check_training_status.sh", PATH=path).stdout
     assert "Unable to contact controller" in text
 

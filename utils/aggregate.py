@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, StageError
-from utils.files import new_directory, sha256_of
+from utils.files import new_directory, sha256_of, write_text
 from utils.places import MODEL_KEYS, Places
 from utils.results import read_result
 
@@ -20,6 +21,7 @@ FILES = {
     "uat": "uat_results.json",
     "hotflip": "hotflip_results.json",
 }
+SOURCE = ("run_id", "config_fingerprint", "code", "seconds", "device")  # what final_results.json keeps of each
 SHARED = ("setup", "data")  # made once for all seeds
 LIMITS = (
     "The feed-forward layers of `monotonic` are monotone; the network is not: attention, norms and residuals are not.",
@@ -55,7 +57,9 @@ def final_results(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     results["missing_datasets"] = found["evaluation"]["_metadata"]["missing_datasets"]
     results["limits"] = list(LIMITS)
     results["sources"] = {
-        name: {key: envelope["_metadata"].get(key) for key in ("run_id", "config_fingerprint", "code", "seconds")}
+        name: {
+            key: envelope["_metadata"].get(key) for key in ("run_id", "config_fingerprint", "code", "seconds", "device")
+        }
         for name, envelope in found.items()
     }
     return results
@@ -68,9 +72,11 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
     points = 100 * (success["rate_b"] - success["rate_a"])
     significant = success["p_value"] < 0.05
     harder = "harder" if points < 0 else "easier"
+    low, high = 100 * success["lower"], 100 * success["upper"]
+    change = f"{points:+.1f} points [{low:+.1f}, {high:+.1f}] on {success['n']} common examples"
     attack = (
         f"HotFlip succeeds on {100 * success['rate_a']:.1f} % of baseline's and {100 * success['rate_b']:.1f} % of "
-        f"monotonic's summaries ({points:+.1f} points on {success['n']} common examples, McNemar p = "
+        f"monotonic's summaries ({change}, McNemar p = "
         f"{success['p_value']:.2g}): monotonic is "
         + (f"{harder} to attack." if significant else "not shown to be harder or easier to attack.")
     )
@@ -104,3 +110,14 @@ def copy_to_permanent(source: Path, target: Path) -> int:
             if sha256_of(path) != sha256_of(new / path.relative_to(source)):
                 raise StageError(f"the copy of {path.name} in {target.parent} differs from the original: disk trouble?")
     return len(files)
+
+
+def publish_model(source: Path, target: Path, card: str) -> None:
+    """The plain model in `source` and its card as the directory `target`; hard links where the file system allows."""
+    with new_directory(target) as new:
+        for path in source.iterdir():
+            try:
+                os.link(path, new / path.name)
+            except OSError:  # another file system
+                shutil.copyfile(path, new / path.name)
+        write_text(new / "README.md", card)

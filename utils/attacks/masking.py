@@ -61,10 +61,10 @@ def _masking(
     flags = []
     rate, gain = model["success_rate"], model["mean_loss_increase"]
     rivals = {
-        "a gradient-free search": model["controls"].get("greedy"),
-        "random flips": model["controls"].get("random"),
+        "a gradient-free search beats": model["controls"].get("greedy"),
+        "random flips beat": model["controls"].get("random"),
     }
-    rivals |= {f"flips found on {source}": matrix[source][key] for source in model_keys if source != key}
+    rivals |= {f"flips found on {source} beat": matrix[source][key] for source in model_keys if source != key}
     for name, rival in rivals.items():
         if not rival or not rival["num_attackable"]:
             continue
@@ -80,7 +80,7 @@ def _masking(
                 _flag(
                     key,
                     "possibly_masked_gradients",
-                    f"{name} beats the white-box attack ({what}): robustness possibly masked gradients",
+                    f"{name} the white-box attack ({what}): robustness possibly masked gradients",
                 )
             )
     zero = model.get("zero_gradient_count", 0)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from utils.files import read_jsonl
-from utils.reports.tables import MODELS
+from utils.reports.table import MODELS
+
+AROUND = 8  # tokens shown on either side of a changed one
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A changed token in an excerpt."""
+
+    old: str
+    new: str
 
 
 def shown_examples(records: Path, tokenizer: Path) -> list[dict[str, Any]]:
@@ -23,21 +34,56 @@ def shown_examples(records: Path, tokenizer: Path) -> list[dict[str, Any]]:
     for rows in by_model.values():
         ranked = sorted(rows, key=lambda row: (-row["relative_drop"], row["id"]))
         if ranked:
-            worst, middle = ranked[0], ranked[len(ranked) // 2]
-            shown += [_shown(row, pieces) for row in ([worst] if worst is middle else [worst, middle])]
+            shown.append(_shown(ranked[0], "worst", pieces))
+        if len(ranked) > 2:
+            shown.append(_shown(ranked[len(ranked) // 2], "typical", pieces))
     return shown
 
 
-def _shown(row: dict[str, Any], pieces: Tokenizer) -> dict[str, Any]:
-    def word(token: int) -> str:
-        return (pieces.id_to_token(token) or "?").replace("▁", " ").strip() or "␣"
-
+def _shown(row: dict[str, Any], kind: str, pieces: Tokenizer) -> dict[str, Any]:
     return {
         "model": row["model"],
+        "kind": kind,
         "id": row["id"],
         "clean": row["clean_rouge"],
         "attacked": row["attacked_rouge"],
+        "reference": row["reference"],
         "clean_summary": row["clean_prediction"],
         "attacked_summary": row["attacked_prediction"],
-        "flips": [(word(flip["old"]), word(flip["new"])) for flip in row["flips"]],
+        "excerpt": excerpt(row["clean_ids"], {flip["position"]: flip["new"] for flip in row["flips"]}, pieces),
     }
+
+
+def excerpt(ids: list[int], changed: dict[int, int], pieces: Tokenizer) -> list[str | Mark]:
+    """The neighbourhood of every changed token, as plain text and marks; what is left out becomes an ellipsis.
+
+    `ids`: the input's token ids [length] before the attack; `changed`: new id by position.
+    """
+    near = sorted({p for at in changed for p in range(max(0, at - AROUND), min(len(ids), at + AROUND + 1))})
+    parts: list[str | Mark] = []
+    run: list[int] = []
+    last = -1
+    for position in near:
+        if position != last + 1:
+            parts += [_text(run, pieces), " … "]
+            run = []
+        last = position
+        if position in changed:
+            parts += [
+                _text(run, pieces) + " ",
+                Mark(_word(ids[position], pieces), _word(changed[position], pieces)),
+                " ",
+            ]
+            run = []
+        else:
+            run.append(ids[position])
+    parts += [_text(run, pieces), "" if last == len(ids) - 1 else " …"]
+    return [part for part in parts if part]
+
+
+def _text(ids: list[int], pieces: Tokenizer) -> str:
+    return pieces.decode(ids)
+
+
+def _word(token: int, pieces: Tokenizer) -> str:
+    return (pieces.id_to_token(token) or "?").replace("▁", " ").strip() or "␣"

@@ -10,14 +10,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.reports.tables import MODELS, TITLES
+from utils.reports.table import MODELS, TITLES
 
 # Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour.
 COLOURS = {"standard": "#7f7f7f", "baseline": "#0072B2", "monotonic": "#D55E00"}
 MARKERS = {"standard": "s", "baseline": "o", "monotonic": "^"}
 LINES = {"standard": ":", "baseline": "-", "monotonic": "--"}
+TYPE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
+TYPE_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -36,6 +39,9 @@ def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
         "trade_off": trade_off,
         "training": training,
         "hotflip_curves": hotflip_curves,
+        "hotflip_transfer": hotflip_transfer,
+        "trigger_learning": trigger_learning,
+        "trigger_transfer": trigger_transfer,
     }
     texts = {}
     with plt.rc_context(STYLE):
@@ -60,7 +66,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
         axes.errorbar(places, means, errors, fmt=MARKERS[model], color=COLOURS[model], capsize=3, label=model)
     axes.set_xticks(range(len(keys)), [TITLES[key] for key in keys])
     axes.set_ylabel("ROUGE-L")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
         f"{TITLES[k]}: " + ", ".join(f"{m} {results['evaluation'][k][m]['rougeL']['mean']:.3f}" for m in MODELS)
         for k in keys
@@ -119,7 +125,7 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
         words.append(f"{arm} {epochs[0]['validation_loss']:.2f} to {epochs[-1]['validation_loss']:.2f}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss, nats per token")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure, f"Training curves; validation loss {'; '.join(words)}."
 
 
@@ -138,3 +144,72 @@ def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
     right.set_xlabel("threshold: relative ROUGE-L drop, %")
     right.legend(frameon=False)
     return figure, "HotFlip success by number of flips, and by the threshold that counts as success."
+
+
+def hotflip_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
+    """Success of the flips found on one model (row) on every other (column), in percent."""
+    matrix = results["hotflip"]["transfer_matrix"]
+    rates = [[matrix[source][target]["success_rate"] for target in MODELS] for source in MODELS]
+    figure, axes = plt.subplots(figsize=(3.4, 2.8))
+    cells = [[float("nan") if rate is None else 100 * rate for rate in row] for row in rates]
+    _heat_map(axes, cells, "{:.0f}", (0.0, 100.0))
+    axes.set_title("HotFlip success, %", fontsize=9)
+    return figure, "HotFlip success in percent: flips found on the model of the row, read by that of the column."
+
+
+def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
+    """NLL rise by the triggers found on one model (row) on every other (column), one square per type."""
+    matrix = results["uat"]["transfer_matrix"]
+    values = {
+        kind: [[cells[source][target]["nll_increase"] for target in MODELS] for source in MODELS]
+        for kind, cells in matrix.items()
+    }
+    reach = max(abs(value) for rows in values.values() for row in rows for value in row) or 1.0
+    columns = min(3, len(values))
+    lines = -(-len(values) // columns)
+    figure, grid = plt.subplots(lines, columns, figsize=(2.6 * columns, 2.5 * lines), squeeze=False)
+    for axes in grid.flat[len(values) :]:
+        axes.set_visible(False)
+    for axes, (kind, cells) in zip(grid.flat, values.items(), strict=False):
+        _heat_map(axes, cells, "{:+.2f}", (-reach, reach))
+        axes.set_title(kind, fontsize=9)
+    figure.tight_layout()
+    return figure, "NLL rise by triggers: found on the model of the row, read by that of the column; a square per type."
+
+
+def trigger_learning(results: dict[str, Any]) -> tuple[Figure, str]:
+    """What the triggers gain on held-out examples while they are searched for: the best restart so far."""
+    figure, grid = plt.subplots(1, len(MODELS), figsize=(2.6 * len(MODELS), 2.6), squeeze=False)
+    for axes, model in zip(grid.flat, MODELS, strict=True):
+        found = [(kind, cell) for kind, cell in results["uat"][model].items() if cell.get("curve")]
+        for number, (kind, cell) in enumerate(found):
+            steps = [point["iteration"] for point in cell["curve"]]
+            best = [max(point["dev_gain"]) for point in cell["curve"]]
+            style = {"color": TYPE_COLOURS[number % 5], "linestyle": TYPE_LINES[number % 5]}
+            axes.plot(steps, best, label=kind, **style)
+        axes.set_title(model, fontsize=9)
+        axes.set_xlabel("iteration")
+    grid[0, 0].set_ylabel("NLL rise, held out")
+    grid[0, 0].legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    return figure, "Learning curves of the universal triggers: best of the restarts on held-out examples, by iteration."
+
+
+def _heat_map(axes: Axes, cells: list[list[float]], form: str, limits: tuple[float, float]) -> None:
+    """A square of source x target with its numbers written in, so that nothing hangs on the colour."""
+    low, high = limits
+    axes.pcolormesh(cells, cmap="cividis", vmin=low, vmax=high, edgecolors="white", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    centres = [number + 0.5 for number in range(len(MODELS))]
+    axes.set_xticks(centres, MODELS, rotation=30, ha="right", fontsize=7)
+    axes.set_yticks(centres, MODELS, fontsize=7)
+    axes.tick_params(length=0)
+    for row, values in enumerate(cells):
+        for column, value in enumerate(values):
+            dark = value != value or value < (low + high) / 2
+            text = "-" if value != value else form.format(value)
+            axes.text(
+                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
+    axes.spines[:].set_visible(False)

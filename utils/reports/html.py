@@ -7,34 +7,51 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils.reports.tables import Table
+from utils.reports.examples import Mark
+from utils.reports.table import Table
 from utils.results import profile_note
 
 CSS = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #f3f4f6; --line: #c9ccd1; --warn: #8a3b00; }
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #f3f4f6; --line: #c9ccd1; --warn: #8a3b00;
+  --mark: #ffe08a; --link: #0b5394; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --paper: #16181b; --soft: #22262b; --line: #4a4f57; --warn: #ffb27a; } }
+  :root { --ink: #e8e8e8; --paper: #16181b; --soft: #22262b; --line: #4a4f57; --warn: #ffb27a; --mark: #6b5200;
+    --link: #8ab8ff; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: auto;
-  max-width: 60rem; padding: 1rem; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line) }
-.verdict { font-size: 1.1rem; background: var(--soft); padding: .8rem 1rem; border-left: 4px solid var(--ink) }
-.warn { color: var(--warn); font-weight: 600 } .note { font-size: .9rem }
+  max-width: 60rem; padding: 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.5rem } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin-bottom: .3rem } a { color: var(--link) }
+nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
+.verdict { font-size: 1.1rem; background: var(--soft); padding: .2rem 1rem; border-left: 4px solid var(--ink) }
+.warn { color: var(--warn); font-weight: 600 } .note { font-size: .9rem; margin: .3rem 0 1.5rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem;
   font-variant-numeric: tabular-nums }
 caption { text-align: left; font-weight: 600 } th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap } th:first-child, td:last-child { text-align: left }
-th[scope=row] { font-weight: 400 }
-figure { margin: 1rem 0; background: #fff; color: #1a1a1a; padding: .5rem; overflow-x: auto }
-figure svg { max-width: 100%; height: auto } mark { background: #ffd54d; color: #1a1a1a; padding: 0 .15em }
-blockquote { margin: .4rem 0; padding: .3rem .8rem; border-left: 3px solid var(--line) }
-@media print { body { max-width: none } figure, table { break-inside: avoid } }
+  text-align: right; white-space: nowrap } th[scope=row], .words { text-align: left }
+th[scope=row] { font-weight: 400 } tr.marked > * { font-weight: 700; background: var(--soft) }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-end }
+figure { margin: .5rem 0; max-width: 33rem; flex: 1 1 24rem } figure:only-child { max-width: 100% }
+figure svg { display: block; max-width: 100%; height: auto; color: #000 }
+@media (prefers-color-scheme: dark) { figure svg { filter: invert(.9) hue-rotate(180deg) } }
+figcaption { font-size: .85rem }
+mark { background: var(--mark); color: inherit; padding: 0 .15em } del { opacity: .75 }
+mark ins { text-decoration: none; font-weight: 700 }
+.sides { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; margin: .4rem 0 }
+.sides > div { border-left: 3px solid var(--line); padding-left: .8rem } .sides h4 { margin: 0; font-size: .85rem }
+.sides p { margin: .1rem 0 }
+@media (max-width: 40rem) { .sides { grid-template-columns: 1fr } }
+@media print { body { max-width: none } nav { display: none } figure, table, .example { break-inside: avoid } }
 """
+# Title, then what stands in it: figures, tables.
 SECTIONS = (
-    ("Quality", ("rouge", "trade_off"), ("rouge", "rouge_comparison")),
-    ("HotFlip", ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_transfer")),
-    ("Universal triggers", (), ("triggers", "trigger_transfer")),
+    ("Quality", ("rouge", "trade_off"), ("rouge", "rouge_comparison", "expected")),
+    ("HotFlip", ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_checks")),
+    ("HotFlip across models", ("hotflip_transfer",), ("hotflip_transfer",)),
+    ("Universal triggers", ("trigger_learning",), ("triggers", "trigger_controls")),
+    ("Universal triggers across models", ("trigger_transfer",), ("trigger_transfer",)),
+    ("Attribution", (), ("attribution",)),
     ("Fairness and training", ("training",), ("fairness",)),
-    ("Data", (), ("data",)),
+    ("Data", (), ("data", "removed")),
     ("Costs", (), ("costs",)),
 )
 
@@ -49,55 +66,96 @@ def page(
 ) -> str:
     """The page. `figures`: directory of the SVG files; `alternative`: their texts; `examples`: attacked examples."""
     by_name = {table.name: table for table in tables}
-    body = [f"<h1>mono-s2s, seed {metadata['seed']}</h1>"]
-    note = profile_note(metadata)
-    if note:
-        body.append(f"<p class=warn>{html.escape(note)}</p>")
-    answer = results["verdict"]
-    body.append(
-        "<div class=verdict>" + "".join(f"<p>{html.escape(answer[n])}</p>" for n in ("attack", "cost")) + "</div>"
-    )
-    if answer["doubt"]:
-        body.append(f"<p class=warn>{html.escape(answer['doubt'])}</p>")
-    for key, reason in results["missing_datasets"].items():
-        body.append(f"<p class=warn>Missing data set: {html.escape(key)} ({html.escape(str(reason))}).</p>")
+    sections = []
     for title, pictures, names in SECTIONS:
-        body.append(f"<h2>{title}</h2>")
-        body += [_figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures]
-        body += [by_name[name].html() for name in names]
-    body.append("<h2>Attacked examples</h2>" + "".join(map(_example, examples)))
+        drawn = "".join(figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures)
+        parts = [f'<div class="figures">{drawn}</div>'] if drawn else []
+        parts += [by_name[name].html() for name in names if name in by_name]
+        if parts:
+            sections.append((title, "".join(parts)))
     doubts = [f"{flag['model']}: {flag['message']}" for flag in results["flags"]] or ["none"]
-    body.append("<h2>Doubts raised by the checks</h2>" + _list(doubts))
-    body.append("<h2>Limits</h2>" + _list(results["limits"]))
-    body.append(_provenance(results, metadata))
+    sections += [
+        ("Attacked examples", "".join(map(_example, examples)) or "<p>No example could be attacked.</p>"),
+        ("Data sets and their licences", items(_origins(results))),
+        ("Doubts raised by the checks", items(doubts)),
+        ("Limits", items(results["limits"])),
+        ("Provenance", _provenance(results, metadata)),
+    ]
+    warnings = [profile_note(metadata)] if profile_note(metadata) else []
+    warnings += [results["verdict"]["doubt"]] if results["verdict"]["doubt"] else []
+    warnings += [f"Missing data set: {key} ({reason})." for key, reason in results["missing_datasets"].items()]
+    return document(
+        f"mono-s2s, seed {metadata['seed']}",
+        [results["verdict"]["attack"], results["verdict"]["cost"]],
+        warnings,
+        sections,
+    )
+
+
+def document(title: str, verdict: list[str], warnings: list[str], sections: list[tuple[str, str]]) -> str:
+    """A whole page: `sections` are (title, HTML); the rest is plain text."""
+    links = "".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name, _ in sections)
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    body += [f'<div class="verdict">{"".join(f"<p>{html.escape(words)}</p>" for words in verdict)}</div>']
+    body += [f'<p class="warn">{html.escape(words)}</p>' for words in warnings]
+    body += [f'<nav aria-label="Sections">{links}</nav>']
+    body += [f'<section id="{_anchor(name)}"><h2>{html.escape(name)}</h2>{inner}</section>' for name, inner in sections]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>mono-s2s, seed {metadata['seed']}</title><style>{CSS}</style></head>"
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head>"
         f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
 
-def _figure(path: Path, name: str, text: str) -> str:
+def figure(path: Path, name: str, text: str) -> str:
+    """An SVG file inline, with its alternative text."""
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'\b(id|href|xlink:href)="(#?)', rf'\1="\2{name}-', svg)  # several figures on one page: unique ids
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\b(id="|href="#)', rf"\1{name}-", svg)  # several figures on one page: unique ids
     svg = svg.replace("url(#", f"url(#{name}-").replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)
     return f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
+def items(lines: list[str]) -> str:
+    """A list of plain texts."""
+    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
 def _example(row: dict[str, Any]) -> str:
-    title = f"{row['model']}, {row['id']}: ROUGE-L {row['clean']:.3f} to {row['attacked']:.3f}"
-    flips = ", ".join(f"<mark>{html.escape(old)} → {html.escape(new)}</mark>" for old, new in row["flips"])
+    title = f"{row['model']}, {row['kind']}: {row['id']}, ROUGE-L {row['clean']:.3f} to {row['attacked']:.3f}"
     return (
-        f"<h3>{html.escape(title)}</h3><p class=note>Changed tokens: {flips}</p>"
-        f"<blockquote>before: {html.escape(row['clean_summary'])}</blockquote>"
-        f"<blockquote>after: {html.escape(row['attacked_summary'])}</blockquote>"
+        f'<div class="example"><h3>{html.escape(title)}</h3>'
+        f'<p class="note">What was changed: {_marked(row["excerpt"])}</p>'
+        f'<p class="note">Reference: {html.escape(row["reference"])}</p>'
+        f'<div class="sides"><div><h4>Summary before</h4><p>{html.escape(row["clean_summary"])}</p></div>'
+        f"<div><h4>Summary after</h4><p>{html.escape(row['attacked_summary'])}</p></div></div></div>"
     )
 
 
-def _list(lines: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+def _marked(excerpt: list[str | Mark]) -> str:
+    parts = []
+    for part in excerpt:
+        if isinstance(part, Mark):
+            parts.append(f"<mark><del>{html.escape(part.old)}</del> → <ins>{html.escape(part.new)}</ins></mark>")
+        else:
+            parts.append(html.escape(part))
+    return "".join(parts)
+
+
+def _origins(results: dict[str, Any]) -> list[str]:
+    lines = []
+    for entry in results["data"]["sets"].values():
+        origin = entry["origin"]
+        where = " at ".join(str(origin[key]) for key in ("from", "revision") if origin.get(key))
+        inside = f"; in-domain: {', '.join(entry['in_domain'])}" if entry["in_domain"] else ""
+        lines.append(f"{entry['title']} ({entry['role']}), {where}: {entry['licence']}. {entry['note']}{inside}")
+    return lines
 
 
 def _provenance(results: dict[str, Any], metadata: dict[str, Any]) -> str:
@@ -113,4 +171,4 @@ def _provenance(results: dict[str, Any], metadata: dict[str, Any]) -> str:
         *(f"{model}: weights sha256 {digest}" for model, digest in metadata["checkpoints"].items()),
     ]
     table = Table("sources", "Where each part comes from", ("part", "run", "settings", "code"), rows)
-    return f"<h2>Provenance</h2>{table.html()}{_list(facts)}"
+    return table.html() + items(facts)

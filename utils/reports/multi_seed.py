@@ -6,7 +6,7 @@ import html
 from typing import Any
 
 from utils.reports.html import CSS
-from utils.reports.tables import MODELS, NOT_AVAILABLE, TITLES, Table
+from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table
 from utils.results import profile_note
 
 NOTE = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from utils.reports.tables import Table
+from utils.reports.table import Table
 from utils.results import profile_note
 
 WIDTH = 80

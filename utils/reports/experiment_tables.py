@@ -1,0 +1,133 @@
+"""How the experiment was made, as tables: equal settings, expected values, data and what was taken out, costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, percent, plain
+
+ARMS = ("baseline", "monotonic")
+# What earlier runs of this recipe with T5-small found (the guide's figures): reference lines, never used for tuning.
+EXPECTED_ROUGE = {"standard": "0.268 [0.251, 0.284]", "baseline": "0.258 [0.243, 0.273]", "monotonic": "0.254 to 0.257"}
+EXPECTED_SUCCESS = {"baseline": "61.0 %", "monotonic": "23 to 28 %"}
+EXPECTED_DROP = {"baseline": "16.4 %", "monotonic": "7 to 9 %"}
+T5_SMALL = 60_506_624  # parameters
+
+
+def fairness(results: dict[str, Any]) -> Table:
+    baseline, monotonic = (results[f"{arm}_training"]["settings"] for arm in ARMS)
+    names = sorted(baseline.keys() | monotonic.keys())
+    differing = [baseline.get(name) != monotonic.get(name) for name in names]
+    rows = [
+        (name, plain(baseline.get(name)), plain(monotonic.get(name)), "DIFFERS" if differs else "")
+        for name, differs in zip(names, differing, strict=True)
+    ]
+    return Table(
+        "fairness",
+        "Training settings of both models",
+        ("setting", "baseline", "monotonic", ""),
+        rows,
+        "The warm-up is meant to differ, and nothing else.",
+        frozenset(number for number, differs in enumerate(differing) if differs),
+    )
+
+
+def expected(results: dict[str, Any]) -> Table:
+    """The guide's figures beside this run's; they compare only where model and data are those of the guide."""
+    cells = results["evaluation"].get("cnn_dm", {})
+    rows = [
+        (f"CNN/DM ROUGE-L {model}", EXPECTED_ROUGE[model], interval(cells[model]["rougeL"]) if cells else NOT_AVAILABLE)
+        for model in MODELS
+    ]
+    for words, name, figures in (
+        ("HotFlip success", "success_rate", EXPECTED_SUCCESS),
+        ("HotFlip ROUGE-L drop", "mean_degradation", EXPECTED_DROP),
+    ):
+        rows += [(f"{words} {arm}", figures[arm], percent(results["hotflip"][arm][name])) for arm in ARMS]
+    same = results["setup"]["model"]["parameters"] == T5_SMALL
+    note = "Expected: from an earlier pipeline with this recipe, whose HotFlip was weaker (one gradient, unverified)."
+    if not same:
+        note += " Not comparable: this run's model is not T5-small."
+    return Table("expected", "Beside the figures of earlier work", ("figure", "expected", "this run"), rows, note)
+
+
+def data(results: dict[str, Any]) -> Table:
+    """A row for every split that was read; sets that could not be had say so."""
+    statistics, rows = results["data"], []
+    for entry in statistics["sets"].values():
+        for split, facts in entry["splits"].items():
+            rows.append(
+                (
+                    f"{entry['title']} {split}",
+                    f"{facts['raw']:,}",
+                    f"{sum(facts['removed'].values()):,}",
+                    f"{facts['kept']:,}",
+                    percent(facts["document"]["share_truncated"]) if facts["kept"] else "-",
+                    f"{facts['compression']:.1f}" if facts["kept"] else "-",
+                )
+            )
+    rows += [(key, NOT_AVAILABLE, *("",) * 4) for key in statistics["missing"]]
+    used = ", ".join(f"{name} {entry['rows']:,}" for name, entry in sorted(statistics["prepared"].items()))
+    return Table(
+        "data",
+        "Examples",
+        ("set, split", "raw", "removed", "kept", "cut", "ratio"),
+        rows,
+        f"cut: documents longer than the input limit; ratio: words of the document per word of summary. Used: {used}.",
+    )
+
+
+def overlap(results: dict[str, Any]) -> Table:
+    """Why rows were removed: what would have leaked from one part into another, and what stood there twice."""
+    statistics = results["data"]
+    rows = [(o["of"], f"{o['kind']} copy of {o['with']}", f"{o['rows']:,}") for o in statistics["overlap"]]
+    for key, entry in statistics["sets"].items():
+        for split, facts in entry["splits"].items():
+            rows += [
+                (f"{key}/{split}", reason.replace("_", " "), f"{count:,}")
+                for reason, count in sorted(facts["removed"].items())
+                if not reason.startswith("overlap:")
+            ]
+    note = "Copies of test examples leave training and validation; near copies share word 5-grams."
+    return Table("removed", "Removed rows", ("from", "why", "rows"), rows or [("-", "nothing removed", "0")], note)
+
+
+def costs(results: dict[str, Any]) -> Table:
+    rows = []
+    for arm in ARMS:
+        training = results[f"{arm}_training"]
+        last = training["epochs"][-1]
+        rate = last.get("examples_per_second")
+        memory = last.get("peak_memory_mb")
+        rows.append(
+            (
+                f"training {arm}",
+                _time(training["total_seconds"]),
+                f"{rate:.1f} examples/s" if rate else "",
+                f"{memory:,.0f} MB" if memory else "",
+            )
+        )
+    for model in MODELS:
+        cells = [results["evaluation"][k][model] for k in TITLES if model in results["evaluation"].get(k, {})]
+        if cells and all("seconds" in cell for cell in cells):
+            seconds, count = sum(c["seconds"] for c in cells), sum(c["num_examples"] for c in cells)
+            each = f"{1000 * seconds / count:.1f} ms each" if count else ""
+            rows.append((f"summaries {model}", _time(seconds), each, ""))
+    seconds = {name: source["seconds"] or 0.0 for name, source in results["sources"].items()}
+    for arm in ARMS:
+        seconds[f"{arm}_training"] = results[f"{arm}_training"]["total_seconds"]  # of all sessions
+    rows += [
+        (f"{words}, whole stage", _time(seconds[name]), "", "")
+        for name, words in (("uat", "universal triggers"), ("hotflip", "HotFlip"))
+    ]
+    on_gpu = sum(seconds[n] for n, source in results["sources"].items() if not str(source["device"]).startswith("CPU"))
+    rows += [("all stages", _time(sum(seconds.values())), "", ""), ("of these on a GPU", _time(on_gpu), "", "")]
+    ratio = seconds["monotonic_training"] / max(seconds["baseline_training"], 1e-9)
+    note = f"Training monotonic took {ratio:.2f} times as long as baseline; once exported, it is an ordinary T5."
+    return Table("costs", "Costs", ("what", "time", "rate", "memory"), rows, note)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"

@@ -1,0 +1,97 @@
+"""README.md of an exported model: what it was trained on and how, what it scores, what it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils.reports.table import NOT_AVAILABLE, TITLES, interval, percent
+from utils.results import profile_note
+
+WHAT = {
+    "baseline": "fine-tuned without any constraint: the control of the experiment",
+    "monotonic": "fine-tuned with every feed-forward matrix W = softplus(V) >= 0, folded into ordinary weights",
+}
+USE = """```python
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+model = T5ForConditionalGeneration.from_pretrained("this directory")
+tokenizer = AutoTokenizer.from_pretrained("this directory")
+inputs = tokenizer("{prefix}" + text, truncation=True, max_length={length}, return_tensors="pt")
+ids = model.generate(**inputs, num_beams={beams}, length_penalty={penalty}, no_repeat_ngram_size={ngram},
+                     min_new_tokens={least}, max_new_tokens={most})
+print(tokenizer.decode(ids[0], skip_special_tokens=True))
+```"""
+
+
+def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> str:
+    """The card of `arm` (baseline or monotonic) as Markdown with the front matter that model hubs read."""
+    settings, training, model = metadata["settings"], results[f"{arm}_training"], results["setup"]["model"]
+    note = profile_note(metadata)
+    parts = [
+        "\n".join(
+            [
+                "---",
+                "library_name: transformers",
+                "pipeline_tag: summarization",
+                f"base_model: {model['source']}",
+                "language: en",
+                "license: other",
+                "---",
+            ]
+        ),
+        f"# T5 summarizer, {arm}, seed {metadata['seed']}",
+        f"{WHAT[arm].capitalize()}. Made by mono-s2s, run {metadata['run_id']}.",
+    ]
+    if note:
+        parts.append(f"**{note}.**")
+    parts += [
+        "## Use",
+        USE.format(
+            prefix=settings["TASK_PREFIX"],
+            length=settings["MAX_INPUT_LENGTH"],
+            beams=settings["NUM_BEAMS"],
+            penalty=settings["LENGTH_PENALTY"],
+            least=settings["MIN_NEW_TOKENS"],
+            most=settings["MAX_NEW_TOKENS"],
+            ngram=settings["NO_REPEAT_NGRAM_SIZE"],
+        ),
+        "## Training",
+        _list(
+            [
+                f"from {model['source']}, revision {model['revision'] or 'of that directory'}, "
+                f"{model['parameters']:,} parameters",
+                f"{results['data']['prepared']['train']['rows']:,} examples, {len(training['epochs'])} epochs, best "
+                f"epoch {training['best_epoch']} (validation loss {training['best_validation_loss']:.3f})",
+                *(f"{name}: {value}" for name, value in sorted(training["settings"].items())),
+                f"smallest feed-forward weight: {training['min_ffn_weight']:.3g}",
+                f"weights sha256: {training['weights_sha256']}",
+            ]
+        ),
+        "## Data and their licences",
+        _list([f"{e['title']} ({e['role']}): {e['licence']}. {e['note']}" for e in results["data"]["sets"].values()]),
+        "The licences above are those that the data sets state; whether they allow a use of this model is for its user "
+        "to judge.",
+        "## Results",
+        _results(arm, results),
+        "## Limits",
+        _list([*results["limits"], "It summarises English; it repeats the errors and the views of its training data."]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _results(arm: str, results: dict[str, Any]) -> str:
+    lines = []
+    for key, title in TITLES.items():
+        cell = results["evaluation"].get(key, {}).get(arm)
+        lines.append(f"ROUGE-L on {title}: {interval(cell['rougeL']) if cell else NOT_AVAILABLE}")
+    hotflip = results["hotflip"][arm]
+    lines.append(
+        f"HotFlip on {hotflip['num_attackable']} attackable examples: success "
+        + percent(hotflip["success_rate"], hotflip.get("success_rate_ci"))
+    )
+    worst = results["uat"][arm]["worst"]["worst_type"]
+    lines.append(f"worst universal trigger ({worst}): ROUGE-L {results['uat'][arm][worst]['delta_rougeL']:+.4f}")
+    return _list(lines)
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,221 @@
+"""What the experiment found, as tables: quality, HotFlip, universal triggers, and the checks of the attacks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, number, percent
+
+
+def quality(results: dict[str, Any]) -> Table:
+    rows = []
+    sizes = []
+    for key, title in TITLES.items():
+        cells = results["evaluation"].get(key)
+        if cells is None:
+            rows += [(f"{title} {model}", *(NOT_AVAILABLE,) * 3) for model in MODELS]
+            continue
+        sizes.append(f"{title} {cells['standard']['num_examples']:,}")
+        for model in MODELS:
+            rows.append((f"{title} {model}", *(interval(cells[model][m]) for m in ("rouge1", "rouge2", "rougeL"))))
+        yardstick = results["data"]["sets"][key]["splits"]["test"]["sampled"]
+        rows.append((f"{title} lead-3", *(f"{yardstick['lead3'][m]:.3f}" for m in ("rouge1", "rouge2", "rougeL"))))
+    return Table(
+        "rouge",
+        "ROUGE F with 95 % bootstrap intervals",
+        ("data set, model", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
+        rows,
+        f"Intervals are over examples ({', '.join(sizes)}), for this one training. lead-3, no model at all: the first "
+        "three sentences (of up to 1,000 articles).",
+    )
+
+
+def comparisons(results: dict[str, Any]) -> Table:
+    rows = []
+    for key, title in TITLES.items():
+        cell = results["evaluation"]["comparisons"].get(key)
+        if cell is None:
+            rows.append((title, *(NOT_AVAILABLE,) * 3))
+            continue
+        c = cell["rougeL"]
+        rows.append(
+            (
+                title,
+                f"{c['difference']:+.4f} [{c['lower']:+.4f}, {c['upper']:+.4f}]",
+                f"{c['p_value_holm']:.3g}",
+                f"{c['cohens_dz']:+.2f}",
+            )
+        )
+    return Table(
+        "rouge_comparison",
+        "ROUGE-L, monotonic minus baseline, paired",
+        ("data set", "difference [95 %]", "p (Holm)", "d_z"),
+        rows,
+        "Sign-flip permutation test; Holm over data sets and metrics.",
+    )
+
+
+def hotflip(results: dict[str, Any]) -> Table:
+    rows = []
+    for model in MODELS:
+        cell = results["hotflip"][model]
+        rows.append(
+            (
+                model,
+                percent(cell["success_rate"], cell.get("success_rate_ci")),
+                percent(cell["mean_degradation"]),
+                number(cell["mean_loss_increase"]),
+                f"{cell['num_attackable']}",
+                f"{cell['num_skipped']}",
+            )
+        )
+    return Table(
+        "hotflip",
+        "HotFlip",
+        ("model", "success [95 %]", "ROUGE-L drop", "loss + nats", "attacked", "skipped"),
+        rows,
+        "Success: relative ROUGE-L drop of at least the threshold. Skipped: nothing to lose, or nothing to change.",
+    )
+
+
+def hotflip_controls(results: dict[str, Any]) -> Table:
+    names = list(dict.fromkeys(n for model in MODELS for n in results["hotflip"][model]["controls"]))
+    rows = []
+    for model in MODELS:
+        cell = results["hotflip"][model]
+        cells = [cell["controls"].get(name) for name in names]
+        rows.append(
+            (model, percent(cell["success_rate"]), *(percent(c["success_rate"]) if c else NOT_AVAILABLE for c in cells))
+        )
+    return Table(
+        "hotflip_controls",
+        "HotFlip success beside its controls",
+        ("model", "attack", *names),
+        rows,
+        "random: strongest of several random attacks of equal budget; greedy: gradient-free search with equal queries; "
+        "one_shot: one gradient, unverified; floor: every token changed.",
+    )
+
+
+def hotflip_transfer(results: dict[str, Any]) -> Table:
+    matrix = results["hotflip"]["transfer_matrix"]
+    rows = [(source, *(percent(matrix[source][target]["success_rate"]) for target in MODELS)) for source in MODELS]
+    return Table(
+        "hotflip_transfer", "HotFlip success, flips found on (row) and read by (column)", ("found on", *MODELS), rows
+    )
+
+
+def attribution(results: dict[str, Any], arms: list[str]) -> Table:
+    """Control arms beside the two models they explain; they stand in no other table."""
+    rows = []
+    for model in ("baseline", "monotonic", *arms):
+        cell = results["hotflip"][model]
+        quality = [results["evaluation"].get(key, {}).get(model) for key in TITLES]
+        rouge = [f"{item['rougeL']['mean']:.3f}" if item else NOT_AVAILABLE for item in quality]
+        attack = (percent(cell["success_rate"], cell.get("success_rate_ci")), number(cell["mean_loss_increase"]))
+        rows.append((model, *rouge, *attack))
+    return Table(
+        "attribution",
+        "What the softplus alone does: control arms",
+        ("model", *(f"ROUGE-L {title}" for title in TITLES.values()), "HotFlip success", "loss + nats"),
+        rows,
+        "sign_frozen: the same softplus, but the pretrained signs kept. abs_init_free: starts from |W|, unconstrained.",
+    )
+
+
+def triggers(results: dict[str, Any]) -> Table:
+    rows = [
+        (
+            f"{model} {kind}",
+            f"{cell['delta_rougeL']:+.4f}",
+            f"{cell['nll_increase']:+.3f}",
+            percent(cell["success_rate"]),
+            cell["trigger_text"],
+        )
+        for model, kind, cell in _trigger_cells(results)
+    ]
+    worst = [f"{model} {results['uat'][model]['worst']['worst_type']}" for model in MODELS]
+    return Table(
+        "triggers",
+        "Universal triggers",
+        ("model, type", "ROUGE-L", "NLL", "success", "trigger"),
+        rows,
+        f"Changes against the same inputs without trigger. Worst type by ROUGE-L: {', '.join(worst)}.",
+    )
+
+
+def trigger_controls(results: dict[str, Any]) -> Table:
+    rows = []
+    for model, kind, cell in _trigger_cells(results):
+        low, high = cell["nll_increase_ci"]
+        controls = [cell.get(name) for name in ("random_control", "gradient_free_control")]
+        rises = ["-" if not c else f"{c['nll_increase']:+.3f}" for c in controls]
+        done = "yes" if cell["converged"] else "no"
+        rows.append((f"{model} {kind}", f"{cell['nll_increase']:+.3f} [{low:+.3f}, {high:+.3f}]", *rises, done))
+    return Table(
+        "trigger_controls",
+        "NLL rise by triggers beside their controls",
+        ("model, type", "found by gradient [95 %]", "random", "gradient-free", "converged"),
+        rows,
+        "random: the best of several random triggers; gradient-free: coordinate search by random candidates of equal "
+        "cost (-: not run for this type); converged: the second half of the search gained next to nothing.",
+    )
+
+
+def _trigger_cells(results: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(model, type, cell) of every trigger found."""
+    return [
+        (model, kind, cell)
+        for model in MODELS
+        for kind, cell in results["uat"][model].items()
+        if kind != "worst" and cell.get("trigger_ids") is not None
+    ]
+
+
+def trigger_transfer(results: dict[str, Any]) -> Table:
+    matrix = results["uat"]["transfer_matrix"]
+    rows = [
+        (f"{kind}, {source}", *(f"{matrix[kind][source][target]['nll_increase']:+.3f}" for target in MODELS))
+        for kind in matrix
+        for source in MODELS
+    ]
+    return Table(
+        "trigger_transfer",
+        "NLL rise of triggers found on (row) and read by (column)",
+        ("type, found on", *MODELS),
+        rows,
+    )
+
+
+def checks(results: dict[str, Any]) -> Table:
+    """The battery that tells a robust model from one whose gradients mislead the attack."""
+    rows = []
+    for model in MODELS:
+        cell, tests = results["hotflip"][model], results["hotflip"]["comparisons"]["attack_minus_control"][model]
+        double, fidelity = tests.get("double"), (cell.get("taylor_fidelity_spearman") or {}).get("mean")
+        gained = double["loss_increase"] if double and double["num_common"] else None
+        more = gained["mean_a"] / gained["mean_b"] - 1 if gained and gained["mean_b"] > 0 else None
+        curve = [point["success_rate"] for point in cell.get("budget_curve", []) if point["success_rate"] is not None]
+        grows = all(later >= earlier for earlier, later in itertools.pairwise(curve))
+        zero = cell.get("zero_gradient_count")
+        rows.append(
+            (
+                model,
+                NOT_AVAILABLE if "gradient_norm" not in cell else f"{cell['gradient_norm']['median']:.3g}",
+                NOT_AVAILABLE if zero is None else str(zero),
+                NOT_AVAILABLE if fidelity is None else f"{fidelity:+.2f}",
+                NOT_AVAILABLE if not curve else "yes" if grows else "no",
+                NOT_AVAILABLE if more is None else f"{100 * more:+.1f} %",
+                percent(cell["controls"]["floor"]["success_rate"]) if "floor" in cell["controls"] else NOT_AVAILABLE,
+            )
+        )
+    return Table(
+        "hotflip_checks",
+        "Is it robust, or are its gradients masked?",
+        ("model", "gradient norm", "zero", "Taylor", "grows", "doubled", "floor"),
+        rows,
+        "gradient norm: median over the input; zero: inputs without any gradient; Taylor: Spearman correlation of "
+        "predicted and exact gain; grows: success never falls with more flips; doubled: what twice the candidates add "
+        "to the loss gain; floor: success when every token is changed.",
+    )
