@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,10 @@ def trigger_learning(results: dict[str, Any]) -> tuple[Figure, str]:
     for axes, model in zip(grid.flat, MODELS, strict=True):
         found = [(kind, cell) for kind, cell in results["uat"][model].items() if cell.get("curve")]
         for number, (kind, cell) in enumerate(found):
-            steps = [point["iteration"] for point in cell["curve"]]
-            best = [max(point["dev_gain"]) for point in cell["curve"]]
+            # Held-out examples are scored every few iterations, and a restart that rests has no score.
+            gains = [[gain for gain in point.get("dev_gain", []) if gain is not None] for point in cell["curve"]]
+            steps = [point["iteration"] for point, some in zip(cell["curve"], gains, strict=True) if some]
+            best = list(itertools.accumulate((max(some) for some in gains if some), max))
             style = {"color": TYPE_COLOURS[number % 5], "linestyle": TYPE_LINES[number % 5]}
             axes.plot(steps, best, label=kind, **style)
         axes.set_title(model, fontsize=9)
