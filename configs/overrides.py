@@ -50,6 +50,8 @@ POSITIVE = [
     "TRIGGER_GRADIENT_EXAMPLES",
     "HOTFLIP_NUM_FLIPS",
     "HOTFLIP_CANDIDATES",
+    "HOTFLIP_BEAM",
+    "HOTFLIP_RESTARTS",
     "CHECKPOINTS_TO_KEEP",
     "SLURM_CPUS_PER_TASK",
     "SLURM_MEMORY_SCALE",
@@ -204,6 +206,8 @@ def check(settings: dict[str, Any]) -> None:
     _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], ("dialogsum", "highlightsum", "arxiv"))
     _subset("TEST_DATASETS", settings["TEST_DATASETS"], ("cnn_dm", "xsum", "samsum"))
     _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], TRIGGER_TYPES)
+    if settings["TRIGGER_GRADIENT_FREE_TYPES"]:
+        _subset("TRIGGER_GRADIENT_FREE_TYPES", settings["TRIGGER_GRADIENT_FREE_TYPES"], TRIGGER_TYPES)
     if "cnn_dm" not in settings["TEST_DATASETS"]:
         raise SettingsError("TEST_DATASETS: cnn_dm must be among them, the attacks are measured on it.")
     if settings["CONTROL_ARMS"]:

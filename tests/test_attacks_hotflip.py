@@ -24,7 +24,9 @@ from utils.attacks.examples import (
     Example,
 )
 from utils.attacks.hotflip import HotFlipSettings, attack_examples
+from utils.attacks.hotflip_summary import summarise
 from utils.attacks.objective import Objective, Targets
+from utils.attacks.proposals import Ground, State, random_flips
 from utils.attacks.search import GradientProposer, Walk, search
 from utils.attacks.setup import Setup, Victim, exact_losses
 from utils.errors import Interrupted, UsageError
@@ -92,7 +94,7 @@ def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:
         ]
         assert sorted(flip["position"] for flip in record["flips"]) == changed
         assert len(changed) == record["num_flips"] <= 3
-        assert record["queries"] == 24 and record["gradients"] == 3
+        assert record["queries"] == 24 and record["gradients"] == 9  # at each step one clean, two noisy
         for flip in record["flips"]:
             assert record["clean_ids"][flip["position"]] == flip["old"] and flip["actual_gain"] > 0
         for smaller, larger in pairwise(record["budgets"]):
@@ -184,6 +186,41 @@ def test_more_work_is_never_weaker() -> None:
         losses = [state.loss for state in walk.best]
         assert losses == sorted(losses)
         assert [len(state.flips) <= k for k, state in enumerate(walk.best)] == [True] * 4
+
+
+def test_the_gradient_free_control_has_as_many_passes(tmp_path: Path) -> None:
+    examples, passes = world.examples(4), {}
+    for method in ("gradient", "greedy"):
+        how = replace(SETTINGS, method=method)
+        records = attack_examples(SETUP, _victim(), examples, how, unit_dir=tmp_path / method)
+        passes[method] = [r["queries"] + 3 * r["gradients"] for r in records]
+    assert passes["greedy"] == passes["gradient"] == [3 * (8 + 3 * 3)] * 4
+
+
+def test_what_a_step_found_and_did_not_take_is_tried_again() -> None:
+    victim, (example,) = _victim(), world.examples(1)
+    (item,) = SETUP.encode([example])
+    walk = Walk(0, 0, [state := State(np.array(item.ids), 0.0)], np.random.default_rng(0), best=[state])
+    ground = Ground(SETUP.legal, item, state)
+    flips = random_flips(ground, 4, walk.rng)
+    objective = Objective(victim.model, batch_tokens=4096)
+    targets = Targets([item.labels], objective.device)
+    proposer = GradientProposer(objective, SETUP.legal, [item], targets, candidates=8, random_candidates=2,
+                                per_position=4, noisy_gradients=1, remembered=0.5)  # fmt: skip
+    proposer.learn(walk, flips, [0.1, -0.2, 0.3, math.nan])
+    (proposed,) = proposer.propose([walk], [state])
+    assert [(f.position, f.new) for f in proposed[:2]] == [(flips[k].position, flips[k].new) for k in (2, 0)]
+    assert all(math.isfinite(f.predicted) for f in proposed)
+    assert len({(f.position, f.new) for f in proposed}) == len(proposed) == 8
+
+
+def test_gradient_norms_are_written_down_only_where_asked(tmp_path: Path) -> None:
+    for wanted in (True, False):
+        how = replace(SETTINGS, gradient_norms=wanted)
+        records = attack_examples(SETUP, _victim(), world.examples(2), how, unit_dir=tmp_path / str(wanted))
+        assert [record["gradient_norm"] is not None for record in records] == [wanted] * 2
+        summary = summarise(records, threshold=0.15, samples=50, seed=0)
+        assert (summary["gradient_norm"] is not None) == wanted and summary["zero_gradient_count"] == 0
 
 
 def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:

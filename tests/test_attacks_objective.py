@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import attack_world as world
-from utils.attacks.objective import Objective, Targets
+from utils.attacks.objective import Objective, Smoothing, Targets
 from utils.attacks.precision import rank_agreement, search_objective
 from utils.attacks.setup import Victim
 from utils.errors import StageError
@@ -55,6 +55,35 @@ def test_batched_gradients_equal_single_ones() -> None:
     assert losses == pytest.approx(alone_losses, rel=1e-5)
     for a, b in zip(together, alone, strict=True):
         assert np.abs(a - b).max() <= 1e-3 * np.abs(b).max()
+
+
+def test_noise_is_the_same_in_every_batch_and_none_is_the_plain_gradient() -> None:
+    places = [np.array(item.attackable) for item in ITEMS]
+    model = world.model(len(TOKENIZER) + 8, scale=1.0)  # a smooth one, where rounding stays small
+
+    def smoothed(batch_tokens: int, sigma: float) -> tuple[list[np.ndarray], np.ndarray]:
+        objective, found = Objective(model, batch_tokens=batch_tokens), [np.zeros(0)] * len(ITEMS)
+
+        def use(rows: np.ndarray, ids: torch.Tensor, gradient: torch.Tensor) -> None:
+            for k, i in enumerate(rows):
+                found[i] = gradient[k, : len(ITEMS[i].ids)].numpy().copy()
+
+        smoothing = Smoothing(sigma, [None, list(range(len(ITEMS)))], places)
+        owner = np.arange(len(ITEMS))
+        objective.gradients([i.ids for i in ITEMS], _targets(objective), owner, use, smoothing=smoothing)
+        assert objective.gradient_rows == 2 * len(ITEMS)
+        return found, smoothing.norms
+
+    plain = _gradients(Objective(model, batch_tokens=10_000))[1]
+    for a, b in zip(plain, smoothed(10_000, 0.0)[0], strict=True):
+        assert np.abs(a - b).max() <= 1e-4 * np.abs(a).max()
+    together, norms = smoothed(10_000, 1.0)
+    alone, again = smoothed(1, 1.0)
+    expected = [np.linalg.norm(a[where]) for a, where in zip(plain, places, strict=True)]
+    assert norms == pytest.approx(expected, rel=1e-3) and again == pytest.approx(expected, rel=1e-3)
+    for a, b, c in zip(together, alone, plain, strict=True):
+        assert np.abs(a - b).max() <= 1e-3 * np.abs(b).max()
+        assert np.abs(a - c).max() > 1e-2 * np.abs(c).max()
 
 
 def test_gradient_predicts_a_small_step() -> None:

@@ -6,6 +6,8 @@ import copy
 import csv
 import io
 import json
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +27,19 @@ from utils.attacks.hotflip_experiment import (
     sections_of,
 )
 from utils.attacks.hotflip_summary import summarise, worst_case
-from utils.attacks.masking import hotflip_flags
+from utils.attacks.masking import doubling_matters, hotflip_flags, trigger_flags
 from utils.attacks.objective import Objective
 from utils.attacks.setup import Victim
+from utils.attacks.transfer import attacked_inputs, replay
 from utils.attacks.trigger_experiment import learned_triggers_csv, trigger_results, trigger_sections
 from utils.attacks.triggers import TriggerSettings
+from utils.errors import Interrupted
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)
 MODELS = ("standard", "baseline", "monotonic")
 HOTFLIP = HotFlipSettings(num_flips=2, candidates=6, random_candidates=2, block_size=3)
-CONTROLS = ControlSettings(random_draws=3, own_output=True, convergence_examples=4)
+CONTROLS = ControlSettings(random_draws=3, own_output=True, convergence_examples=4, long_examples=5)
 CI = {"samples": 100, "seed": 0}
 
 
@@ -110,11 +114,9 @@ def test_worst_case_is_taken_example_by_example() -> None:
 
 def test_every_section_covers_every_example(sections: Sections) -> None:
     for name, records in sections.items():
-        expected = 1 if name.startswith("double/") else 8
-        if name.split("/")[0] in ("attack", "greedy", "own_output", "double", "transfer"):
-            assert len(records) == expected, name
+        assert len(records) == {"double": 1, "long": 5}.get(name.split("/")[0], 8), name
     names = {name.split("/")[0] for name in sections}
-    assert names == {"attack", "greedy", "own_output", "double", "random", "one_shot", "floor", "transfer"}
+    assert names == {"attack", "greedy", "own_output", "double", "random", "one_shot", "floor", "long", "transfer"}
 
 
 def test_results_come_from_the_records_alone(sections: Sections, results: dict) -> None:
@@ -162,6 +164,64 @@ def test_transfer_replays_the_very_ids(sections: Sections) -> None:
         assert record["adv_loss"] == pytest.approx(loss, abs=1e-4)
 
 
+def test_the_budget_grows_until_nothing_is_left(sections: Sections, results: dict) -> None:
+    own = {record["id"]: record for record in sections["attack/baseline"]}
+    live = [record for record in sections["long/baseline"] if record["skipped"] is None]
+    assert live
+    start = len(TOKENIZER("summarize: ", add_special_tokens=False)["input_ids"])
+    for record in live:
+        clean, flips = np.array(own[record["id"]]["clean_ids"]), record["num_flips"]
+        assert record["inputs"][0] == own[record["id"]]["adv_ids"] and record["budgets"][:3] == [2, 4, 8]
+        assert record["budgets"][-1] is None and record["budgets"][-2] < record["tokens"]
+        assert all(later >= earlier - 1e-5 for earlier, later in pairwise(record["losses"]))
+        for budget, count, ids, loss in zip(record["budgets"], flips, record["inputs"], record["losses"], strict=True):
+            changed = np.flatnonzero(np.array(ids) != clean)
+            assert len(changed) == count <= (budget or len(clean))
+            assert set(changed.tolist()) <= set(range(start, len(clean) - 1))
+            assert TOKENIZER(TOKENIZER.decode(ids[:-1]))["input_ids"] == ids  # a person could type it
+            assert loss == pytest.approx(_loss(ids, own[record["id"]]["labels"]), abs=1e-3)
+    curve = results["baseline"]["long_budget_curve"]
+    assert [point["flips"] for point in curve] == live[0]["budgets"]
+    assert curve[-1]["success_rate"] == np.mean([record["drops"][-1] >= 0.15 for record in live])
+    assert curve[-1]["success_rate"] >= curve[0]["success_rate"]
+
+
+def _loss(ids: list[int], labels: list[int]) -> float:
+    with torch.no_grad():
+        return float(world.planted_model()(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss)
+
+
+def test_a_replay_that_was_stopped_goes_on(sections: Sections, tmp_path: Path) -> None:
+    attacks, own = attacked_inputs(sections["attack/monotonic"]), sections["attack/baseline"]
+    asked: list[int] = []
+    stop = {"stop_requested": lambda: bool(asked.append(1)) or len(asked) == 3, "generation_tokens": 60}
+    arguments = (attacks, own)
+    how = {"name": "flips", "threshold": 0.15, "block_size": 3, "unit_dir": tmp_path}
+    with pytest.raises(Interrupted):
+        replay(replace(SETUP, **stop), _load("baseline"), *arguments, **how)
+    (file,) = tmp_path.glob("*.jsonl")
+    before = file.read_text()
+    assert len(before.splitlines()) > 1
+    records = replay(replace(SETUP, **(stop | {"stop_requested": lambda: False})), _load("baseline"), *arguments, **how)
+    assert file.read_text().startswith(before)  # what was done was not done again
+    assert records == [{**r, "method": "flips"} for r in sections["transfer/monotonic/baseline"]]
+
+
+def test_control_arms_change_nothing_in_the_figures_of_the_three(sections: Sections, results: dict) -> None:
+    def named(key: str) -> str:
+        return key.replace("standard", "sign_frozen")
+
+    more = dict(sections) | {named(name): rows for name, rows in sections.items() if "standard" in name}
+    for key in (*MODELS, "sign_frozen"):
+        more |= {
+            f"transfer/{a}/{b}": sections["attack/baseline"] for a, b in ((key, "sign_frozen"), ("sign_frozen", key))
+        }
+    found = hotflip_results(more, (*MODELS, "sign_frozen"), HOTFLIP, **CI)
+    assert {key: found[key] for key in MODELS} == {key: results[key] for key in MODELS}
+    assert found["comparisons"]["baseline_vs_monotonic"] == results["comparisons"]["baseline_vs_monotonic"]
+    assert "sign_frozen" in found["transfer_matrix"]["baseline"]
+
+
 def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
     examples = world.planted_examples(8)
     joined: Sections = {}
@@ -171,11 +231,12 @@ def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
         )
         for name, records in part.items():
             joined.setdefault(name, []).extend(records)
-    for name in ("attack/baseline", "greedy/baseline", "random/baseline", "one_shot/baseline", "floor/baseline"):
+    for name in ("attack", "greedy", "random", "one_shot", "floor", "double", "long"):
+        name += "/baseline"
         whole = {r["id"]: r for r in sections[name]}
         assert {r["id"] for r in joined[name]} == set(whole)
         for record in joined[name]:
-            for field in ("skipped", "attacked_rouge", "adv_ids", "losses"):
+            for field in ("skipped", "attacked_rouge", "adv_ids", "losses", "inputs"):
                 assert record.get(field) == whole[record["id"]].get(field), (name, field)
 
 
@@ -229,6 +290,21 @@ def _verdicts(**values: object) -> set[str]:
     return {flag["flag"] for flag in flags}
 
 
+def _trigger_verdicts(**values: object) -> list[dict]:
+    cell = {"trigger_ids": [5], "nll_increase": 1.0, "converged": True, "halfway": None} | values
+    results = {"baseline": {"lead": cell}, "transfer_matrix": {"lead": {"baseline": {"baseline": {}}}}}
+    return trigger_flags(results, ["baseline"])
+
+
+def test_two_points_of_success_from_twice_the_iterations_are_not_converged() -> None:
+    assert _trigger_verdicts() == []
+    half = {"num_common": 100, "success_change": 0.03, "nll_change": 0.2}
+    assert doubling_matters(half) and not doubling_matters(half | {"success_change": 0.01})
+    assert not doubling_matters(half | {"num_common": 20})  # one example is five points there
+    (flag,) = _trigger_verdicts(converged=False, halfway=half)
+    assert flag["flag"] == "not_converged" and "lead (success +3.0%, NLL +0.200)" in flag["message"]
+
+
 def test_a_sound_attack_raises_no_flag() -> None:
     assert _verdicts() == set()
 
@@ -245,6 +321,12 @@ def test_each_warning_has_its_cause() -> None:
     assert _verdicts(doubled_loss=1.2) == {"not_converged"}
     floor = {"success_rate": 0.3, "mean_loss_increase": 3.0, "num_attackable": 100}
     assert _verdicts(controls={"floor": floor}) == {"no_collapse"}
+    long = [{"flips": f, "success_rate": s, "num_examples": 100} for f, s in ((5, 0.5), (10, 0.8), (None, 0.97))]
+    assert _verdicts(long_budget_curve=long) == set()
+    assert _verdicts(long_budget_curve=[*long[:2], {**long[2], "success_rate": 0.6}]) == {
+        "budget_not_monotone",
+        "no_collapse",
+    }
     assert "nothing_attackable" in _verdicts(num_attackable=0)
 
 
@@ -265,6 +347,13 @@ def test_triggers_end_to_end(tmp_path: Path) -> None:
             assert set(cell["clean"]["rougeL"]) == {"mean", "lower", "upper"}
             assert "success_rate" in cell and cell["random_control"]["nll_increase"] is not None
             assert results["transfer_matrix"][kind][key][key]["nll_increase"] == cell["nll_increase"]
+            half = whole.get(f"halfway/{kind}/{key}")
+            assert (half is not None) == (cell["halfway_trigger_ids"] not in ([], cell["trigger_ids"]))
+            assert (cell["halfway"] is None) == (half is None)
+            if half:
+                rises = [[r["loss_increase"] for r in rows if r["skipped"] is None]
+                         for rows in (half, whole[f"attack/{kind}/{key}/{key}"])]  # fmt: skip
+                assert cell["halfway"]["nll_change"] == pytest.approx(np.mean(rises[1]) - np.mean(rises[0]))
         assert "gradient_free_control" in results[key]["lead"] and "gradient_free_control" not in results[key]["infix"]
         per_example = results[key]["worst"]["per_example"]
         assert (

@@ -17,6 +17,7 @@ from utils.attacks.objective import Objective
 from utils.attacks.setup import Setup, Victim
 from utils.attacks.slots import TRIGGER_TYPES, Slotted, slotted_examples
 from utils.attacks.trigger_evaluation import clean_side, evaluate_trigger
+from utils.attacks.trigger_experiment import with_own_output
 from utils.attacks.triggers import TriggerSettings, Universe, optimise_trigger, split_examples
 from utils.errors import Interrupted, StageError, UsageError
 
@@ -104,6 +105,18 @@ def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
             with torch.no_grad():
                 loss = victim.model(input_ids=ids, labels=torch.tensor([item.labels])).loss
             assert record["attacked_loss"] == pytest.approx(float(loss), abs=1e-3)
+
+
+def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
+    examples = world.planted_examples(8)
+    blind = [replace(example, summary="ba be") for example in examples]
+    labels = []
+    for name, some in (("a", examples), ("b", blind)):
+        items = with_own_output(SETUP, _victim(), _slotted(some), done_file=tmp_path / name)
+        labels.append([item.labels for item in items])
+    assert labels[0] == labels[1] != [item.labels for item in _slotted(blind)]
+    right = [a == b.labels for a, b in zip(labels[0], _slotted(examples), strict=True)]
+    assert np.mean(right) > 0.8  # this model's own summaries are the references, nearly always
 
 
 def test_the_incumbent_only_gives_way_to_paired_gains(tmp_path: Path) -> None:

@@ -88,9 +88,12 @@ def hotflip_settings(settings: Settings, seed: int) -> HotFlipSettings:
         num_flips=settings.HOTFLIP_NUM_FLIPS,
         candidates=settings.HOTFLIP_CANDIDATES,
         random_candidates=min(4, settings.HOTFLIP_CANDIDATES // 4),
+        beam=settings.HOTFLIP_BEAM,
+        restarts=settings.HOTFLIP_RESTARTS,
         loss=settings.ATTACK_LOSS,
         success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
         min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
+        gradient_norms=settings.COMPUTE_GRADIENT_NORMS,
         seed=seed,
     )
 
@@ -105,6 +108,7 @@ def trigger_settings(settings: Settings, seed: int) -> TriggerSettings:
         candidates=settings.TRIGGER_CANDIDATES,
         gradient_examples=settings.TRIGGER_GRADIENT_EXAMPLES,
         random_controls=max(settings.TRIGGER_RANDOM_CONTROLS, 1),
+        loss=settings.ATTACK_LOSS,
         dev_every=max(1, min(10, settings.TRIGGER_ITERATIONS // 4)),  # short searches are judged by halves as well
         success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
         min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
@@ -149,7 +153,7 @@ def attack_with_triggers(context: StageContext) -> None:
         how,
         unit_dir=units,
         shard=context.shard,
-        gradient_free_types=settings.TRIGGER_TYPES[:1] if settings.ATTACK_CONTROLS else (),
+        gradient_free_types=settings.TRIGGER_GRADIENT_FREE_TYPES if settings.ATTACK_CONTROLS else (),
     )
 
     def finish(sections: Sections) -> None:

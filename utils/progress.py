@@ -12,7 +12,10 @@ SECONDS_BETWEEN_LOG_LINES = 30.0
 
 
 def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | None = None, unit: str = "it") -> tqdm:
-    """A tqdm bar named `what` that shows rate and time left; `set_postfix` adds running figures."""
+    """A tqdm bar named `what` that shows rate and time left; `set_postfix` adds running figures.
+
+    An empty `what` shows nothing: work that is a part of another bar's.
+    """
     terminal = sys.stderr.isatty()
     return tqdm(
         iterable,
@@ -23,4 +26,5 @@ def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | N
         ascii=not terminal,
         mininterval=0.2 if terminal else SECONDS_BETWEEN_LOG_LINES,
         file=sys.stderr,
+        disable=not what or None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from utils.attacks.examples import Encoded
 from utils.attacks.legal_tokens import LegalTokens
 from utils.attacks.objective import Objective, Targets
-from utils.attacks.proposals import Flip, Ground, State, random_flips
-from utils.attacks.search import Walk
+from utils.attacks.proposals import Flip, Ground, State, TopFlips, choose, random_flips
+from utils.attacks.search import Memory, Walk
 
 GRADIENT_COST = 3  # a gradient costs a forward pass and a backward pass of about twice its work
 EXPLOIT = 0.5  # share of the tries at positions that have proved sensitive
@@ -20,43 +21,56 @@ EXPLOIT = 0.5  # share of the tries at positions that have proved sensitive
 class GreedyProposer:
     """Gradient-free greedy search with as many forward passes as the gradient attack.
 
-    Half of the flips of a step are drawn anywhere; the other half go to the positions whose changes have raised the
-    loss most so far, with random tokens: importance ranking and search in one, in the spirit of TextAttack's greedy
+    The share `remembered` of a step's flips are those that earlier steps found to raise the loss but did not take, as
+    in the gradient attack. Half of the rest go to the positions whose changes have raised the loss most so far, with
+    random tokens, the others anywhere: importance ranking and search in one, in the spirit of TextAttack's greedy
     word-importance search, with no query spent on deletions alone. Where this beats the gradient attack, the gradient
     is hiding something (Carlini et al. 2019, "gradient-free attacks").
     """
 
-    def __init__(self, legal: LegalTokens, encoded: Sequence[Encoded], *, candidates: int) -> None:
+    def __init__(
+        self,
+        legal: LegalTokens,
+        encoded: Sequence[Encoded],
+        *,
+        candidates: int,
+        gradients: int = 1,
+        remembered: float = 0.0,
+    ) -> None:
         self.legal, self.encoded = legal, encoded
-        self.tries = candidates + GRADIENT_COST
-        self.gains: dict[tuple[int, int], dict[int, float]] = {}
+        self.tries = candidates + GRADIENT_COST * gradients
+        self.remembered = int(remembered * candidates)
+        self.memory = Memory()
 
     def propose(self, walks: Sequence[Walk], states: Sequence[State]) -> list[list[Flip]]:
         """Flips to score for each state."""
         return [self._flips(walk, state) for walk, state in zip(walks, states, strict=True)]
 
     def learn(self, walk: Walk, flips: Sequence[Flip], gains: Sequence[float]) -> None:
-        """Remember the best gain seen at each position."""
-        best = self.gains.setdefault((walk.example, walk.restart), {})
-        for flip, gain in zip(flips, gains, strict=True):
-            if np.isfinite(gain):
-                best[flip.position] = max(best.get(flip.position, -np.inf), gain)
+        """Remember what the flips gained."""
+        self.memory.learn(walk, flips, gains)
 
     def _flips(self, walk: Walk, state: State) -> list[Flip]:
         ground = Ground(self.legal, self.encoded[walk.example], state)
-        known = self.gains.get((walk.example, walk.restart), {})
-        sensitive = sorted((p for p in known if ground.open[p]), key=lambda p: -known[p])[: max(self.tries // 4, 1)]
-        flips: list[Flip] = []
+        best: dict[int, float] = {}
+        for (position, _), gain in self.memory.gains.get((walk.example, walk.restart), {}).items():
+            best[position] = max(best.get(position, -np.inf), gain)
+        proved = TopFlips.of(tried := self.memory.flips(walk, ground, 4 * self.remembered), [math.nan] * len(tried))
+        (flips,) = choose([ground], [proved], candidates=[self.remembered], per_position=self.tries)
+        left = self.tries - len(flips)
+        sensitive = sorted((p for p in best if ground.open[p]), key=lambda p: -best[p])[: max(self.tries // 4, 1)]
+        drawn: list[Flip] = []
         if sensitive:
             narrow = Ground(self.legal, self.encoded[walk.example], state)
             mask = np.zeros(len(state.ids), dtype=bool)
             mask[sensitive] = True
             narrow.open &= mask
             narrow.whole &= mask
-            flips = random_flips(narrow, int(self.tries * EXPLOIT), walk.rng)
-        seen = {(flip.position, flip.new) for flip in flips}
-        wide = random_flips(ground, self.tries, walk.rng)
-        flips += [flip for flip in wide if (flip.position, flip.new) not in seen]
+            drawn = random_flips(narrow, int(left * EXPLOIT), walk.rng)
+        drawn += random_flips(ground, self.tries, walk.rng)
+        for flip in drawn:
+            if all((flip.position, flip.new) != (other.position, other.new) for other in flips):
+                flips.append(flip)
         return flips[: self.tries]
 
 

@@ -23,13 +23,12 @@ from utils.attacks.objective import Objective, Targets
 from utils.attacks.precision import search_objective
 from utils.attacks.proposals import State
 from utils.attacks.search import GradientProposer, Proposer, Walk, search
-from utils.attacks.setup import Setup, Victim, exact_losses
+from utils.attacks.setup import LOSSES, Setup, Victim, exact_losses
 from utils.attacks.units import blocks_of, load_unit, save_unit
 from utils.errors import UsageError
 from utils.progress import progress
 
 log = logging.getLogger(__name__)
-LOSSES = ("reference", "own_output")
 METHODS = ("gradient", "greedy")
 
 
@@ -38,10 +37,12 @@ class HotFlipSettings:
     """How hard the attack tries.
 
     `candidates` flips are scored exactly per step, `random_candidates` of them random, at most `max_per_position` of
-    the others at one position. `beam` partial attacks are kept, `restarts` starts are made. `loss`: what is raised,
-    the loss of the "reference" or of the model's "own_output" (its clean summary). `success_threshold`: relative
-    ROUGE-L drop that counts as success, for examples whose clean ROUGE-L is at least `min_clean_rouge`.
-    `method`: "gradient", or "greedy": the gradient-free control with the same number of forward passes.
+    the others at one position; gradients are averaged over the input and `noisy_gradients` noisy copies of it, and the
+    share `remembered` of the candidates are what earlier steps found useful. `beam` partial attacks are kept,
+    `restarts` starts are made. `loss`: what is raised, the loss of the "reference" or of the model's "own_output" (its
+    clean summary). `success_threshold`: relative ROUGE-L drop that counts as success, for examples whose clean ROUGE-L
+    is at least `min_clean_rouge`. `method`: "gradient", or "greedy": the gradient-free control with the same number of
+    forward passes. `gradient_norms`: write down the norm of the gradient at the clean input.
     """
 
     num_flips: int = 5
@@ -56,6 +57,9 @@ class HotFlipSettings:
     block_size: int = 64
     seed: int = 0
     method: str = "gradient"
+    noisy_gradients: int = 2
+    remembered: float = 0.25
+    gradient_norms: bool = True
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
@@ -65,6 +69,11 @@ class HotFlipSettings:
         for name in ("num_flips", "candidates", "max_per_position", "beam", "restarts", "block_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"HotFlip {name} = {getattr(self, name)}: must be at least 1")
+        if self.noisy_gradients < 0 or not 0 <= self.remembered <= 1:
+            raise UsageError(
+                f"HotFlip noisy_gradients = {self.noisy_gradients}, remembered = {self.remembered}: must be at least 0,"
+                " and a share"
+            )
         if not 0 <= self.random_candidates <= self.candidates:
             raise UsageError(
                 f"HotFlip random_candidates = {self.random_candidates}: must lie between 0 and candidates"
@@ -96,24 +105,38 @@ def attack_examples(
     marks = [_fingerprint(setup, victim, settings, every_budget, [items[i] for i in block]) for block in blocks]
     paths = [unit_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
     done = [load_unit(path, mark) for path, mark in zip(paths, marks, strict=True)]
-    if any(value is None for value in done):
+    if any(rows is None for rows in done):
         clean = clean_summaries(setup, victim, items, done_file=clean_file or unit_dir / "clean.jsonl")
-        found = _search_blocks(setup, victim, settings, items, clean, blocks, marks, unit_dir)
-        records = make_records(
-            setup,
-            victim,
-            items,
-            clean,
-            found,
-            done_file=unit_dir / "attacked.jsonl",
-            method=settings.method,
-            num_flips=settings.num_flips,
-            threshold=settings.success_threshold,
-            every_budget=every_budget,
-        )
-        done = [[records[i] for i in block] for block in blocks]
-        for path, mark, value in zip(paths, marks, done, strict=True):
-            save_unit(path, mark, value)
+        objective: Objective | None = None
+        with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
+            for b, block in enumerate(blocks):
+                if done[b] is None:
+                    some, cleared = [items[i] for i in block], clean.part(block)
+                    search_file = unit_dir / f"search_{b:04d}.json"
+                    found = load_unit(search_file, marks[b])
+                    if found is None:
+                        fine = [item for item in items if item.problem is None]
+                        objective = objective or search_objective(setup, victim, fine)
+                        found = _search_block(setup, victim, settings, objective, some, cleared)
+                        save_unit(search_file, marks[b], found)
+                    done[b] = make_records(
+                        setup,
+                        victim,
+                        some,
+                        cleared,
+                        found,
+                        method=settings.method,
+                        num_flips=settings.num_flips,
+                        threshold=settings.success_threshold,
+                        every_budget=every_budget,
+                    )
+                    save_unit(paths[b], marks[b], done[b])
+                bar.update(len(block))
+                live = [row for rows in done[: b + 1] for row in rows if row["skipped"] is None]
+                if live:
+                    success, gain = (np.mean([row[name] for row in live]) for name in ("success", "loss_increase"))
+                    bar.set_postfix(success=f"{success:.1%}", loss=f"+{gain:.3f}")
+                setup.check_stop()
     by_index = {
         i: record for block, rows in zip(blocks, done, strict=True) for i, record in zip(block, rows, strict=True)
     }
@@ -125,65 +148,25 @@ def _fingerprint(setup: Setup, victim: Victim, settings: HotFlipSettings, curve:
     return setup.fingerprint(victim.key, victim.weights, asdict(settings), curve, content)
 
 
-def _search_blocks(
-    setup: Setup,
-    victim: Victim,
-    settings: HotFlipSettings,
-    items: Sequence[Encoded],
-    clean: Clean,
-    blocks: Sequence[list[int]],
-    marks: Sequence[str],
-    unit_dir: Path,
-) -> dict[int, dict[str, Any]]:
-    """What the search found for each example index, from disk where a block is finished."""
-    found: dict[int, dict[str, Any]] = {}
-    objective: Objective | None = None
-    gained: list[float] = []
-    with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
-        for b, block in enumerate(blocks):
-            path = unit_dir / f"search_{b:04d}.json"
-            values = load_unit(path, marks[b])
-            if values is None:
-                if objective is None:
-                    objective = search_objective(setup, victim, [item for item in items if item.problem is None])
-                values = _search_block(
-                    setup,
-                    victim,
-                    settings,
-                    objective,
-                    [items[i] for i in block],
-                    [clean.text.get(i, "") for i in block],
-                    [clean.rouge.get(i) for i in block],
-                )
-                save_unit(path, marks[b], values)
-            found |= dict(zip(block, values, strict=True))
-            gained += [v["losses"][-1] - v["losses"][0] for v in values if v["skipped"] is None]
-            bar.update(len(block))
-            if gained:
-                bar.set_postfix(loss=f"+{np.mean(gained):.3f}")
-            setup.check_stop()
-    return found
-
-
 def _search_block(
     setup: Setup,
     victim: Victim,
     settings: HotFlipSettings,
     objective: Objective,
     items: Sequence[Encoded],
-    texts: Sequence[str],
-    rouges: Sequence[float | None],
+    clean: Clean,
 ) -> list[dict[str, Any]]:
+    """What the search found for each example of a block."""
     began = time.perf_counter()
     results: list[dict[str, Any]] = [{"skipped": item.problem} for item in items]
-    for result, rouge in zip(results, rouges, strict=True):
+    for result, rouge in zip(results, clean.rouges, strict=True):
         if result["skipped"] is None and rouge is not None and rouge < settings.min_clean_rouge:
             result["skipped"] = LOW_CLEAN_ROUGE
     live = [k for k, result in enumerate(results) if result["skipped"] is None]
     if not live:
         return results
     own = settings.loss == "own_output"
-    labels = _own_labels(setup, [texts[k] for k in live]) if own else [items[k].labels for k in live]
+    labels = setup.labels([clean.texts[k] for k in live]) if own else [items[k].labels for k in live]
     targets = Targets(labels, objective.device)
     losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
     for k, loss in zip(live, losses, strict=True):
@@ -210,18 +193,11 @@ def _search_block(
     )
     best = [_exact_best(walk, *pair) for walk, pair in zip(walks, _exact(setup, victim, walks, labels), strict=True)]
     for k, walk, states in zip(live, walks, best, strict=True):
-        results[k] |= found_json(walk, states)
+        results[k] |= found_json(walk, states, norms=settings.gradient_norms)
         if walk.queries == 0:
             results[k]["skipped"] = NO_LEGAL_FLIP
     seconds = (time.perf_counter() - began) / max(len(items), 1)
     return [result | {"seconds": round(seconds, 5)} for result in results]
-
-
-def _own_labels(setup: Setup, texts: Sequence[str]) -> list[list[int]]:
-    ids: list[list[int]] = setup.tokenizer(list(texts), truncation=True, max_length=setup.max_target_length)[
-        "input_ids"
-    ]
-    return ids
 
 
 def _proposer(
@@ -230,7 +206,10 @@ def _proposer(
     if settings.method == "greedy":
         from utils.attacks.controls import GreedyProposer
 
-        return GreedyProposer(setup.legal, items, candidates=settings.candidates)
+        gradients = 1 + settings.noisy_gradients
+        return GreedyProposer(
+            setup.legal, items, candidates=settings.candidates, gradients=gradients, remembered=settings.remembered
+        )
     return GradientProposer(
         objective,
         setup.legal,
@@ -239,6 +218,8 @@ def _proposer(
         candidates=settings.candidates,
         random_candidates=settings.random_candidates,
         per_position=settings.max_per_position,
+        noisy_gradients=settings.noisy_gradients,
+        remembered=settings.remembered,
     )
 
 

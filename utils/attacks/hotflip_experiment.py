@@ -16,13 +16,15 @@ import numpy as np
 from utils.attacks.controls import everything_changed, one_shot, strongest_random
 from utils.attacks.examples import Encoded, Example
 from utils.attacks.hotflip import HotFlipSettings, attack_examples
-from utils.attacks.hotflip_summary import compare, summarise, worst_case
+from utils.attacks.hotflip_summary import compare, long_curve, summarise, worst_case
+from utils.attacks.long_budget import attack_without_limit
 from utils.attacks.masking import hotflip_flags
 from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
 from utils.attacks.setup import Setup, Victim
 from utils.attacks.transfer import attacked_inputs, replay
 from utils.attacks.units import blocks_of, shard_of
+from utils.places import MODEL_KEYS
 
 Sections = dict[str, list[dict[str, Any]]]
 Loader = Callable[[str], Victim]
@@ -35,7 +37,8 @@ class ControlSettings:
     `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
     gradient-free search with equal queries. `one_shot`: the unverified recipe. `floor`: all tokens changed.
     `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples,
-    but at most a tenth of all, the attack is run with twice the candidates (0: not).
+    but at most a tenth of all, the attack is run with twice the candidates (0: not). `long_examples`: on so many, the
+    attack goes on beyond its budget until every token may change (0: not).
     """
 
     random_draws: int = 10
@@ -44,9 +47,12 @@ class ControlSettings:
     floor: bool = True
     own_output: bool = False
     convergence_examples: int = 200
+    long_examples: int = 200
 
 
-NO_CONTROLS = ControlSettings(random_draws=0, greedy=False, one_shot=False, floor=False, convergence_examples=0)
+NO_CONTROLS = ControlSettings(
+    random_draws=0, greedy=False, one_shot=False, floor=False, convergence_examples=0, long_examples=0
+)
 
 
 def hotflip_sections(
@@ -63,10 +69,39 @@ def hotflip_sections(
     """Attack, control and transfer records of every model on the shard's examples; one model in memory at a time."""
     chosen = [examples[i] for i in shard_of([e.id for e in examples], settings.block_size, shard)]
     home = unit_dir if shard[1] == 1 else unit_dir / f"shard_{shard[0]}_of_{shard[1]}"
+    # Samples are the first of all examples in the order of the blocks: the same ones whatever the shards.
+    order = [examples[i].id for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
+    double = set(order[: min(controls.convergence_examples, -(-len(order) // 10))])
+    long = set(order[: controls.long_examples])
+    longest = max((len(item.attackable) for item in setup.encode(examples)), default=0) if long else 0
     sections: Sections = {}
     for key in model_keys:
         victim = load(key)
         sections |= _attacks_on(setup, victim, chosen, settings, controls, home / key)
+        some = [e for e in chosen if e.id in double]
+        if some:
+            sections[f"double/{key}"] = attack_examples(
+                setup,
+                victim,
+                some,
+                replace(settings, candidates=2 * settings.candidates),
+                unit_dir=home / key / "double",
+                every_budget=False,
+            )
+        own = [r for r in sections[f"attack/{key}"] if r["id"] in long]
+        if own:
+            sections[f"long/{key}"] = attack_without_limit(
+                setup,
+                victim,
+                own,
+                setup.encode([e for e in chosen if e.id in long]),
+                num_flips=settings.num_flips,
+                longest=longest,
+                threshold=settings.success_threshold,
+                block_size=settings.block_size,
+                seed=settings.seed,
+                unit_dir=home / key,
+            )
         del victim
     for target in model_keys:
         victim = load(target)
@@ -106,13 +141,6 @@ def _attacks_on(
     for name, how in others.items():
         sections[f"{name}/{key}"] = attack_examples(
             setup, victim, examples, how, unit_dir=home / name, every_budget=False, **shared
-        )
-    some = [examples[i] for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
-    some = some[: min(controls.convergence_examples, -(-len(some) // 10))]
-    if some:
-        double = replace(settings, candidates=2 * settings.candidates)
-        sections[f"double/{key}"] = attack_examples(
-            setup, victim, some, double, unit_dir=home / "double", every_budget=False
         )
     live = {record["id"] for record in main if record["skipped"] is None}
     objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
@@ -188,11 +216,11 @@ def hotflip_results(
     model's attack against its controls); `flags`: in words, where robustness may be masked gradients, where the
     attack has not converged, and where it is no better than chance.
     """
-    ci = {"samples": samples, "seed": seed}
+    ci = {"samples": samples, "seed": seed, "confidence": confidence}
     threshold = settings.success_threshold
 
     def summary(name: str) -> dict[str, Any]:
-        return summarise(sections[name], threshold=threshold, confidence=confidence, **ci)
+        return summarise(sections[name], threshold=threshold, **ci)
 
     results: dict[str, Any] = {}
     against: dict[str, Any] = {}
@@ -202,7 +230,11 @@ def hotflip_results(
         ]
         results[key] = summary(f"attack/{key}") | {"controls": {name: summary(f"{name}/{key}") for name in names}}
         tried = [sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("floor", "double")))]
-        tried += [sections[n] for n in sections if n.startswith("transfer/") and n.endswith(f"/{key}")]
+        # A control arm adds nothing to the figures of the three models: they are the same with and without it.
+        sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
+        tried += [sections[f"transfer/{source}/{key}"] for source in sources]
+        if f"long/{key}" in sections:
+            results[key]["long_budget_curve"] = long_curve(sections[f"long/{key}"], threshold=threshold)
         results[key]["worst_case"] = worst_case(tried, threshold=threshold)
         against[key] = {
             name: compare(sections[f"{name}/{key}"], sections[f"attack/{key}"], threshold=threshold, **ci)

@@ -19,22 +19,30 @@ from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
 
 @dataclass
 class Clean:
-    """A model's unattacked side of each example, by index: its summary and that summary's ROUGE-L."""
+    """A model's unattacked side of some examples: summaries and their ROUGE-L (None: the example has a problem)."""
 
-    text: dict[int, str]
-    rouge: dict[int, float]
+    texts: list[str]
+    rouges: list[float | None]
+
+    def part(self, rows: Sequence[int]) -> Clean:
+        """That of the examples `rows`."""
+        return Clean([self.texts[i] for i in rows], [self.rouges[i] for i in rows])
 
 
 def clean_summaries(setup: Setup, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
+    """The unattacked side of `items`; finished summaries are kept in `done_file`."""
     fine = [i for i, item in enumerate(items) if item.problem is None]
     texts = summaries(
         setup, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
     )
     scores = rouge_l(setup, texts, [items[i].summary for i in fine])
-    return Clean(dict(zip(fine, texts, strict=True)), dict(zip(fine, scores.tolist(), strict=True)))
+    clean = Clean([""] * len(items), [None] * len(items))
+    for i, text, score in zip(fine, texts, scores.tolist(), strict=True):
+        clean.texts[i], clean.rouges[i] = text, score
+    return clean
 
 
-def found_json(walk: Walk, states: Sequence[State]) -> dict[str, Any]:
+def found_json(walk: Walk, states: Sequence[State], *, norms: bool = True) -> dict[str, Any]:
     """The JSON of one search: flips and losses at each budget 0..num_flips, the trace, and what it cost."""
     final = states[-1]
     trace = [
@@ -56,7 +64,7 @@ def found_json(walk: Walk, states: Sequence[State]) -> dict[str, Any]:
         "queries": walk.queries,
         "gradients": walk.gradients,
         "bad_losses": walk.bad_losses,
-        "gradient_norm": number(walk.gradient_norm),
+        "gradient_norm": number(walk.gradient_norm) if norms else None,
         "zero_gradient": bool(walk.gradient_norm == 0.0),
         "fidelity": _fidelity([p for p in walk.pairs if p[2]]),
         "fidelity_top": _fidelity([p for p in walk.pairs if not p[2]]),
@@ -91,25 +99,22 @@ def make_records(
     victim: Victim,
     items: Sequence[Encoded],
     clean: Clean,
-    found: dict[int, dict[str, Any]],
+    found: Sequence[dict[str, Any]],
     *,
-    done_file: Path,
     method: str,
     num_flips: int,
     threshold: float,
     every_budget: bool,
-) -> dict[int, dict[str, Any]]:
-    """Summarise and score every budget of every attack, and write down one record per example."""
-    live = [i for i in found if found[i]["skipped"] is None]
+) -> list[dict[str, Any]]:
+    """Summarise and score the attacks of one block at every budget, and write down one record per example."""
+    live = [i for i, one in enumerate(found) if one["skipped"] is None]
     first = 1 if every_budget else -1
     inputs = {i: [attacked_ids(items[i], flips) for flips in found[i]["budgets"][first:]] for i in live}
     flat = [row for i in live for row in inputs[i]]
-    texts = iter(summaries(setup, victim, flat, done_file=done_file, what=f"{victim.key}: attacked summaries"))
-    outputs = {i: [next(texts) for _ in inputs[i]] for i in live}
-    scores = iter(
-        rouge_l(setup, [t for i in live for t in outputs[i]], [items[i].summary for i in live for _ in outputs[i]])
-    )
-    rouges = {i: [float(next(scores)) for _ in outputs[i]] for i in live}
+    texts = summaries(setup, victim, flat, done_file=None, what="")
+    scores = rouge_l(setup, texts, [items[i].summary for i in live for _ in inputs[i]])
+    each = zip(texts, scores.tolist(), strict=True)
+    outcomes = {i: [next(each) for _ in inputs[i]] for i in live}  # (summary, ROUGE-L) at each budget
     documents = {i: attacked_document(setup.view, items[i], inputs[i][-1]) for i in live}
     typable = reads_as(
         setup.view,
@@ -124,24 +129,25 @@ def make_records(
         [row for i in live for row in (items[i].ids, inputs[i][-1])],
         [items[i].labels for i in live for _ in range(2)],
     ).reshape(-1, 2)
-    records: dict[int, dict[str, Any]] = {}
-    for i, item in enumerate(items):
-        record: dict[str, Any] = {"id": item.id, "model": victim.key, "method": method, **found[i]}
-        record |= {
+    records = [
+        {
+            "id": item.id,
+            "model": victim.key,
+            "method": method,
+            **one,
             "attackable_positions": len(item.attackable),
             "short_article": len(item.attackable) < num_flips,
-        }
-        record |= {
             "clean_ids": list(item.ids),
             "labels": list(item.labels),
             "reference": item.summary,
-            "clean_prediction": clean.text.get(i),
-            "clean_rouge": clean.rouge.get(i),
+            "clean_prediction": text,
+            "clean_rouge": rouge,
         }
-        records[i] = record
+        for item, one, text, rouge in zip(items, found, clean.texts, clean.rouges, strict=True)
+    ]
     for n, i in enumerate(live):
-        rouge, scale = clean.rouge[i], clean.rouge[i] or 1.0
-        drop = [(rouge - value) / scale for value in rouges[i]]
+        rouge = clean.rouges[i] or 0.0
+        drop = [(rouge - value) / (rouge or 1.0) for _, value in outcomes[i]]
         records[i] |= {
             "adv_ids": inputs[i][-1],
             "num_flips": len(found[i]["budgets"][-1]),
@@ -149,13 +155,13 @@ def make_records(
             "clean_loss": number(reference[n, 0]),
             "adv_loss": number(reference[n, 1]),
             "loss_increase": number(reference[n, 1] - reference[n, 0]),
-            "attacked_prediction": outputs[i][-1],
-            "attacked_rouge": rouges[i][-1],
+            "attacked_prediction": outcomes[i][-1][0],
+            "attacked_rouge": outcomes[i][-1][1],
             "relative_drop": drop[-1],
             "success": drop[-1] >= threshold,
             "attacked_document": documents[i],
             "typable": bool(typable[n]),
         }
         if every_budget:
-            records[i] |= {"budget_rouge": rouges[i], "budget_drop": drop}
+            records[i] |= {"budget_rouge": [value for _, value in outcomes[i]], "budget_drop": drop}
     return records

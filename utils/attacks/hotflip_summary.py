@@ -105,6 +105,27 @@ def _budget_curve(live: Sequence[Record], threshold: float) -> list[dict[str, fl
     ]
 
 
+def long_curve(records: Sequence[Record], *, threshold: float) -> list[dict[str, float | int | None]]:
+    """The same beyond the budget, on the examples of `records`; `flips` None: every token may change."""
+    live = attacked(records)
+    if not live:
+        return []
+    drops, losses = np.array([r["drops"] for r in live]), np.array([r["losses"] for r in live], dtype=np.float64)
+    shares = np.array([np.array(r["num_flips"]) / max(r["tokens"], 1) for r in live])
+    clean = column(live, "clean_loss")
+    return [
+        {
+            "flips": live[0]["budgets"][k],
+            "num_examples": len(live),
+            "perturbed_share": float(shares[:, k].mean()),
+            "success_rate": float((drops[:, k] >= threshold).mean()),
+            "mean_degradation": float(drops[:, k].mean()),
+            "mean_loss_increase": float(np.nanmean(losses[:, k] - clean)),
+        }
+        for k in range(drops.shape[1])
+    ]
+
+
 def fidelity(live: Sequence[Record]) -> dict[str, float | int | None]:
     """How well first-order gains predict exact ones over random legal flips: pooled, and the mean over examples."""
     pairs = np.array([pair for record in live for pair in record["fidelity_pairs"]]).reshape(-1, 2)
@@ -130,22 +151,31 @@ def common(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[Reco
 
 
 def compare(
-    first: Sequence[Record], second: Sequence[Record], *, threshold: float, samples: int, seed: int
+    first: Sequence[Record],
+    second: Sequence[Record],
+    *,
+    threshold: float,
+    samples: int,
+    seed: int,
+    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """Paired tests of two models (or two attacks on one) on common attackable examples; difference = second − first.
 
     `success`: McNemar's exact test. `relative_drop`, `loss_increase`, `delta_rougeL`: paired bootstrap, permutation,
     Wilcoxon, effect sizes. `p_value_holm` corrects over these four.
     """
+    ci = {"samples": samples, "seed": seed, "confidence": confidence}
     a, b = common(first, second)
     result: dict[str, Any] = {
         "num_common": len(a),
-        "success": mcnemar(column(a, "relative_drop") >= threshold, column(b, "relative_drop") >= threshold),
+        "success": mcnemar(
+            column(a, "relative_drop") >= threshold, column(b, "relative_drop") >= threshold, confidence=confidence
+        ),
     }
     for name in ("relative_drop", "loss_increase"):
-        result[name] = compare_models(column(a, name), column(b, name), samples=samples, seed=seed)
+        result[name] = compare_models(column(a, name), column(b, name), **ci)
     changes = [column(x, "attacked_rouge") - column(x, "clean_rouge") for x in (a, b)]
-    result["delta_rougeL"] = compare_models(*changes, samples=samples, seed=seed)
+    result["delta_rougeL"] = compare_models(*changes, **ci)
     family = {name: result[name]["p_value"] for name in ("success", "relative_drop", "loss_increase", "delta_rougeL")}
     for name, adjusted in holm(family).items():
         result[name] |= {"p_value_holm": adjusted, "family_size": len(family)}

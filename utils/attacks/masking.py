@@ -7,12 +7,14 @@ better, success that does not grow with the budget, zero gradients, first-order 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MARGIN = 0.02  # two points of success rate: below this a difference says nothing
 LOSS_MARGIN = 0.05  # of the mean loss gain: what a converged attack may still add with twice the work
 ENOUGH = 50  # examples: with fewer, one example is more than two points
+COLLAPSE = 0.9  # success rate that is expected where nothing of the text is left
 LOW_FIDELITY = 0.1  # Spearman correlation of predicted and exact gain
 
 
@@ -35,8 +37,9 @@ def hotflip_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
         falls = [k + 2 for k in range(len(curve) - 1) if curve[k + 1] < curve[k] - MARGIN]
         if falls:
             flags.append(_flag(key, "budget_not_monotone", f"success falls by more than 2 points at {falls[0]} flips"))
+        flags += _beyond_the_budget(key, model.get("long_budget_curve", []))
         floor = controls.get("floor")
-        if floor and floor["success_rate"] < max(0.9, rate):
+        if floor and floor["success_rate"] < max(COLLAPSE, rate):
             flags.append(
                 _flag(
                     key,
@@ -52,6 +55,20 @@ def hotflip_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
             if gain > LOSS_MARGIN or (abs(rate_change) >= MARGIN and double["num_common"] >= ENOUGH):
                 words = f"twice the candidates change success by {rate_change:+.1%} and the loss gain by {gain:+.1%}"
                 flags.append(_flag(key, "not_converged", f"{words} ({double['num_common']} examples): not converged"))
+    return flags
+
+
+def _beyond_the_budget(key: str, curve: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """With more and more flips success must grow, and with every token open next to nothing may be left."""
+    flags = []
+    for before, after in itertools.pairwise(curve):
+        lost = before["success_rate"] - after["success_rate"]
+        if lost > max(MARGIN, 1.5 / after["num_examples"]):  # one example alone says nothing
+            flips = "every token open" if after["flips"] is None else f"{after['flips']} flips"
+            flags.append(_flag(key, "budget_not_monotone", f"success falls by {lost:.1%} with {flips}"))
+    if curve and curve[-1]["success_rate"] < COLLAPSE:
+        message = f"with every token open the attack succeeds on {curve[-1]['success_rate']:.0%} only: it is broken"
+        flags.append(_flag(key, "no_collapse", message))
     return flags
 
 
@@ -136,11 +153,19 @@ def trigger_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
                         )
                     )
             if not cell["converged"]:
-                unfinished.append(kind)
+                half = cell["halfway"]
+                more = half and half["num_common"]
+                changed = f" (success {half['success_change']:+.1%}, NLL {half['nll_change']:+.3f})" if more else ""
+                unfinished.append(f"{kind}{changed}")
         if unfinished:
-            message = f"{', '.join(unfinished)}: the second half of the search still gained: not converged"
+            message = f"the second half of the search still gained: {', '.join(unfinished)}: not converged"
             flags.append(_flag(key, "not_converged", message))
     return flags
+
+
+def doubling_matters(half: Mapping[str, Any]) -> bool:
+    """Whether twice the iterations changed success by two points or more, on enough examples to say so."""
+    return half["num_common"] >= ENOUGH and abs(half["success_change"]) >= MARGIN
 
 
 def _flag(model: str, flag: str, message: str) -> dict[str, str]:

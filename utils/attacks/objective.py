@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,39 @@ class Targets:
         for row, values in zip(padded, labels, strict=True):
             row[: len(values)] = values
         self.labels = torch.from_numpy(padded).to(device)
+
+
+@dataclass
+class Smoothing:
+    """Gradients averaged over noisy copies of an input, so that they look about as far as a flip goes.
+
+    A flip moves an embedding by as much as it is long, and the gradient at the spot says little about what is there:
+    averaged over Gaussian noise of that size it says more (SmoothGrad, Smilkov et al. 2017). `samples`: one list of
+    seeds per copy, a seed for each input, or None for the clean input; `places`: positions [k] of each input that get
+    noise of standard deviation `sigma` (per coordinate). Filled in: `norms` float64 [N], of the first sample's
+    gradient over the places.
+    """
+
+    sigma: float
+    samples: Sequence[Sequence[int] | None]
+    places: Sequence[np.ndarray]
+    norms: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def moved(self, embeds: Tensor, rows: np.ndarray, seeds: Sequence[int]) -> Tensor:
+        """`embeds` [b, T, d] of the inputs `rows` with their noise: the same in whatever batch they are."""
+        embeds = embeds.clone()
+        for k, i in enumerate(rows):
+            dice = torch.Generator(embeds.device).manual_seed(int(seeds[i]))
+            places = torch.from_numpy(self.places[i]).to(embeds.device)
+            noise = torch.randn(len(places), embeds.shape[2], generator=dice, device=embeds.device)
+            embeds[k, places] += self.sigma * noise.to(embeds.dtype)
+        return embeds
+
+    def measure(self, gradient: Tensor, rows: np.ndarray) -> None:
+        """Write down the norms of the first sample's `gradient` [b, T, d]."""
+        table = gradient.norm(dim=2).double().cpu().numpy()
+        for k, i in enumerate(rows):
+            self.norms[i] = np.sqrt((table[k, self.places[i]] ** 2).sum())
 
 
 class Objective:
@@ -80,8 +114,12 @@ class Objective:
         targets: Targets,
         owner: Sequence[int] | np.ndarray,
         use: Callable[[np.ndarray, Tensor, Tensor], None],
+        *,
+        smoothing: Smoothing | None = None,
     ) -> np.ndarray:
         """Losses as in `losses`; hands each micro-batch's gradient to `use(rows, ids, gradient)`.
+
+        With `smoothing` the gradient is the mean over its samples, and the losses are those of the first.
 
         `rows` int64 [b] (which inputs), `ids` int64 [b, T] (padded), `gradient` float32 [b, T, d]. It goes by
         callback because the gradients of all inputs together can be larger than the memory.
@@ -90,19 +128,32 @@ class Objective:
         owner = np.asarray(owner, dtype=np.int64)
         out = np.empty(len(inputs), dtype=np.float64)
 
+        samples = smoothing.samples if smoothing else (None,)
+        if smoothing:
+            smoothing.norms = np.zeros(len(inputs))
+
         def work(rows: np.ndarray) -> None:
             ids, mask = self._pad([inputs[i] for i in rows])
             labels = self._labels(targets, owner[rows])
-            with torch.enable_grad():
-                embeds = F.embedding(ids, self.embedding).detach().requires_grad_(True)
-                losses = self._nll(embeds, mask, labels)
-                (gradient,) = torch.autograd.grad(losses.sum(), embeds)
-            out[rows] = losses.detach().double().cpu().numpy()
-            use(rows, ids, gradient.float())
+            total: Tensor | None = None
+            for seeds in samples:
+                embeds = F.embedding(ids, self.embedding).detach()
+                if smoothing and seeds is not None:
+                    embeds = smoothing.moved(embeds, rows, seeds)
+                with torch.enable_grad():
+                    embeds.requires_grad_(True)
+                    losses = self._nll(embeds, mask, labels)
+                    (gradient,) = torch.autograd.grad(losses.sum(), embeds)
+                if total is None:
+                    out[rows] = losses.detach().double().cpu().numpy()
+                    if smoothing:
+                        smoothing.measure(gradient.float(), rows)
+                total = gradient.float() if total is None else total + gradient.float()
+            use(rows, ids, total / len(samples))
 
         # A backward pass keeps the activations, which take about three times the memory of a forward pass.
         self._in_batches(lengths, targets.lengths[owner] if len(owner) else lengths, work, share=3)
-        self.gradient_rows += len(inputs)
+        self.gradient_rows += len(inputs) * len(samples)
         return out
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -123,6 +123,12 @@ class TopFlips:
     tokens: np.ndarray
     gains: np.ndarray
 
+    @staticmethod
+    def of(flips: Sequence[Flip], gains: Sequence[float]) -> TopFlips:
+        """These flips in this order."""
+        positions, tokens = ([getattr(flip, name) for flip in flips] for name in ("position", "new"))
+        return TopFlips(np.array(positions, dtype=np.int64), np.array(tokens, dtype=np.int64), np.array(gains))
+
 
 class Taylor:
     """First-order gains over every legal (position, token) pair, reduced to the best few per input."""
@@ -192,9 +198,17 @@ class Taylor:
 
 
 def choose(
-    grounds: Sequence[Ground], tops: Sequence[TopFlips], *, candidates: Sequence[int], per_position: int
+    grounds: Sequence[Ground],
+    tops: Sequence[TopFlips],
+    *,
+    candidates: Sequence[int],
+    per_position: int,
+    besides: Sequence[Sequence[Flip]] | None = None,
 ) -> list[list[Flip]]:
-    """The first `candidates[i]` pairs of each list that are new, typable, and not too many at one position."""
+    """The first `candidates[i]` pairs of each list that are new, typable, and not too many at one position.
+
+    New: not tried on this state, and not among the flips `besides[i]`, which are scored anyway.
+    """
     words = [
         [None if ground.free(p, t) else ground.words(p, t) for p, t in _pairs(top)]
         for ground, top in zip(grounds, tops, strict=True)
@@ -203,14 +217,15 @@ def choose(
     asked = [w for row in words for w in row if w is not None]
     fine = dict(zip(asked, view.survives(asked), strict=True)) if view and asked else {}
     chosen: list[list[Flip]] = []
-    for ground, top, row, wanted in zip(grounds, tops, words, candidates, strict=True):
+    for n, (ground, top, row, wanted) in enumerate(zip(grounds, tops, words, candidates, strict=True)):
+        known = {(flip.position, flip.new) for flip in besides[n]} if besides else set()
         flips: dict[tuple[int, int], Flip] = {}
         at: dict[int, int] = {}
         for (position, token), word, gain in zip(_pairs(top), row, top.gains, strict=True):
             if len(flips) >= wanted:
                 break
             pair = (position, token)
-            if pair in flips or pair in ground.state.tried or at.get(position, 0) >= per_position:
+            if pair in flips or pair in known or pair in ground.state.tried or at.get(position, 0) >= per_position:
                 continue
             if not (ground.free(position, token) or (word is not None and fine[word])):
                 continue

@@ -15,8 +15,8 @@ import numpy as np
 
 from utils.attacks.examples import Encoded
 from utils.attacks.legal_tokens import LegalTokens
-from utils.attacks.objective import Objective, Targets
-from utils.attacks.proposals import Flip, Ground, State, Taylor, choose, random_flips
+from utils.attacks.objective import Objective, Smoothing, Targets
+from utils.attacks.proposals import Flip, Ground, State, Taylor, TopFlips, choose, random_flips
 from utils.attacks.seeding import generator
 
 SMALLEST_GAIN = 1e-5  # nats; below it a difference may be float32 noise of another batch shape
@@ -48,10 +48,31 @@ class Proposer(Protocol):
     def learn(self, walk: Walk, flips: Sequence[Flip], gains: Sequence[float]) -> None: ...
 
 
+class Memory:
+    """The last exact gain of every flip that was scored, per walk: gains add up, more or less."""
+
+    def __init__(self) -> None:
+        self.gains: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
+
+    def learn(self, walk: Walk, flips: Sequence[Flip], gains: Sequence[float]) -> None:
+        """Write down what the flips gained."""
+        known = self.gains.setdefault((walk.example, walk.restart), {})
+        known |= {(f.position, f.new): gain for f, gain in zip(flips, gains, strict=True) if math.isfinite(gain)}
+
+    def flips(self, walk: Walk, ground: Ground, count: int) -> list[Flip]:
+        """Up to `count` flips at open positions that raised the loss, best first; not checked to be typable here."""
+        known = self.gains.get((walk.example, walk.restart), {})
+        ids = ground.state.ids
+        best = sorted((pair for pair, gain in known.items() if gain > 0), key=lambda pair: -known[pair])
+        return [Flip(p, int(ids[p]), v, math.nan) for p, v in best if ground.open[p] and v != ids[p]][:count]
+
+
 class GradientProposer:
     """The top `candidates - random_candidates` flips by first-order gain, and a few random ones.
 
-    The random ones measure how well the gradient predicts (fidelity), and are the way out where it is zero.
+    The gradient is the mean of that at the input and `noisy_gradients` more under noise of an embedding's size (see
+    Smoothing). Up to the share `remembered` of the flips are those that earlier steps found to raise the loss but did
+    not take. The random ones measure how well the gradient predicts (fidelity), and are the way out where it is zero.
     """
 
     def __init__(
@@ -64,18 +85,24 @@ class GradientProposer:
         candidates: int,
         random_candidates: int,
         per_position: int,
+        noisy_gradients: int = 0,
+        remembered: float = 0.0,
     ) -> None:
         self.objective, self.legal, self.encoded, self.targets = objective, legal, encoded, targets
         self.candidates, self.random_candidates, self.per_position = candidates, random_candidates, per_position
+        self.noisy_gradients, self.remembered = noisy_gradients, int(remembered * candidates)
         self.taylor = Taylor(legal, objective.embedding, candidates=candidates, per_position=per_position)
+        self.sigma = float(self.taylor.rows.std())
+        self.memory = Memory()
 
     def propose(self, walks: Sequence[Walk], states: Sequence[State]) -> list[list[Flip]]:
         """Flips to score for each state (`walks[i]` is the walk of `states[i]`)."""
         grounds = [Ground(self.legal, self.encoded[w.example], s) for w, s in zip(walks, states, strict=True)]
         rng_flips = [random_flips(g, self.candidates, w.rng) for g, w in zip(grounds, walks, strict=True)]
         tops: list = [None] * len(states)
-        norms = np.zeros(len(states))
+        known = [self.memory.flips(w, g, 4 * self.remembered) for w, g in zip(walks, grounds, strict=True)]
         expected: list[list[float]] = [[] for _ in states]
+        again: list[list[float]] = [[] for _ in states]
 
         def use(rows: np.ndarray, ids, gradient) -> None:  # type: ignore[no-untyped-def]
             width = ids.shape[1]
@@ -85,16 +112,29 @@ class GradientProposer:
                 whole[k, : len(grounds[i].whole)] = grounds[i].whole
             for i, top in zip(rows, self.taylor.top(ids, gradient, open_, whole), strict=True):
                 tops[i] = top
-            table = gradient.norm(dim=2).double().cpu().numpy()
             for k, i in enumerate(rows):
-                norms[i] = math.sqrt(float((table[k, : len(grounds[i].open)][grounds[i].open] ** 2).sum()))
                 expected[i] = self._predict(rng_flips[i], gradient[k])
+                again[i] = self._predict(known[i], gradient[k])
 
-        self.objective.gradients([s.ids for s in states], self.targets, [w.example for w in walks], use)
+        seeds = [w.rng.integers(2**63, size=self.noisy_gradients) for w in walks]
+        smoothing = Smoothing(
+            self.sigma,
+            [None, *([row[s] for row in seeds] for s in range(self.noisy_gradients))],
+            [np.flatnonzero(g.open) for g in grounds],
+        )
+        owner = [w.example for w in walks]
+        self.objective.gradients([s.ids for s in states], self.targets, owner, use, smoothing=smoothing)
+        norms = smoothing.norms
         wanted = [self.candidates - self.random_candidates if norm > 0 else 0 for norm in norms]
-        chosen = choose(grounds, tops, candidates=wanted, per_position=self.per_position)
+        tried = [TopFlips.of(flips, gains) for flips, gains in zip(known, again, strict=True)]
+        # What earlier steps proved comes first; the gradient fills up.
+        quotas = [min(self.remembered, count) for count in wanted]
+        proved = choose(grounds, tried, candidates=quotas, per_position=self.per_position)
+        quotas = [count - len(flips) for count, flips in zip(wanted, proved, strict=True)]
+        chosen = choose(grounds, tops, candidates=quotas, per_position=self.per_position, besides=proved)
         for i, walk in enumerate(walks):
-            walk.gradients += 1
+            chosen[i] = [*proved[i], *chosen[i]]
+            walk.gradients += 1 + self.noisy_gradients
             if math.isnan(walk.gradient_norm):
                 walk.gradient_norm = float(norms[i])
             taken = {(f.position, f.new) for f in chosen[i]}
@@ -107,7 +147,8 @@ class GradientProposer:
         return chosen
 
     def learn(self, walk: Walk, flips: Sequence[Flip], gains: Sequence[float]) -> None:
-        """Nothing to learn: every step takes a new gradient."""
+        """Remember the flips that raise the loss."""
+        self.memory.learn(walk, flips, gains)
 
     def _predict(self, flips: Sequence[Flip], gradient) -> list[float]:  # type: ignore[no-untyped-def]
         if not flips:

@@ -19,6 +19,7 @@ from utils.generation import DecodingSettings, generate
 from utils.rouge import rouge_scores
 
 log = logging.getLogger(__name__)
+LOSSES = ("reference", "own_output")  # what an attack raises: the reference's loss, or that of the clean summary
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Setup:
             max_target_length=self.max_target_length,
             checked=self.legal.checked,
         )
+
+    def labels(self, texts: Sequence[str]) -> list[list[int]]:
+        """Target ids of each summary in `texts`, ending in eos."""
+        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_target_length)[
+            "input_ids"
+        ]
+        return ids
 
     def fingerprint(self, *more: object) -> str:
         """Hash of all that decides an attack's numbers, `more` included; unit files carry it."""

@@ -28,7 +28,7 @@ def replay(
     """What the attacked inputs `attacks` (example id -> ids) do to `victim`, whose own HotFlip records are `own`.
 
     Attackable here is what is attackable in `own` (the victim's clean ROUGE-L decides) and has an entry in `attacks`;
-    an example that the source could not attack is `skipped` as "not_attacked_by_source". Scored in blocks of
+    an example that the source could not attack is `skipped` as "not_attacked_by_source". Losses are made in blocks of
     `block_size`, so that what shares a batch with an example does not depend on the shards of a job array.
     """
     mark = setup.fingerprint(victim.weights, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
@@ -38,16 +38,15 @@ def replay(
     if saved is not None:
         records: list[dict[str, Any]] = saved
         return records
-    live: list[Record] = []
-    texts: list[str] = []
+    fine = [r["skipped"] is None and r["id"] in attacks for r in own]
+    blocks = [[own[i] for i in block if fine[i]] for block in blocks_of([r["id"] for r in own], block_size)]
+    live = [record for block in blocks for record in block]
+    inputs = [list(attacks[r["id"]]) for r in live]
+    texts = summaries(setup, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
     losses: list[float] = []
-    for block in blocks_of([r["id"] for r in own], block_size):
-        some = [own[i] for i in block if own[i]["skipped"] is None and own[i]["id"] in attacks]
-        inputs = [list(attacks[r["id"]]) for r in some]
-        done_file = path.with_suffix(".jsonl")
-        texts += summaries(setup, victim, inputs, done_file=done_file, what=f"{name} on {victim.key}")
-        losses += exact_losses(setup, victim, inputs, [r["labels"] for r in some]).tolist()
-        live += some
+    for block in blocks:
+        rows = [list(attacks[r["id"]]) for r in block]
+        losses += exact_losses(setup, victim, rows, [r["labels"] for r in block]).tolist()
     scores = rouge_l(setup, texts, [r["reference"] for r in live])
     done: dict[str, dict[str, Any]] = {}
     for record, text, score, loss in zip(live, texts, scores.tolist(), losses, strict=True):

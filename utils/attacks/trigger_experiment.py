@@ -11,12 +11,12 @@ from typing import Any
 
 from utils.attacks.examples import Example
 from utils.attacks.hotflip_experiment import Loader, Sections
-from utils.attacks.masking import trigger_flags
+from utils.attacks.masking import doubling_matters, trigger_flags
 from utils.attacks.precision import search_objective
-from utils.attacks.setup import Setup
-from utils.attacks.slots import slotted_examples
+from utils.attacks.setup import Setup, Victim, summaries
+from utils.attacks.slots import Slotted, slotted_examples
 from utils.attacks.trigger_evaluation import clean_side, evaluate_trigger
-from utils.attacks.trigger_summary import compare, correct_family, summarise, worst_types
+from utils.attacks.trigger_summary import compare, correct_family, gained_since, summarise, worst_types
 from utils.attacks.triggers import TriggerSettings, optimise_trigger
 
 
@@ -35,7 +35,8 @@ def trigger_sections(
     """Search and evaluation records of every (model, type) of the shard; one model in memory at a time.
 
     Sections: `search/TYPE/SOURCE` (one record, what optimise_trigger returned), `attack/TYPE/SOURCE/TARGET`,
-    `random/TYPE/MODEL` (the best random trigger), and for `gradient_free_types` also `free_search/TYPE/MODEL`,
+    `random/TYPE/MODEL` (the best random trigger), `halfway/TYPE/MODEL` (what half of the iterations had found, where
+    that is another trigger), and for `gradient_free_types` also `free_search/TYPE/MODEL`,
     `free/TYPE/MODEL` (the gradient-free search of equal cost).
     """
     limits = {
@@ -57,9 +58,12 @@ def trigger_sections(
         objective = search_objective(setup, victim, setup.encode(optimise_on[:64]))
         searches = [("search", kind, settings) for kind in kinds]
         searches += [("free_search", k, replace(settings, method="random")) for k in kinds if k in gradient_free_types]
+        items = train
+        if settings.loss == "own_output":
+            items = with_own_output(setup, victim, train, done_file=unit_dir / key / "own_output.jsonl")
         for name, kind, how in searches:
             state = unit_dir / key / f"{name}_{kind}.json"
-            found = optimise_trigger(setup, victim, objective, train, kind, how, state_file=state)
+            found = optimise_trigger(setup, victim, objective, items, kind, how, state_file=state)
             sections[f"{name}/{kind}/{key}"] = [found]
         del victim, objective
     for target in model_keys:
@@ -70,6 +74,8 @@ def trigger_sections(
             cells = [(f"attack/{kind}/{source}/{target}", "attack", found["trigger_ids"])]
             if source == target:
                 cells.append((f"random/{kind}/{target}", "random", found["random_control"]["trigger_ids"]))
+            if source == target and found["halfway_trigger_ids"] not in ([], found["trigger_ids"]):
+                cells.append((f"halfway/{kind}/{target}", "halfway", found["halfway_trigger_ids"]))
             if source == target and kind in gradient_free_types:
                 free = sections[f"free_search/{kind}/{source}"][0]
                 cells.append((f"free/{kind}/{target}", "free", free["trigger_ids"]))
@@ -92,6 +98,14 @@ def trigger_sections(
     return sections
 
 
+def with_own_output(setup: Setup, victim: Victim, items: Sequence[Slotted], *, done_file: Path) -> list[Slotted]:
+    """`items` with the model's own clean summary in the place of the reference."""
+    live = [n for n, item in enumerate(items) if item.problem is None]
+    texts = summaries(setup, victim, [items[n].clean for n in live], done_file=done_file, what=f"{victim.key}: own")
+    own = dict(zip(live, setup.labels(texts), strict=True)) if live else {}
+    return [replace(item, labels=tuple(own[n])) if n in own else item for n, item in enumerate(items)]
+
+
 def trigger_results(
     sections: Mapping[str, Sequence[Mapping[str, Any]]],
     model_keys: Sequence[str],
@@ -104,14 +118,15 @@ def trigger_results(
     """The `results` of uat_results.json, from the records alone.
 
     `results[model][type]`: the trigger, clean and attacked ROUGE, changes with intervals, search figures,
-    `random_control`, `gradient_free_control`; `results[model]["worst"]`: worst type, and worst over types example by
+    `random_control`, `gradient_free_control`, `halfway` (what the second half of the iterations added; None where it
+    found nothing better), `converged`; `results[model]["worst"]`: worst type, and worst over types example by
     example; `transfer_matrix[type][source][target]`; `comparisons[type]` baseline against monotonic; `flags`.
     """
-    ci = {"samples": samples, "seed": seed}
+    ci = {"samples": samples, "seed": seed, "confidence": confidence}
     threshold = settings.success_threshold
 
     def summary(name: str) -> dict[str, Any]:
-        return summarise(sections[name], threshold=threshold, confidence=confidence, **ci)
+        return summarise(sections[name], threshold=threshold, **ci)
 
     results: dict[str, Any] = {key: {} for key in model_keys}
     for key in model_keys:
@@ -126,6 +141,9 @@ def trigger_results(
             cell["control_comparison"] = compare(
                 sections[f"random/{kind}/{key}"], sections[f"attack/{kind}/{key}/{key}"], threshold=threshold, **ci
             )
+            half = sections.get(f"halfway/{kind}/{key}")
+            cell["halfway"] = gained_since(half, sections[f"attack/{kind}/{key}/{key}"], threshold) if half else None
+            cell["converged"] = search["converged"] and not (half and doubling_matters(cell["halfway"]))
             results[key][kind] = cell
         results[key]["worst"] = worst_types(
             {kind: sections[f"attack/{kind}/{key}/{key}"] for kind in settings.types}, threshold=threshold

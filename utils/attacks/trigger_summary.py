@@ -66,22 +66,37 @@ def summarise(
 
 
 def compare(
-    first: Sequence[Record], second: Sequence[Record], *, threshold: float, samples: int, seed: int
+    first: Sequence[Record],
+    second: Sequence[Record],
+    *,
+    threshold: float,
+    samples: int,
+    seed: int,
+    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """Paired tests on common attackable examples, difference = second − first (see hotflip_summary.compare)."""
+    ci = {"samples": samples, "seed": seed, "confidence": confidence}
     a, b = common(first, second)
     result: dict[str, Any] = {
         "num_common": len(a),
-        "success": mcnemar(column(a, "relative_drop") >= threshold, column(b, "relative_drop") >= threshold),
-        "relative_drop": compare_models(
-            column(a, "relative_drop"), column(b, "relative_drop"), samples=samples, seed=seed
+        "success": mcnemar(
+            column(a, "relative_drop") >= threshold, column(b, "relative_drop") >= threshold, confidence=confidence
         ),
-        "delta_rougeL": compare_models(_delta(a), _delta(b), samples=samples, seed=seed),
-        "nll_increase": compare_models(
-            column(a, "loss_increase"), column(b, "loss_increase"), samples=samples, seed=seed
-        ),
+        "relative_drop": compare_models(column(a, "relative_drop"), column(b, "relative_drop"), **ci),
+        "delta_rougeL": compare_models(_delta(a), _delta(b), **ci),
+        "nll_increase": compare_models(column(a, "loss_increase"), column(b, "loss_increase"), **ci),
     }
     return result
+
+
+def gained_since(half: Sequence[Record], whole: Sequence[Record], threshold: float) -> dict[str, float | int | None]:
+    """What twice the iterations added, on common examples: change of success rate (a share) and of the NLL rise."""
+    a, b = common(half, whole)
+    if not a:
+        return {"num_common": 0, "success_change": None, "nll_change": None}
+    rates = [float((column(x, "relative_drop") >= threshold).mean()) for x in (a, b)]
+    rises = [float(column(x, "loss_increase").mean()) for x in (a, b)]
+    return {"num_common": len(a), "success_change": rates[1] - rates[0], "nll_change": rises[1] - rises[0]}
 
 
 def correct_family(comparisons: Mapping[str, dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
-from utils.attacks.setup import Setup, Victim
+from utils.attacks.setup import LOSSES, Setup, Victim
 from utils.attacks.slots import TRIGGER_TYPES, Slotted
 from utils.attacks.trigger_candidates import candidate_triggers, random_triggers, token_pool
 from utils.attacks.units import load_unit, save_unit
@@ -39,7 +39,7 @@ class TriggerSettings:
     the best `race_survivors` and the incumbent scored on `confirm_examples` more. `top_k` tokens per slot are open to
     candidates. `dev_share` of the optimisation set selects, every `dev_every` iterations; a restart without a dev
     gain for `patience` iterations rests. `method`: "gradient", or "random": the gradient-free control with the same
-    number of forward passes.
+    number of forward passes. `loss`: what is raised, that of the "reference" or of the model's "own_output".
     """
 
     types: tuple[str, ...] = TRIGGER_TYPES
@@ -61,6 +61,7 @@ class TriggerSettings:
     min_clean_rouge: float = 0.05
     seed: int = 0
     method: str = "gradient"
+    loss: str = "reference"
 
     def __post_init__(self) -> None:
         for kind in self.types:
@@ -68,6 +69,8 @@ class TriggerSettings:
                 raise UsageError(f"trigger type {kind!r}: must be one of {', '.join(TRIGGER_TYPES)}")
         if self.method not in ("gradient", "random"):
             raise UsageError(f"trigger search method {self.method!r}: must be gradient or random")
+        if self.loss not in LOSSES:
+            raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
         numbers = ("length", "iterations", "restarts", "candidates", "top_k", "gradient_examples", "race_examples",
                    "race_survivors", "confirm_examples", "dev_every", "snapshots")  # fmt: skip
         for name in numbers:
@@ -86,6 +89,7 @@ class Climb:
     active: list[bool] = field(default_factory=list)
     snapshots: list[list[list[Any]]] = field(default_factory=list)  # per restart [[dev gain, trigger], ...] best first
     last_gain: list[int] = field(default_factory=list)  # iteration of the last dev improvement, per restart
+    halfway: list[int] = field(default_factory=list)  # the best trigger by dev gain after half of the iterations
     curve: list[dict[str, Any]] = field(default_factory=list)
     forward_rows: int = 0
     gradient_rows: int = 0
@@ -161,7 +165,8 @@ def optimise_trigger(
 
     Returns a JSON-ready dict: `trigger_ids`, `trigger_text`, `dev_gain` (mean NLL increase in nats on the dev part,
     float32), `restarts` (each one's best trigger and dev gain), `random_control` (the best of `random_controls` random
-    triggers on the same dev examples), `curve`, costs, and `converged`.
+    triggers on the same dev examples), `halfway_trigger_ids` (what half of the iterations had found), `curve`, costs,
+    and `converged` (by the dev gain alone).
     """
     train_items, dev_items = split_examples(items, settings.dev_share, settings.seed)
     content = [(item.id, item.body.tolist(), item.labels) for item in (*train_items, *dev_items)]
@@ -297,6 +302,8 @@ def _select_on_dev(dev: Universe, clean: float, settings: TriggerSettings, climb
             climb.active[r] = False
     if not any(climb.snapshots):
         raise StageError(f"{dev.kind} trigger: no loss on the dev part is finite")
+    if 2 * climb.iteration <= settings.iterations:
+        climb.halfway = list(max((kept[0] for kept in climb.snapshots if kept), key=lambda best: best[0])[1])
     climb.curve[-1]["dev_gain"] = scores
     climb.finished = not any(climb.active)
 
@@ -339,6 +346,7 @@ def _result(
         },
         "num_dev": len(dev_items),
         "iterations": climb.iteration,
+        "halfway_trigger_ids": climb.halfway,
         "curve": climb.curve,
         "converged": _converged(climb),
         "forward_rows": climb.forward_rows,
@@ -349,7 +357,8 @@ def _result(
 
 def _converged(climb: Climb) -> bool:
     """Whether the second half of the iterations added less than 5 % to the best dev gain."""
-    points = [(p["iteration"], max(g for g in p["dev_gain"] if g is not None)) for p in climb.curve if "dev_gain" in p]
+    scores = [(p["iteration"], [g for g in p.get("dev_gain", []) if g is not None]) for p in climb.curve]
+    points = [(iteration, max(gains)) for iteration, gains in scores if gains]
     half = [gain for iteration, gain in points if iteration <= climb.iteration / 2]
     best = max(gain for _, gain in points)
     return bool(half) and best > 0 and max(half) >= 0.95 * best

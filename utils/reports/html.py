@@ -45,7 +45,7 @@ mark ins { text-decoration: none; font-weight: 700 }
 # Title, then what stands in it: figures, tables.
 SECTIONS = (
     ("Quality", ("rouge", "trade_off"), ("rouge", "rouge_comparison", "expected")),
-    ("HotFlip", ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_checks")),
+    ("HotFlip", ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_checks", "hotflip_budget")),
     ("HotFlip across models", ("hotflip_transfer",), ("hotflip_transfer",)),
     ("Universal triggers", ("trigger_learning",), ("triggers", "trigger_controls")),
     ("Universal triggers across models", ("trigger_transfer",), ("trigger_transfer",)),

@@ -106,6 +106,25 @@ def hotflip_transfer(results: dict[str, Any]) -> Table:
     )
 
 
+def hotflip_budget(results: dict[str, Any]) -> Table:
+    """Success as ever more tokens may change: within the budget on all examples, beyond it on a sample."""
+    curves = {}
+    for model in MODELS:
+        cell = results["hotflip"][model]
+        beyond = cell.get("long_budget_curve", [])[1:]  # its first point is the attack's own, on the sample
+        curves[model] = {point["flips"]: point["success_rate"] for point in (*cell.get("budget_curve", []), *beyond)}
+    flips = list(dict.fromkeys(number for curve in curves.values() for number in curve))
+    flips.sort(key=lambda number: (number is None, number))
+    return Table(
+        "hotflip_budget",
+        "HotFlip success by tokens that may change",
+        ("model", *("all" if number is None else str(number) for number in flips)),
+        [(model, *(percent(curve.get(number)) for number in flips)) for model, curve in curves.items()],
+        "Beyond the attack's budget: on a sample, many tokens at a time. An attack that does not come near "
+        "100 % with all tokens open is broken, or the threshold is.",
+    )
+
+
 def attribution(results: dict[str, Any], arms: list[str]) -> Table:
     """Control arms beside the two models they explain; they stand in no other table."""
     rows = []
@@ -202,7 +221,7 @@ def checks(results: dict[str, Any]) -> Table:
         rows.append(
             (
                 model,
-                NOT_AVAILABLE if "gradient_norm" not in cell else f"{cell['gradient_norm']['median']:.3g}",
+                f"{cell['gradient_norm']['median']:.3g}" if cell.get("gradient_norm") else NOT_AVAILABLE,
                 NOT_AVAILABLE if zero is None else str(zero),
                 NOT_AVAILABLE if fidelity is None else f"{fidelity:+.2f}",
                 NOT_AVAILABLE if not curve else "yes" if grows else "no",

@@ -19,6 +19,7 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
         result_tables.hotflip,
         result_tables.hotflip_controls,
         result_tables.checks,
+        result_tables.hotflip_budget,
         result_tables.hotflip_transfer,
         result_tables.triggers,
         result_tables.trigger_controls,
