@@ -48,8 +48,19 @@ def bootstrap_ci(
 ) -> tuple[float, float, float]:
     """(mean, lower, upper) of the mean of `values` [n] by the percentile or the "bca" bootstrap."""
     data = _vector(values)
-    means = bootstrap_means(data[:, None], samples=samples, seed=seed)[:, 0]
-    return interval(data, means, confidence=confidence, method=method)
+    return bootstrap_cis(data[:, None], samples=samples, seed=seed, confidence=confidence, method=method)[0]
+
+
+def bootstrap_cis(
+    matrix: ArrayLike, *, samples: int = 1000, seed: int = 0, confidence: float = 0.95, method: str = "percentile"
+) -> list[tuple[float, float, float]]:
+    """`bootstrap_ci` of every column of `matrix` [n, k], all from the same resamples."""
+    means = bootstrap_means(matrix, samples=samples, seed=seed)
+    columns = np.asarray(matrix, dtype=np.float64).T
+    return [
+        interval(column, means[:, k], confidence=confidence, method=method)
+        for k, column in enumerate(np.ascontiguousarray(columns))
+    ]
 
 
 def interval(data: Floats, means: Floats, *, confidence: float, method: str) -> tuple[float, float, float]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from utils.bootstrap import bootstrap_ci
+from utils.bootstrap import bootstrap_cis
 from utils.files import write_jsonl
 from utils.generation import DecodingSettings, generate_timed
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
@@ -121,25 +121,31 @@ def evaluation_results(rows: Sequence[dict[str, Any]], datasets: Sequence[str], 
         units.setdefault((row["dataset"], row["model"]), []).append(row)
     models = list(dict.fromkeys(model for _, model in units))
     results: dict[str, Any] = {
-        key: {model: _summary(units[key, model], settings) for model in models} for key in datasets
+        key: _summaries({model: units[key, model] for model in models}, settings) for key in datasets
     }
     results["comparisons"] = _comparisons(units, datasets, settings)
     return results
 
 
-def _summary(rows: Sequence[dict[str, Any]], settings: Settings) -> dict[str, Any]:
-    summary: dict[str, Any] = {}
-    for metric in METRICS:
-        mean, lower, upper = bootstrap_ci(
-            _values(rows, metric),
-            samples=settings.BOOTSTRAP_SAMPLES,
-            seed=settings.DATA_SEED,
-            confidence=settings.CONFIDENCE,
-        )
-        summary[metric] = {"mean": mean, "lower": lower, "upper": upper}
+def _summaries(rows_of: Mapping[str, Sequence[dict[str, Any]]], settings: Settings) -> dict[str, Any]:
+    """The cells of all models on one test set; every metric of every model is bootstrapped on the same resamples."""
+    cells = [(model, metric) for model in rows_of for metric in METRICS]
+    intervals = bootstrap_cis(
+        np.stack([_values(rows_of[model], metric) for model, metric in cells], axis=1),
+        samples=settings.BOOTSTRAP_SAMPLES,
+        seed=settings.DATA_SEED,
+        confidence=settings.CONFIDENCE,
+    )
+    found: dict[str, dict[str, Any]] = {model: {} for model in rows_of}
+    for (model, metric), (mean, lower, upper) in zip(cells, intervals, strict=True):
+        found[model][metric] = {"mean": mean, "lower": lower, "upper": upper}
+    return {model: cell | _lengths(rows_of[model]) for model, cell in found.items()}
+
+
+def _lengths(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     words = np.array([len(row["prediction"].split()) for row in rows], dtype=float)
     target = np.array([len(row["reference"].split()) for row in rows], dtype=float)
-    return summary | {
+    return {
         "num_examples": len(rows),
         "length": {"mean": float(words.mean()), "min": int(words.min()), "max": int(words.max())},
         "reference_length": {"mean": float(target.mean())},
