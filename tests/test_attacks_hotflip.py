@@ -30,6 +30,8 @@ from utils.attacks.proposals import Ground, State, random_flips
 from utils.attacks.search import GradientProposer, Walk, search
 from utils.attacks.setup import Setup, Victim, exact_losses
 from utils.errors import Interrupted, UsageError
+from utils.files import read_jsonl
+from utils.generation import row_key
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)
@@ -173,6 +175,18 @@ def test_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> None:
     assert [r["clean_loss"] for r in first] != [r["clean_loss"] for r in other]
     fewer = attack_examples(SETUP, _victim(1), examples, replace(SETTINGS, num_flips=1), unit_dir=tmp_path)
     assert all(len(record["losses"]) == 2 for record in fewer)
+
+
+def test_known_summaries_are_taken_not_made_again(tmp_path: Path) -> None:
+    examples = world.examples(4)
+    known = {row_key(item.ids): f"said before {i}" for i, item in enumerate(SETUP.encode(examples)[:3])}
+    victim = replace(_victim(), known=known)
+    records = attack_examples(SETUP, victim, examples, SETTINGS, unit_dir=tmp_path)
+    assert [record["clean_prediction"] for record in records[:3]] == list(known.values())
+    made = [row["index"] for row in read_jsonl(tmp_path / "clean.jsonl") if "index" in row]
+    assert made == [0] and records[3]["clean_prediction"] not in known.values()
+    others = replace(victim, known=known | {next(iter(known)): "said later"})
+    assert attack_examples(SETUP, others, examples, SETTINGS, unit_dir=tmp_path)[0]["clean_prediction"] == "said later"
 
 
 def test_more_work_is_never_weaker() -> None:

@@ -106,6 +106,17 @@ def test_attacks_cover_all_models_and_types(done):
     assert list(rows[0]) == ["model", "trigger_type", "trigger_text", "trigger_ids"] and len(rows) == 6
 
 
+def test_clean_summaries_are_made_once_by_stage_4(done):
+    rows = [json.loads(line) for line in (done.results / "predictions.jsonl").read_text().splitlines()]
+    said = {(row["model"], row["id"]): row["prediction"] for row in rows if row["dataset"] == "cnn_dm"}
+    attacks = [json.loads(line) for line in (done.results / "hotflip_records.jsonl").read_text().splitlines()]
+    attacks = [row for row in attacks if row["section"] == f"attack/{row['model']}"]
+    assert len(attacks) == 3 * len({row["id"] for row in attacks}) > 0
+    assert all(row["clean_prediction"] == said[row["model"], row["id"]] for row in attacks)
+    units = done.work / f"seed_{SEED}" / "hotflip_units"
+    assert units.is_dir() and not list(units.rglob("clean.jsonl"))
+
+
 def test_a_second_run_finds_all_done(done):
     result = done.all()
     assert result.returncode == 0 and "done" in result.stdout

@@ -18,7 +18,7 @@ from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.setup import Setup, Victim
 from utils.attacks.trigger_experiment import learned_triggers_csv, trigger_results, trigger_sections
 from utils.attacks.triggers import TriggerSettings
-from utils.evaluation_stage import decoding_settings
+from utils.evaluation_stage import decoding_settings, summaries_of
 from utils.files import write_jsonl, write_text
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.parts import finish_part
@@ -39,6 +39,7 @@ class Attack:
         self.device = choose_device(settings.DEVICE)
         self.models = models_of(settings)
         self.hashes = {key: weights_sha256(places.model(seed, key)) for key in self.models}
+        self.known = summaries_of(load_prepared(places.prepared, "attack_evaluate"), places.results(seed), self.hashes)
         tokenizer = load_tokenizer(places.pretrained)
         legal = LegalTokens(TokenizerView(tokenizer), token_set=settings.ATTACK_TOKEN_SET)
         self.setup = Setup(
@@ -62,9 +63,9 @@ class Attack:
         }
 
     def victim(self, key: str) -> Victim:
-        """The model of that key, loaded."""
+        """The model of that key, loaded, with its summaries of stage 4."""
         model = load_model(self.context.places.model(self.context.seed, key), device=self.device)
-        return Victim(key, model, self.hashes[key])
+        return Victim(key, model, self.hashes[key], self.known[key])
 
     def examples(self, name: str) -> list[Example]:
         """The attack split of that name (attack_optimize or attack_evaluate)."""

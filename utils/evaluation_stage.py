@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.bootstrap import bootstrap_cis
-from utils.files import write_jsonl
-from utils.generation import DecodingSettings, generate_timed
+from utils.errors import InputError
+from utils.files import read_jsonl, write_jsonl
+from utils.generation import DecodingSettings, generate_timed, row_key
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.parts import Sections, finish_part
 from utils.places import models_of
 from utils.prepared_store import load_prepared, missing_datasets
+from utils.results import read_result
 from utils.rouge import rouge_scores
 from utils.settings import Settings
 from utils.stage_runner import StageContext
 from utils.statistics import compare_models, holm
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -88,6 +94,26 @@ def evaluate(context: StageContext) -> None:
         context.write_result("evaluation_results.json", results)
 
     finish_part(context, places.units(seed, "evaluate"), sections, finish)
+
+
+def summaries_of(rows: Dataset, results: Path, hashes: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """What stage 4 generated for those of `rows` (a prepared set) that it summarised: model -> `row_key` -> summary.
+
+    `results`: the seed's results directory; `hashes`: the weights of every model. InputError where stage 4 had others.
+    """
+    evaluated = read_result(results / "evaluation_results.json")["_metadata"]["checkpoints"]
+    if evaluated != hashes:
+        raise InputError(f"{results}: stage 4 evaluated other models than those here. Run it again.")
+    keys = {
+        (dataset, id_): row_key(ids)
+        for dataset, id_, ids in zip(rows["dataset"], rows["id"], rows["input_ids"], strict=True)
+    }
+    known: dict[str, dict[str, str]] = {model: {} for model in hashes}
+    for row in read_jsonl(results / "predictions.jsonl"):
+        key = keys.get((row["dataset"], row["id"]))
+        if key is not None:
+            known[row["model"]][key] = row["prediction"]
+    return known
 
 
 def score(

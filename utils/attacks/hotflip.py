@@ -145,7 +145,7 @@ def attack_examples(
 
 def _fingerprint(setup: Setup, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[Encoded]) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
-    return setup.fingerprint(victim.key, victim.weights, asdict(settings), curve, content)
+    return setup.fingerprint(victim.key, victim.mark, asdict(settings), curve, content)
 
 
 def _search_block(

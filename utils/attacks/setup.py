@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from utils.attacks.examples import Encoded, Example, encode_examples
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.errors import Interrupted
-from utils.generation import DecodingSettings, generate
+from utils.generation import DecodingSettings, generate, row_key
 from utils.rouge import rouge_scores
 
 log = logging.getLogger(__name__)
@@ -90,33 +91,52 @@ class Setup:
 
 @dataclass(eq=False)
 class Victim:
-    """A loaded model under its model key, with the hash of its weights (names its unit files)."""
+    """A loaded model under its model key, with the hash of its weights.
+
+    `known`: summaries that it has made already with the same decoding, by `generation.row_key` of the input.
+    """
 
     key: str
     model: T5ForConditionalGeneration
     weights: str = ""
+    known: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def mark(self) -> str:
+        """Names weights and known summaries: what ties unit files with summaries in them to this victim."""
+        if not self.known:
+            return self.weights
+        return hashlib.sha256(repr((self.weights, sorted(self.known.items()))).encode()).hexdigest()[:16]
 
 
 def summaries(
     setup: Setup, victim: Victim, inputs: Sequence[Sequence[int]], *, done_file: Path | None, what: str
 ) -> list[str]:
-    """Summaries of `inputs` by the evaluation's own decoding; equal inputs are generated once."""
-    unique = list(dict.fromkeys(tuple(map(int, row)) for row in inputs))
-    if not unique:
-        return []
-    texts = generate(
-        victim.model,
-        setup.tokenizer,
-        unique,
-        setup.decoding,
-        batch_tokens=setup.generation_tokens,
-        precision=setup.generation_precision,
-        done_file=done_file,
-        fingerprint=victim.weights,
-        stop_requested=setup.stop_requested,
-        what=what,
-    )
-    found = dict(zip(unique, texts, strict=True))
+    """Summaries of `inputs` by the evaluation's own decoding; known ones are taken, equal inputs generated once."""
+    found: dict[tuple[int, ...], str] = {}
+    todo: list[tuple[int, ...]] = []
+    for row in dict.fromkeys(tuple(map(int, row)) for row in inputs):
+        key = row_key(row) if victim.known else ""
+        if key in victim.known:
+            found[row] = victim.known[key]
+        else:
+            todo.append(row)
+    if found:
+        log.info("%s: %d of %d summaries are known from the evaluation", what, len(found), len(found) + len(todo))
+    if todo:
+        texts = generate(
+            victim.model,
+            setup.tokenizer,
+            todo,
+            setup.decoding,
+            batch_tokens=setup.generation_tokens,
+            precision=setup.generation_precision,
+            done_file=done_file,
+            fingerprint=victim.weights,
+            stop_requested=setup.stop_requested,
+            what=what,
+        )
+        found |= zip(todo, texts, strict=True)
     return [found[tuple(map(int, row))] for row in inputs]
 
 

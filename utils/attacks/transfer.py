@@ -31,7 +31,7 @@ def replay(
     an example that the source could not attack is `skipped` as "not_attacked_by_source". Losses are made in blocks of
     `block_size`, so that what shares a batch with an example does not depend on the shards of a job array.
     """
-    mark = setup.fingerprint(victim.weights, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
+    mark = setup.fingerprint(victim.mark, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
                              [(r["id"], r["skipped"]) for r in own])  # fmt: skip
     path = unit_dir / f"{name}_on_{victim.key}.json"
     saved = load_unit(path, mark)

@@ -69,7 +69,7 @@ def evaluate_trigger(
     """
     stem = f"{name}_{trigger_type}_{source}_on_{victim.key}"
     content = [(item.id, item.body.tolist(), item.labels, item.summary) for item in items]
-    mark = setup.fingerprint(victim.weights, list(map(int, trigger)), threshold, min_clean_rouge, seed, content)
+    mark = setup.fingerprint(victim.mark, list(map(int, trigger)), threshold, min_clean_rouge, seed, content)
     saved = load_unit(unit_dir / f"{stem}.json", mark)
     if saved is not None:
         records: list[dict[str, Any]] = saved
