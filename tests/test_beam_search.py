@@ -152,6 +152,18 @@ def test_encoder_packs_without_padding_and_agrees_with_the_module() -> None:
     torch.testing.assert_close(packed, whole[mask.bool()], atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_nll_is_the_loss_of_the_module(seed: int) -> None:
+    model = random_t5(seed, gated=seed == 1, tied=seed != 2)
+    inputs, labels = random_rows(seed, 7), random_rows(seed + 10, 7, longest=12)
+    inputs[3], labels[3] = inputs[2], labels[2][:1]  # neighbours of one length, and the shortest target there is
+    found = T5Inference(model, DTYPE).mean_nll(inputs, labels)
+    for row, target, nll in zip(inputs, labels, found, strict=True):
+        with torch.no_grad():
+            pair = {"input_ids": torch.from_numpy(row[None]).long(), "labels": torch.from_numpy(target[None]).long()}
+            torch.testing.assert_close(nll, model(**pair).loss.float(), rtol=1e-5, atol=1e-5)
+
+
 def test_bfloat16_is_autocasts_arithmetic() -> None:
     """Logits in bfloat16 are as far from float32 as those of the module under autocast, not farther."""
     model, rows = random_t5(4).float(), random_rows(4, 4, longest=30)

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +27,8 @@ from torch.nn import functional
 from utils.products import fast_linear, gains, packed
 
 MASKED = float("-inf")
+# Target tokens whose logits exist at a time: on a CPU they then stay in its cache (256 × 32,128 numbers are 33 MB).
+LOGIT_ROWS = {"cpu": 256, "cuda": 8192}
 
 
 @dataclasses.dataclass
@@ -229,6 +232,73 @@ class T5Inference:
             bias=bias.to(self.dtype),
             ancestors=torch.zeros((examples, beams, steps), dtype=torch.int64, device=self.device),
         )
+
+    @torch.inference_mode()
+    def mean_nll(self, inputs: Sequence[np.ndarray], labels: Sequence[np.ndarray], start: int = 0) -> Tensor:
+        """Mean negative log-likelihood of each row of `labels` given its row of `inputs`, float32 [rows].
+
+        Rows of ids, any lengths, none empty; `start`: the decoder's start token. Rows with equal lengths of both should
+        stand side by side. Nothing is padded, and logits are there for a few target tokens at a time.
+        """
+        lengths, targets = [len(row) for row in inputs], [len(row) for row in labels]
+        encoded = self.encode(self._packed(inputs), lengths)
+        wanted = self._packed(labels)
+        hidden = self.embedding[self._packed([np.concatenate([[start], row[:-1]]) for row in labels])]
+        longest = -(-max(targets) // 8) * 8
+        bias = self._decoder_bias.compute_bias(longest, longest, device=self.device).to(self.dtype)
+        future = torch.ones(longest, longest, dtype=torch.bool, device=self.device).triu(1)
+        bias = bias.masked_fill(future, MASKED)
+        runs = [(*pair, len(list(group))) for pair, group in itertools.groupby(zip(lengths, targets, strict=True))]
+        for layer in self.decoder:
+            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            hidden = self._add_product(hidden, self._causal(qkv, runs, bias), layer.out)
+            query = self._product(self._norm(hidden, layer.cross_norm), layer.cross_query)
+            both = self._product(encoded, layer.cross_key_value)
+            hidden = self._add_product(hidden, self._across(query, both, runs), layer.cross_out)
+            hidden = self._feed_forward(hidden, layer.ffn)
+        hidden = self._norm(hidden, self.decoder_norm)
+        if self.logit_scale is not None:
+            hidden = hidden * self.logit_scale
+        rows = LOGIT_ROWS[self.device.type]
+        nll = torch.cat(
+            [
+                functional.cross_entropy(self._product(part, self.head).float(), ids, reduction="none")
+                for part, ids in zip(hidden.split(rows), wanted.split(rows), strict=True)
+            ]
+        )
+        counts = torch.tensor(targets, device=self.device)
+        inside = torch.arange(longest, device=self.device) < counts[:, None]
+        return torch.zeros(inside.shape, device=self.device).masked_scatter_(inside, nll).sum(1) / counts
+
+    def _packed(self, rows: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.device)
+
+    def _causal(self, qkv: Tensor, runs: list[tuple[int, int, int]], bias: Tensor) -> Tensor:
+        """Self-attention of packed target tokens; runs: (input length, target length, rows)."""
+        mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
+        start = 0
+        for _, target, rows in runs:
+            stop = start + target * rows
+            query, keys, values = (
+                qkv[start:stop].view(rows, target, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+            )
+            output = self._attend(query, keys, values, bias[:, :, :target, :target])
+            mixed[start:stop] = output.transpose(1, 2).reshape(rows * target, -1)
+            start = stop
+        return mixed
+
+    def _across(self, query: Tensor, both: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
+        """Attention of packed target tokens to their documents' keys and values, `both` [tokens, 2 × heads × d_kv]."""
+        mixed = torch.empty_like(query)
+        start = document = 0
+        for length, target, rows in runs:
+            stop, end = start + target * rows, document + length * rows
+            asked = query[start:stop].view(rows, target, self.heads, self.d_kv).transpose(1, 2)
+            keys, values = both[document:end].view(rows, length, 2, self.heads, self.d_kv).permute(2, 0, 3, 1, 4)
+            output = self._attend(asked, keys, values, None)
+            mixed[start:stop] = output.transpose(1, 2).reshape(rows * target, -1)
+            start, document = stop, end
+        return mixed
 
     def step(self, tokens: Tensor, state: DecoderState, step: int) -> Tensor:
         """Logits float32 [examples × beams, vocabulary] after the newest `tokens` int64 [examples, beams]."""

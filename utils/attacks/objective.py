@@ -7,6 +7,7 @@ encoder, decoder and output layer; going through the encoder's `inputs_embeds` g
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ from transformers import T5ForConditionalGeneration
 
 from utils.errors import StageError
 from utils.products import fast_products
+from utils.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -28,9 +30,10 @@ IGNORED = -100
 
 
 class Targets:
-    """Padded target ids of a set of examples, kept on the device: `labels` int64 [E, U], padded with -100."""
+    """Target ids of a set of examples: `rows` one by one, and on the device `labels` int64 [E, U], padded with -100."""
 
     def __init__(self, labels: Sequence[Sequence[int]], device: torch.device) -> None:
+        self.rows = [np.asarray(row, dtype=np.int64) for row in labels]
         self.lengths = np.array([len(row) for row in labels], dtype=np.int64)
         padded = np.full((len(labels), max(int(self.lengths.max(initial=1)), 1)), IGNORED, dtype=np.int64)
         for row, values in zip(padded, labels, strict=True):
@@ -89,6 +92,11 @@ class Objective:
         self.forward_rows = 0  # inputs whose loss was computed, since the start
         self.gradient_rows = 0
 
+    @functools.cached_property
+    def engine(self) -> T5Inference:
+        """For losses alone, of which many more are asked for than gradients: without padding and overheads."""
+        return T5Inference(self.model, torch.bfloat16 if self.precision == "bf16" else torch.float32)
+
     def losses(
         self, inputs: Sequence[Sequence[int]], targets: Targets, owner: Sequence[int] | np.ndarray
     ) -> np.ndarray:
@@ -98,11 +106,8 @@ class Objective:
         out = np.empty(len(inputs), dtype=np.float64)
 
         def work(rows: np.ndarray) -> None:
-            ids, mask = self._pad([inputs[i] for i in rows])
-            labels = self._labels(targets, owner[rows])
-            with torch.inference_mode():
-                embeds = F.embedding(ids, self.embedding)
-                out[rows] = self._nll(embeds, mask, labels).double().cpu().numpy()
+            losses = self.engine.mean_nll([inputs[i] for i in rows], [targets.rows[k] for k in owner[rows]])
+            out[rows] = losses.double().cpu().numpy()
 
         self._in_batches(lengths, targets.lengths[owner] if len(owner) else lengths, work)
         self.forward_rows += len(inputs)
