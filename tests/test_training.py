@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils.trainer
 from tests.tiny import write_model
@@ -24,6 +25,7 @@ from utils.models import load_model, weights_sha256
 from utils.monotonic import constrain, ffn_layers, is_constrained
 from utils.trainer import validation_loss
 from utils.training import TrainingSettings
+from utils.training_record import TrainingRecord
 
 TIMES = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_mb", "cumulative_seconds"}
 
@@ -70,11 +72,12 @@ def test_rows_are_what_the_data_set_holds(pretrained, tmp_path):
         assert batch["input_ids"].shape[1] % 8 == 0 and batch["labels"].shape[1] % 8 == 0
         for place, row in enumerate(wanted):
             inputs, labels = view[row]["input_ids"], view[row]["labels"]
-            mask = batch["attention_mask"][place].bool()
+            mask = batch["attention_mask"][place, 0, 0]
             assert batch["input_ids"][place][mask].tolist() == inputs and not batch["input_ids"][place][~mask].any()
             kept = batch["labels"][place] != IGNORED_LABEL
             assert batch["labels"][place][kept].tolist() == labels and kept[: len(labels)].all()
         assert batch["num_tokens"] == sum(len(view[row]["labels"]) for row in wanted)
+        assert TokenRows(view).collate([2])["attention_mask"] is None
     assert flat.sha256() == TokenRows(data.select([4, 2, 9, 17])).sha256() != TokenRows(data).sha256()
 
 
@@ -193,6 +196,24 @@ def test_all_arms_see_the_same_batches_with_the_same_settings(pretrained, tmp_pa
     first, second = seen["baseline"][:STEPS], seen["baseline"][STEPS:]
     assert not all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(first, second, strict=True))
     assert load_file(tmp_path / "abs_init_free/best/model.safetensors")
+
+
+@pytest.mark.parametrize("arm", ["baseline", "monotonic"])
+def test_no_step_reads_a_number_back_from_the_device(pretrained, tmp_path, monkeypatch, arm):
+    steps, reads = [], []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:  # .item(), and a tensor in an `if`
+                reads.append(len(steps))
+            return func(*args, **(kwargs or {}))
+
+    honest = TrainingRecord.after_batch
+    monkeypatch.setattr(TrainingRecord, "after_batch", lambda *args: steps.append(1) or honest(*args))
+    with Reads():
+        run(pretrained, tmp_path, arm, settings=dataclasses.replace(SETTINGS, epochs=1))
+    assert len(steps) == STEPS and reads, "reads at the end of the epoch are there to be seen"
+    assert set(reads) <= {0, STEPS}
 
 
 def test_schedule_is_linear_with_the_arms_own_warmup(pretrained, tmp_path, monkeypatch):

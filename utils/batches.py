@@ -45,22 +45,24 @@ class TokenRows(torch.utils.data.Dataset):
                 digest.update(np.ascontiguousarray(values, dtype=np.int32))
         return digest.hexdigest()
 
-    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor | int]:
-        """Batch of `rows`: int64 input_ids and attention_mask [n, s], labels [n, t] (padding -100), num_tokens (int).
+    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor | int | None]:
+        """Batch of `rows`: int64 input_ids [n, s] and labels [n, t] (padding -100), attention_mask, num_tokens (int).
 
-        s and t are the longest of the batch, rounded up to `multiple_of`.
+        s and t are the longest of the batch, rounded up to `multiple_of`. The mask is bool [n, 1, 1, s], which T5 takes
+        as it is, and None where nothing is padded: of a mask [n, s] it would ask the GPU, twice a step, whether
+        anything is, and wait for the answer.
         """
         inputs = self._padded(self.inputs, self.input_lengths, rows, self.pad_id)
         labels = self._padded(self.labels, self.label_lengths, rows, IGNORED_LABEL)
         mask = np.arange(inputs.shape[1]) < self.input_lengths[list(rows), None]
         return {
             "input_ids": torch.from_numpy(inputs),
-            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+            "attention_mask": None if mask.all() else torch.from_numpy(mask[:, None, None]),
             "labels": torch.from_numpy(labels),
             "num_tokens": int(self.label_lengths[list(rows)].sum()),
         }
 
-    def share(self, rows: Sequence[int], rank: int, processes: int) -> dict[str, torch.Tensor | int]:
+    def share(self, rows: Sequence[int], rank: int, processes: int) -> dict[str, torch.Tensor | int | None]:
         """`collate` of every `processes`-th row of a batch, beginning with `rank`; `batch_tokens`: of the whole batch.
 
         A process that no row is left for gets the first one with num_tokens 0: it must take part, and counts nothing.

@@ -63,6 +63,10 @@ class ArmTrainer(Trainer):
             pin_memory=self.args.device.type == "cuda",
         )
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Onto the device without waiting for it; Trainer's own copies wait for all work before them, at every step."""
+        return to_device(inputs, self.args.device)
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         with parametrize.cached():  # softplus once a step: T5's feed-forward block reads its matrices several times
             return super().training_step(model, inputs, *args, **kwargs)
@@ -162,6 +166,14 @@ def _autocast(device: torch.device, wanted: bool) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
+def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The tensors among `inputs` on `device`; from pinned memory the copy goes on while the host does."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in inputs.items()
+    }
+
+
 @torch.no_grad()
 def validation_loss(
     model: T5ForConditionalGeneration, rows: TokenRows, *, autocast: bool, max_tokens: int = 16384
@@ -179,7 +191,7 @@ def validation_loss(
         for batch in sorted_batches(rows, max_tokens=max_tokens)[ranks.rank() :: ranks.world_size()]:
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
-            inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+            inputs = to_device(inputs, device)
             with _autocast(device, autocast), fast_products(device, model.config.d_model):
                 loss = model(**inputs, use_cache=False).loss
             total += loss.double() * count
