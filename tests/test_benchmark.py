@@ -63,6 +63,13 @@ def test_flops_are_those_of_the_products_forward_and_backward() -> None:
     assert measure.count_flops(work) == 2 * 2 * 3 * 5 * 7
     with torch.inference_mode():
         assert measure.count_flops(lambda: torch.nn.functional.linear(torch.randn(2, 5), torch.randn(4, 5))) == 80
+    query, keys = torch.randn(1, 2, 3, 8, requires_grad=True), torch.randn(1, 2, 5, 8)
+
+    def attend() -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(query, keys, keys)
+
+    assert measure.count_flops(attend) == 2 * 2 * 2 * 3 * 5 * 8
+    assert measure.count_flops(lambda: attend().sum().backward()) == 7 * 2 * 2 * 3 * 5 * 8
 
 
 def test_made_up_words_are_single_tokens() -> None:

@@ -193,6 +193,17 @@ def count_flops(work: Callable[[], Any]) -> float:
     return counter.flops
 
 
+# torch has formulas for the attention kernels of GPUs; the CPU's does the same products.
+_ATEN = torch.ops.aten
+_FORMULAS = {
+    **flop_registry,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+
+
 class _Counter(TorchDispatchMode):
     """torch's formulas without its FlopCounterMode, whose hooks forbid torch.autograd.grad."""
 
@@ -202,7 +213,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _FORMULAS.get(func._overloadpacket)
         if func._overloadpacket is torch.ops.mkldnn._linear_pointwise:
             self.flops += 2 * args[0].numel() * args[1].shape[0]
         if formula is None and func._can_decompose():  # inference mode leaves linear and matmul whole
