@@ -62,7 +62,7 @@ def attack_without_limit(
     a job array's shard.
     """
     budgets = long_budgets(num_flips, longest)
-    mark = setup.fingerprint(victim.weights, budgets, threshold, seed, [(r["id"], r.get("adv_ids")) for r in own])
+    mark = setup.fingerprint(victim.mark, budgets, threshold, seed, [(r["id"], r.get("adv_ids")) for r in own])
     path = unit_dir / f"long_on_{victim.key}.json"
     saved = load_unit(path, mark)
     if saved is not None:

@@ -121,7 +121,7 @@ def summaries(
             found[row] = victim.known[key]
         else:
             todo.append(row)
-    if found:
+    if found and what:
         log.info("%s: %d of %d summaries are known from the evaluation", what, len(found), len(found) + len(todo))
     if todo:
         texts = generate(
