@@ -1,4 +1,4 @@
-"""T5's forward pass for generation: plain functions over the weights of a transformers model, without its overheads.
+"""T5's forward pass for generation and for losses: plain functions over a transformers model's weights, no overheads.
 
 What makes it fast beside the module's own forward pass:
 - keys and values of the document are projected once per example and read by all its beams; transformers keeps a copy
@@ -6,7 +6,8 @@ What makes it fast beside the module's own forward pass:
 - the cache of generated tokens is never reordered: every beam writes its keys to a slot of its own, and a mask says
   which slots are the ancestors of which beam ("Reading, not copying, the past": 4 × the dot products of a tiny matrix
   instead of moving the whole cache at each of 80 steps);
-- the encoder sees packed tokens, no padding; matrices that share an input are one product; residuals are added by it.
+- the encoder sees packed tokens, no padding, and so does the decoder where targets are scored; matrices that share an
+  input are one product; residuals are added by it.
 
 Arithmetic is that of T5ForConditionalGeneration in eval mode: float32, or bfloat16 products with a float32 residual
 stream, as autocast computes it.
@@ -95,7 +96,7 @@ class DecoderState:
 
 
 class T5Inference:
-    """A read-only copy of a T5's weights, laid out for generation. `dtype` is that of the matrix products."""
+    """A read-only copy of a T5's weights, laid out for inference. `dtype` is that of the matrix products."""
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
         config = model.config
