@@ -26,5 +26,5 @@ def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | N
         ascii=not terminal,
         mininterval=0.2 if terminal else SECONDS_BETWEEN_LOG_LINES,
         file=sys.stderr,
-        disable=not what or None,
+        disable=not what,  # None would mean: off where stderr is no terminal, and a job would say nothing for hours
     )

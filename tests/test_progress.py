@@ -1,0 +1,14 @@
+"""Progress is seen in a job's log file too, where stderr is no terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from utils.progress import progress
+
+
+@pytest.mark.parametrize(("what", "shown"), [("baseline: HotFlip", True), ("", False)])
+def test_a_log_file_gets_the_bar_unless_it_has_no_name(what, shown, capfd):
+    for _ in progress(range(3), what=what):
+        pass
+    assert (f"{what}: 100%|" in capfd.readouterr().err) == shown
