@@ -100,6 +100,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     directory = Path(directory)
     if not directory.is_dir():
         raise InputError(f"no tokenizer: {directory} is not a directory")
+    quiet_transformers()  # it would warn of long documents, which are cut here
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
