@@ -1,8 +1,9 @@
-"""Float32 matrix products by oneDNN on the CPUs where that is twice as fast as what PyTorch takes.
+"""Float32 matrix products by oneDNN on the CPUs where that is faster than what PyTorch takes.
 
 PyTorch's CPU builds hand float32 products to Intel's MKL, which uses the AVX-512 units of Intel's processors only; on
 an AMD processor that has them oneDNN, which PyTorch brings along too, takes half the time (Zen 5) or a little less
-(Zen 4, whose units are half as wide: docs/benchmarks.md). Results differ from MKL's in the last bits, as those of two GPUs do. Nothing here touches GPUs or bfloat16.
+(Zen 4, whose units are half as wide: docs/benchmarks.md). Results differ from MKL's in the last bits, as those of two
+GPUs do. Nothing here touches GPUs or bfloat16.
 """
 
 from __future__ import annotations
