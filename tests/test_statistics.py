@@ -6,6 +6,8 @@ from scipy import stats
 
 from utils.bootstrap import bootstrap_ci, paired_bootstrap
 from utils.statistics import (
+    cliffs_delta,
+    cohens_dz,
     compare_models,
     holm,
     mcnemar,
@@ -13,6 +15,7 @@ from utils.statistics import (
     minimum_detectable_difference,
     paired_t_test,
     permutation_test,
+    rank_biserial,
     wilcoxon_test,
     wilson_interval,
 )
@@ -25,6 +28,20 @@ def test_the_bootstrap_interval_covers_as_it_says():
         lower, upper = bootstrap_ci(rng.gamma(4.0, 0.05, 120), samples=400, seed=experiment)[1:]
         inside += lower <= 0.2 <= upper
     assert 930 <= inside <= 970
+
+
+def test_the_bca_interval_covers_and_is_scipys():
+    rng = np.random.default_rng(5)
+    inside = 0
+    for experiment in range(1000):
+        lower, upper = bootstrap_ci(rng.beta(2.0, 6.0, 120), samples=400, seed=experiment, method="bca")[1:]
+        inside += lower <= 0.25 <= upper
+    assert 930 <= inside <= 970
+    skewed = rng.gamma(0.5, 0.2, 60)
+    found = bootstrap_ci(skewed, samples=20_000, method="bca")[1:]
+    theirs = stats.bootstrap((skewed,), np.mean, n_resamples=20_000, method="BCa", rng=1).confidence_interval
+    assert found == pytest.approx(tuple(theirs), rel=0.02)
+    assert found[0] > bootstrap_ci(skewed, samples=20_000)[1]  # the percentile interval lies too low here
 
 
 def test_the_paired_interval_covers_and_its_p_value_holds_its_level():
@@ -59,6 +76,26 @@ def test_they_agree_with_scipy():
     assert mcnemar_exact(3, 12) == pytest.approx(stats.binomtest(3, 15).pvalue)
     low, high = stats.binomtest(17, 40).proportion_ci(method="wilson")
     assert wilson_interval(17, 40) == pytest.approx((17 / 40, low, high))
+
+
+def test_effect_sizes_are_those_of_their_closed_forms():
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(0.3, 0.1, 40), rng.normal(0.35, 0.1, 40)
+    difference = b - a
+    assert cohens_dz(a, b) == pytest.approx(stats.ttest_rel(b, a).statistic / 40**0.5)
+    less = stats.wilcoxon(difference, alternative="greater").statistic  # sum of the positive ranks
+    assert rank_biserial(a, b) == pytest.approx(2 * less / (40 * 41 / 2) - 1)
+    assert cliffs_delta(a, b) == pytest.approx(2 * stats.mannwhitneyu(b, a).statistic / 1600 - 1)
+    assert (cohens_dz(a, a), rank_biserial(a, a), cliffs_delta(a, a)) == (0.0, 0.0, 0.0)
+
+
+def test_mcnemar_holds_its_level():
+    rng = np.random.default_rng(7)
+    rejected = 0
+    for _ in range(1000):
+        drawn = rng.choice(4, size=200, p=[0.4, 0.1, 0.1, 0.4])
+        rejected += mcnemar(drawn < 2, (drawn == 0) | (drawn == 2))["p_value"] < 0.05
+    assert 15 <= rejected <= 65  # exact, so on the safe side
 
 
 def test_mcnemar_counts_the_discordant_pairs():

@@ -20,7 +20,7 @@ from utils.results import read_result
 from utils.rouge import rouge_scores
 from utils.settings import Settings
 from utils.stage_runner import StageContext
-from utils.statistics import compare_models, holm
+from utils.statistics import compare_models, correct_family
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -183,23 +183,31 @@ def _lengths(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _comparisons(
     units: dict[tuple[str, str], list[dict[str, Any]]], datasets: Sequence[str], settings: Settings
 ) -> dict[str, Any]:
-    """Paired tests baseline against monotonic by data set and metric; p-values Holm-corrected over all of them."""
+    """Paired tests by data set and metric: monotonic minus baseline, and in `against_standard` both minus standard.
+
+    p-values are Holm-corrected over two families: all tests of the first kind, and all of the second.
+    """
+
+    def compared(key: str, metric: str, first: str, second: str) -> dict[str, Any]:
+        return compare_models(
+            _values(units[key, first], metric),
+            _values(units[key, second], metric),
+            samples=settings.BOOTSTRAP_SAMPLES,
+            seed=settings.DATA_SEED,
+            confidence=settings.CONFIDENCE,
+        )
+
     comparisons: dict[str, Any] = {
-        key: {
-            metric: compare_models(
-                _values(units[key, "baseline"], metric),
-                _values(units[key, "monotonic"], metric),
-                samples=settings.BOOTSTRAP_SAMPLES,
-                seed=settings.DATA_SEED,
-            )
-            for metric in METRICS
-        }
-        for key in datasets
+        key: {metric: compared(key, metric, "baseline", "monotonic") for metric in METRICS} for key in datasets
     }
-    family = {(key, metric): comparisons[key][metric]["p_value"] for key in datasets for metric in METRICS}
-    for (key, metric), adjusted in holm(family).items():
-        comparisons[key][metric]["p_value_holm"] = adjusted
-        comparisons[key][metric]["family_size"] = len(family)
+    correct_family([cell for cells in comparisons.values() for cell in cells.values()])
+    reference = [
+        cells[metric].setdefault("against_standard", {}).setdefault(model, compared(key, metric, "standard", model))
+        for key, cells in comparisons.items()
+        for metric in METRICS
+        for model in ("baseline", "monotonic")
+    ]
+    correct_family(reference)
     return comparisons
 
 

@@ -7,7 +7,7 @@ Differences are always second − first (b − a).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "cliffs_delta",
     "cohens_dz",
     "compare_models",
+    "correct_family",
     "holm",
     "mcnemar",
     "mcnemar_exact",
@@ -200,6 +201,13 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
         running = max(running, (len(p_values) - rank) * p_values[key])
         adjusted[key] = min(1.0, float(running))
     return adjusted
+
+
+def correct_family(tests: Sequence[dict[str, Any]]) -> None:
+    """Holm over the `p_value` of every test of a family; writes `p_value_holm` and `family_size` into each."""
+    adjusted = holm(dict(enumerate(test["p_value"] for test in tests)))
+    for number, test in enumerate(tests):
+        test |= {"p_value_holm": adjusted[number], "family_size": len(tests)}
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ sections into the result file. The second needs nothing but the records, so anyo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -212,8 +212,8 @@ def hotflip_results(
     """The `results` of hotflip_results.json, from the records alone.
 
     Per model the attack's summary with its `controls` beside it and `worst_case` over everything tried;
-    `transfer_matrix[source][target]`; `comparisons` (baseline against monotonic, where both are there, and each
-    model's attack against its controls); `flags`: in words, where robustness may be masked gradients, where the
+    `transfer_matrix[source][target]`; `comparisons` (the three models with each other, where they are there, and
+    each model's attack against its controls); `flags`: in words, where robustness may be masked gradients, where the
     attack has not converged, and where it is no better than chance.
     """
     ci = {"samples": samples, "seed": seed, "confidence": confidence}
@@ -253,10 +253,11 @@ def hotflip_results(
         for source, row in matrix.items()
     }
     comparisons: dict[str, Any] = {"attack_minus_control": against}
-    if {"baseline", "monotonic"} <= set(model_keys):
-        comparisons["baseline_vs_monotonic"] = compare(
-            sections["attack/baseline"], sections["attack/monotonic"], threshold=threshold, **ci
-        )
+    for first, second in (("baseline", "monotonic"), ("standard", "baseline"), ("standard", "monotonic")):
+        if {first, second} <= set(model_keys):
+            comparisons[f"{first}_vs_{second}"] = compare(
+                sections[f"attack/{first}"], sections[f"attack/{second}"], threshold=threshold, **ci
+            )
     results["comparisons"] = comparisons
     results["flags"] = hotflip_flags(results, model_keys)
     return results
@@ -267,7 +268,7 @@ def rows_of(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[st
     return [{"section": name, **record} for name, records in sections.items() for record in records]
 
 
-def sections_of(rows: Sequence[Mapping[str, Any]]) -> Sections:
+def sections_of(rows: Iterable[Mapping[str, Any]]) -> Sections:
     """The sections again from the rows of one or several JSONL files (the shards of an array)."""
     sections: Sections = {}
     for row in rows:
