@@ -39,6 +39,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     from utils.places import Places
     from utils.provenance import surroundings, timestamp
     from utils.reports import multi_seed
+    from utils.reports.multi_seed_figures import draw_all
     from utils.results import write_result
     from utils.settings import load_settings
 
@@ -68,13 +69,14 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
         "seconds": round(time.time() - now, 3),
         **surroundings(),
     }
-    target = places.multi_seed
+    target, warning = places.multi_seed, " ".join(multi_seed.warnings(results, metadata))
     for table in multi_seed.tables(results):
         write_text(target / "tables" / f"{table.name}.csv", table.csv())
-        write_text(target / "tables" / f"{table.name}.tex", table.tex())
+        write_text(target / "tables" / f"{table.name}.tex", table.tex(warning))
+    alternative = draw_all(results, target / "figures")
     summary = multi_seed.text(results, metadata)
     write_text(target / "multi_seed_summary.txt", summary)
-    write_text(target / "report.html", multi_seed.page(results, metadata))
+    write_text(target / "report.html", multi_seed.page(results, metadata, target / "figures", alternative))
     write_result(target / "multi_seed_results.json", results, metadata)
     print(summary)
     print(f"report: {target / 'report.html'}")

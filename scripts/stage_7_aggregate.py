@@ -1,5 +1,6 @@
 """Stage 7: combine all results of a seed, draw, write the report, copy everything to permanent storage."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,16 +10,15 @@ from utils.stage_runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.aggregate import collect, copy_to_permanent, final_results, publish_model
+    from utils.aggregate import collect, copy_to_permanent, final_results, hashes_below, publish_model
     from utils.files import write_text
     from utils.reports.examples import shown_examples
     from utils.reports.figures import draw_all
+    from utils.reports.files import text_files
     from utils.reports.html import page
-    from utils.reports.model_card import model_card
     from utils.reports.tables import all_tables
-    from utils.reports.text import summary
 
-    directory = context.places.results(context.seed)
+    directory, permanent = context.places.results(context.seed), context.places.final(context.seed)
     found = collect(context.places, context.seed)
     results = final_results(found)
     context.provenance |= {
@@ -26,22 +26,21 @@ def work(context: StageContext) -> None:
         "missing_datasets": results["missing_datasets"],
     }
     metadata = context.metadata()
+    for arm in ("baseline", "monotonic"):
+        publish_model(context.places.model(context.seed, arm), directory / "models" / arm)
+    for name in ("tables", "figures"):  # what an earlier run had and this one has not must not stay
+        shutil.rmtree(directory / name, ignore_errors=True)
     tables = all_tables(results)
-    for table in tables:
-        write_text(directory / "tables" / f"{table.name}.csv", table.csv())
-        write_text(directory / "tables" / f"{table.name}.tex", table.tex())
+    for name, text in text_files(results, metadata, tables).items():
+        write_text(directory / name, text)
     alternative = draw_all(results, directory / "figures")
-    text = summary(results, metadata, tables)
-    write_text(directory / "experiment_summary.txt", text)
     examples = shown_examples(directory / "hotflip_records.jsonl", context.places.pretrained / "tokenizer.json")
     write_text(directory / "report.html", page(results, metadata, tables, directory / "figures", alternative, examples))
-    for arm in ("baseline", "monotonic"):
-        best = context.places.model(context.seed, arm)
-        publish_model(best, directory / "models" / arm, model_card(arm, results, metadata))
+    context.provenance["files"] = hashes_below(directory, without="final_results.json")
     context.write_result("final_results.json", results)
-    copied = copy_to_permanent(directory, context.places.final(context.seed))
-    context.log.info("copied %d files to %s", copied, context.places.final(context.seed))
-    context.log.info("%s", results["verdict"]["attack"])
+    context.log.info("copied %d files to %s", copy_to_permanent(directory, permanent), permanent)
+    for name in ("attack", "triggers", "cost"):
+        context.log.info("%s", results["verdict"][name])
     context.log.info("report: %s", directory / "report.html")
 
 

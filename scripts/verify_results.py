@@ -27,13 +27,15 @@ def main() -> int:
         if not options.directory.is_dir():
             print(f"verify_results.py: {options.directory}: no such directory", file=sys.stderr)
             return 3
-        for what, problems in verify(options.directory):
-            print(f"{'MISMATCH' if problems else 'ok':<9} {what}", flush=True)
-            for words in problems[:SHOWN]:
+        for check in verify(options.directory):
+            print(f"{'MISMATCH' if check.problems else 'ok':<9} {check.what}", flush=True)
+            for words in check.problems[:SHOWN]:
                 print(f"          {words}")
-            if len(problems) > SHOWN:
-                print(f"          and {len(problems) - SHOWN} more")
-            wrong += len(problems)
+            if len(check.problems) > SHOWN:
+                print(f"          and {len(check.problems) - SHOWN} more")
+            for words in check.unseen:
+                print(f"          not looked at, it is gone: {words}")
+            wrong += len(check.problems)
     except UserError as error:
         print(f"verify_results.py: {error}", file=sys.stderr)
         return error.exit_code

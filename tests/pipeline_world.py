@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from tests.tiny import write_data, write_model
 
@@ -66,3 +70,21 @@ class Run:
 
     def result(self, name: str) -> dict:
         return json.loads((self.results / name).read_text())["results"]
+
+
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, script: str, *words: str, environment: Mapping[str, str] = os.environ
+) -> int:
+    """Exit code of scripts/SCRIPT.py with these words and MONO_S2S_ settings, without the seconds of a new Python."""
+    for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.delitem(sys.modules, "configs.experiment_config", raising=False)  # it reads the environment once
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *words])
+    try:
+        code: int = importlib.import_module(f"scripts.{script}").main()
+    except SystemExit as left:
+        code = int(left.code or 0)
+    return code

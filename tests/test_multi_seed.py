@@ -1,17 +1,15 @@
 """Several seeds together: the sums against closed forms, and every pair that is not two independent runs refused."""
 
 import copy
+import html
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tests.pipeline_world import ROOT
+from tests.pipeline_world import in_process
 from utils.multi_seed import hierarchical_bootstrap, over_seeds
 
 SEEDS = (1, 2, 3)
@@ -45,18 +43,21 @@ def seeds(done, tmp_path):
     return root
 
 
-def aggregate(seeds, *words):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MONO_S2S_")}
-    environment |= {"PROJECT": str(seeds.parent), "SCRATCH": str(seeds.parent / "scratch")}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "aggregate_multi_seed.py"), *words],
-        env=environment, capture_output=True, text=True, cwd="/",
-    )  # fmt: skip
+@pytest.fixture
+def aggregate(seeds, monkeypatch, capsys):
+    """The command: (exit code, what it said as an error)."""
+
+    def run(*words):
+        environment = {"PROJECT": str(seeds.parent), "SCRATCH": str(seeds.parent / "scratch")}
+        code = in_process(monkeypatch, "aggregate_multi_seed", *words, environment=environment)
+        return code, capsys.readouterr().err
+
+    return run
 
 
-def test_means_spreads_and_tests_are_those_of_scipy(seeds):
-    result = aggregate(seeds, "1", "2", "3")
-    assert result.returncode == 0, result.stderr
+def test_means_spreads_and_tests_are_those_of_scipy(seeds, aggregate):
+    code, said = aggregate("1", "2", "3")
+    assert code == 0, said
     target = seeds.parent / "mono_s2s_multi_seed_results"
     found = json.loads((target / "multi_seed_results.json").read_text())["results"]
     assert found["seeds"] == [1, 2, 3] and found["mixed"] == []
@@ -77,15 +78,19 @@ def test_means_spreads_and_tests_are_those_of_scipy(seeds):
     sides = [found["evaluation"]["xsum"][m]["rougeL"]["values"] for m in ("monotonic", "baseline")]
     assert test["p_value_t"] == pytest.approx(stats.ttest_rel(*sides).pvalue)
     assert test["smallest_wilcoxon"] == 0.25
+    assert test["p_value_holm"] >= test["p_value_t"] and test["family_size"] == 3
     page = (target / "report.html").read_text()
+    assert found["verdict"] in html.unescape(page) and page.count("<svg") == 3
+    assert len(list((target / "figures").iterdir())) == 6
+    assert max(map(len, (target / "multi_seed_summary.txt").read_text().splitlines())) <= 110
     assert "http" not in page.replace("http://www.w3.org", "") and f"{values[0]:.4f}" in page
-    assert len(list((target / "tables").iterdir())) == 8
+    assert len(list((target / "tables").iterdir())) == 10
     assert "seed 3" in (target / "multi_seed_summary.txt").read_text()
 
 
-def test_missing_seeds_are_named(seeds):
-    result = aggregate(seeds, "1", "8", "9")
-    assert result.returncode == 3 and "seed 8, 9" in result.stderr
+def test_missing_seeds_are_named(seeds, aggregate):
+    code, said = aggregate("1", "8", "9")
+    assert code == 3 and "seed 8, 9" in said
     assert not (seeds.parent / "mono_s2s_multi_seed_results").exists()
 
 
@@ -96,19 +101,19 @@ def test_missing_seeds_are_named(seeds):
         (lambda r, m: m.update(seed=1), "holds the results of seed 1"),
     ],
 )
-def test_one_run_counted_twice_is_refused_whatever_is_allowed(seeds, edit, words):
+def test_one_run_counted_twice_is_refused_whatever_is_allowed(seeds, aggregate, edit, words):
     change(seeds / "seed_2" / "final_results.json", edit)
     for allow in ([], ["--allow-mixed"]):
-        result = aggregate(seeds, "1", "2", *allow)
-        assert result.returncode == 2 and words in result.stderr
+        code, said = aggregate("1", "2", *allow)
+        assert code == 2 and words in said
     assert not (seeds.parent / "mono_s2s_multi_seed_results").exists()
 
 
-def test_identical_results_are_refused(seeds):
+def test_identical_results_are_refused(seeds, aggregate):
     first = json.loads((seeds / "seed_1" / "final_results.json").read_text())["results"]["evaluation"]
     change(seeds / "seed_2" / "final_results.json", lambda r, m: r.update(evaluation=copy.deepcopy(first)))
-    result = aggregate(seeds, "1", "2")
-    assert result.returncode == 2 and "identical results" in result.stderr
+    code, said = aggregate("1", "2")
+    assert code == 2 and "identical results" in said
 
 
 @pytest.mark.parametrize(
@@ -122,20 +127,20 @@ def test_identical_results_are_refused(seeds):
     ],
     ids=["settings", "profile", "data", "code", "model"],
 )
-def test_mixed_runs_are_refused_or_said_on_every_page(seeds, edit, words):
+def test_mixed_runs_are_refused_or_said_on_every_page(seeds, aggregate, edit, words):
     change(seeds / "seed_3" / "final_results.json", edit)
-    refused = aggregate(seeds, "1", "2", "3")
-    assert refused.returncode == 2 and words in refused.stderr and "seeds 1 and 3" in refused.stderr
-    assert aggregate(seeds, "1", "2").returncode == 0
-    allowed = aggregate(seeds, "1", "2", "3", "--allow-mixed")
-    assert allowed.returncode == 0, allowed.stderr
-    for name in ("multi_seed_summary.txt", "report.html"):
-        assert words in (seeds.parent / "mono_s2s_multi_seed_results" / name).read_text()
+    code, said = aggregate("1", "2", "3")
+    assert code == 2 and words in said and "seeds 1 and 3" in said
+    code, said = aggregate("1", "2", "3", "--allow-mixed")
+    assert code == 0, said
+    for name in ("multi_seed_summary.txt", "report.html", "tables/rouge.tex"):
+        said = (seeds.parent / "mono_s2s_multi_seed_results" / name).read_text()
+        assert words in " ".join(said.split()).replace(r"\_", "_")
 
 
 @pytest.mark.parametrize("words", [["1"], ["1", "1"], ["x", "1"], ["1", "2", "--fast"]])
-def test_wrong_usage(seeds, words):
-    assert aggregate(seeds, *words).returncode == 2
+def test_wrong_usage(aggregate, words):
+    assert aggregate(*words)[0] == 2
 
 
 def test_the_t_interval_covers_as_it_says():
@@ -146,6 +151,16 @@ def test_the_t_interval_covers_as_it_says():
         figure = over_seeds(list(values))
         inside += figure["lower"] <= 0.3 <= figure["upper"]
     assert 930 <= inside <= 970
+
+
+def test_the_hierarchical_bootstrap_covers():
+    rng = np.random.default_rng(2)
+    inside = 0
+    for number in range(400):
+        examples = [rng.normal(0.1 + rng.normal(0, 0.02), 0.2, 60) for _ in range(4)]
+        found = hierarchical_bootstrap(examples, samples=100, seed=number)
+        inside += found["lower"] <= 0.1 <= found["upper"]
+    assert 364 <= inside <= 396  # 91 to 99 %
 
 
 def test_the_hierarchical_bootstrap_sees_both_spreads():

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, StageError
-from utils.files import new_directory, sha256_of, write_text
+from utils.files import new_directory, sha256_of
 from utils.places import MODEL_KEYS, Places
+from utils.reports.table import p_value, signed
 from utils.results import read_result
 
 FILES = {
@@ -52,38 +53,21 @@ def collect(places: Places, seed: int) -> dict[str, dict[str, Any]]:
 def final_results(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The `results` of final_results.json: the verdict, every section's results, and their provenance."""
     results: dict[str, Any] = {name: envelope["results"] for name, envelope in found.items()}
+    results["confidence"] = found["evaluation"]["_metadata"]["settings"]["CONFIDENCE"]
     results["verdict"] = verdict(results)
     results["flags"] = [*results["uat"]["flags"], *results["hotflip"]["flags"]]
     results["missing_datasets"] = found["evaluation"]["_metadata"]["missing_datasets"]
     results["limits"] = list(LIMITS)
     results["sources"] = {
-        name: {
-            key: envelope["_metadata"].get(key) for key in ("run_id", "config_fingerprint", "code", "seconds", "device")
-        }
-        for name, envelope in found.items()
+        name: {key: envelope["_metadata"].get(key) for key in SOURCE} for name, envelope in found.items()
     }
     return results
 
 
 def verdict(results: dict[str, Any]) -> dict[str, Any]:
-    """The answer in one sentence each for attacks and quality, with the figures behind them."""
+    """The answer in one sentence each for attack, triggers and cost, with the figures behind the first and the last."""
     hotflip = results["hotflip"]["comparisons"]["baseline_vs_monotonic"]
     success, quality = hotflip["success"], results["evaluation"]["comparisons"]["cnn_dm"]["rougeL"]
-    points = 100 * (success["rate_b"] - success["rate_a"])
-    significant = success["p_value"] < 0.05
-    harder = "harder" if points < 0 else "easier"
-    low, high = 100 * success["lower"], 100 * success["upper"]
-    change = f"{points:+.1f} points [{low:+.1f}, {high:+.1f}] on {success['n']} common examples"
-    attack = (
-        f"HotFlip succeeds on {100 * success['rate_a']:.1f} % of baseline's and {100 * success['rate_b']:.1f} % of "
-        f"monotonic's summaries ({change}, McNemar p = "
-        f"{success['p_value']:.2g}): monotonic is "
-        + (f"{harder} to attack." if significant else "not shown to be harder or easier to attack.")
-    )
-    cost = (
-        f"On CNN/DM monotonic's ROUGE-L differs from baseline's by {quality['difference']:+.4f} "
-        f"[{quality['lower']:+.4f}, {quality['upper']:+.4f}] (Holm-corrected p = {quality['p_value_holm']:.2g})."
-    )
     masked = sorted(
         {
             flag["model"]
@@ -98,7 +82,49 @@ def verdict(results: dict[str, Any]) -> dict[str, Any]:
         if masked
         else ""
     )
-    return {"attack": attack, "cost": cost, "doubt": doubt, "success": success, "quality": quality}
+    return {
+        "attack": _attack(success, 1 - results["confidence"]),
+        "triggers": _triggers(results["uat"]),
+        "cost": "On CNN/DM monotonic's ROUGE-L differs from baseline's by "
+        + signed(quality["difference"], [quality["lower"], quality["upper"]], digits=4)
+        + f" ({_holm(quality)}, Holm-corrected).",
+        "doubt": doubt,
+        "success": success,
+        "quality": {name: value for name, value in quality.items() if name != "against_standard"},
+    }
+
+
+def _attack(success: dict[str, Any], alpha: float) -> str:
+    if not success["n"]:
+        return "HotFlip says nothing: no example could be attacked on both baseline and monotonic."
+    points = signed(100 * success["difference"], [100 * success["lower"], 100 * success["upper"]], digits=1)
+    answer = (
+        f"{'harder' if success['difference'] < 0 else 'easier'} to attack than baseline"
+        if success["p_value_holm"] < alpha
+        else "not shown to be harder or easier to attack than baseline"
+    )
+    return (
+        f"Monotonic is {answer}: HotFlip succeeds on {100 * success['rate_b']:.1f} % of its summaries and on "
+        f"{100 * success['rate_a']:.1f} % of baseline's ({points} points on {success['n']} common "
+        f"examples, McNemar {_holm(success)}, Holm-corrected)."
+    )
+
+
+def _triggers(uat: dict[str, Any]) -> str:
+    """The worst universal trigger of both trained models, each with its interval."""
+    words = []
+    for model in ("baseline", "monotonic"):
+        kind = uat[model]["worst"]["worst_type"]
+        if kind:
+            cell = uat[model][kind]
+            words.append(f"{signed(cell['delta_rougeL'], cell['delta_rougeL_ci'])} on {model} ({kind})")
+    found = " and by ".join(words)
+    return f"The worst universal trigger changes ROUGE-L by {found}." if found else "No universal trigger was measured."
+
+
+def _holm(test: dict[str, Any]) -> str:
+    words = p_value(test["p_value_holm"])
+    return f"p {words}" if words.startswith("<") else f"p = {words}"
 
 
 def copy_to_permanent(source: Path, target: Path) -> int:
@@ -112,12 +138,18 @@ def copy_to_permanent(source: Path, target: Path) -> int:
     return len(files)
 
 
-def publish_model(source: Path, target: Path, card: str) -> None:
-    """The plain model in `source` and its card as the directory `target`; hard links where the file system allows."""
+def publish_model(source: Path, target: Path) -> None:
+    """The plain model in `source` as the directory `target`; hard links where the file system allows."""
     with new_directory(target) as new:
         for path in source.iterdir():
             try:
                 os.link(path, new / path.name)
             except OSError:  # another file system
                 shutil.copyfile(path, new / path.name)
-        write_text(new / "README.md", card)
+
+
+def hashes_below(directory: Path, *, without: str) -> dict[str, str]:
+    """sha256 of every file below `directory` by its path there, but for the one that is to hold them."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    names = {path.relative_to(directory).as_posix(): path for path in paths}
+    return {name: sha256_of(path) for name, path in names.items() if name != without}

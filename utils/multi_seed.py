@@ -7,6 +7,7 @@ section 3.8).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,11 @@ from scipy import stats
 from utils.errors import InputError, UsageError
 from utils.files import read_jsonl
 from utils.places import Places
+from utils.reports.table import p_value, signed
 from utils.results import read_result
+from utils.statistics import holm
 
+DATASETS = ("cnn_dm", "xsum", "samsum")
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 PAIR = ("baseline", "monotonic")
 IGNORED = {"seed"}  # settings that may differ between seeds
@@ -92,40 +96,58 @@ def differences(runs: Sequence[SeedRun]) -> list[str]:
 
 def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: float = 0.95) -> dict[str, Any]:
     """Means, spreads, intervals and paired tests over seeds, and the hierarchical bootstrap of the headline."""
-    datasets = [key for key in ("cnn_dm", "xsum", "samsum") if all(key in run.results["evaluation"] for run in runs)]
+    datasets = [key for key in DATASETS if all(key in run.results["evaluation"] for run in runs)]
     models = ("standard", *PAIR)
+    kinds = [
+        kind
+        for kind, cell in runs[0].results["uat"]["baseline"].items()
+        if "trigger_ids" in cell and all(kind in run.results["uat"]["baseline"] for run in runs)
+    ]
+    budgets = range(min(len(run.results["hotflip"][m].get("budget_curve", ())) for run in runs for m in models))
+
+    def figure(*path: str | int) -> dict[str, Any]:
+        """One figure of final_results.json, by its path there, over seeds."""
+        return over_seeds(
+            [functools.reduce(lambda part, key: part[key], path, run.results) for run in runs], confidence
+        )
+
     quality = {
-        key: {
-            model: {
-                metric: over_seeds([run.results["evaluation"][key][model][metric]["mean"] for run in runs], confidence)
-                for metric in METRICS
-            }
-            for model in models
-        }
+        key: {model: {name: figure("evaluation", key, model, name, "mean") for name in METRICS} for model in models}
         for key in datasets
     }
-    attack = {
+    attack: dict[str, Any] = {
         model: {
-            name: over_seeds([run.results["hotflip"][model][name] for run in runs], confidence)
-            for name in ("success_rate", "mean_degradation", "mean_loss_increase")
+            **{
+                name: figure("hotflip", model, name)
+                for name in ("success_rate", "mean_degradation", "mean_loss_increase")
+            },
+            "worst_case_success_rate": figure("hotflip", model, "worst_case", "success_rate"),
+            "budget_curve": [figure("hotflip", model, "budget_curve", k, "success_rate") for k in budgets],
+            "controls": {
+                name: figure("hotflip", model, "controls", name, "success_rate")
+                for name in runs[0].results["hotflip"][model]["controls"]
+                if all(name in run.results["hotflip"][model]["controls"] for run in runs)
+            },
         }
         for model in models
     }
-    kinds = [kind for kind, cell in runs[0].results["uat"]["baseline"].items() if "trigger_ids" in cell]
     triggers = {
         model: {
-            kind: {
-                name: over_seeds([run.results["uat"][model][kind][name] for run in runs], confidence)
-                for name in ("delta_rougeL", "nll_increase", "success_rate")
-            }
+            kind: {n: figure("uat", model, kind, n) for n in ("delta_rougeL", "nll_increase", "success_rate")}
             for kind in kinds
         }
         for model in models
     }
-    compared = {
-        f"{key} rougeL": _paired([quality[key][model]["rougeL"]["values"] for model in PAIR]) for key in datasets
+    training = {
+        arm: {n: figure(f"{arm}_training", n) for n in ("best_validation_loss", "total_seconds")} for arm in PAIR
     }
-    compared["HotFlip success"] = _paired([attack[model]["success_rate"]["values"] for model in PAIR])
+    compared = {f"{key} rougeL": _paired([quality[key][model]["rougeL"] for model in PAIR]) for key in datasets}
+    compared["HotFlip success"] = _paired([attack[model]["success_rate"] for model in PAIR])
+    compared["HotFlip NLL rise"] = _paired([attack[model]["mean_loss_increase"] for model in PAIR])
+    compared |= {f"trigger {kind} rougeL": _paired([triggers[m][kind]["delta_rougeL"] for m in PAIR]) for kind in kinds}
+    tested = {name: test for name, test in compared.items() if test["p_value_t"] is not None}
+    for name, adjusted in holm({name: test["p_value_t"] for name, test in tested.items()}).items():
+        tested[name] |= {"p_value_holm": adjusted, "family_size": len(tested)}
     pairs = {
         "cnn_dm rougeL": [_rouge_pairs(run, "cnn_dm") for run in runs] if "cnn_dm" in datasets else [],
         "HotFlip success": [_success_pairs(run) for run in runs],
@@ -137,17 +159,37 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
     }
     return {
         "seeds": [run.seed for run in runs],
+        "confidence": confidence,
+        "verdict": _verdict(attack, compared["HotFlip success"], headline["HotFlip success"], 1 - confidence),
+        "training": training,
         "evaluation": quality,
         "hotflip": attack,
         "uat": triggers,
         "monotonic_minus_baseline": compared,
         "hierarchical_bootstrap": headline,
         "flags": {str(run.seed): run.results["flags"] for run in runs},
+        "missing_datasets": {key: why for run in runs for key, why in run.results["missing_datasets"].items()},
         "sources": {
             str(run.seed): {key: run.metadata[key] for key in ("run_id", "config_fingerprint", "checkpoints", "code")}
             for run in runs
         },
     }
+
+
+def _verdict(attack: Mapping[str, Any], test: Mapping[str, Any], wide: Mapping[str, Any], alpha: float) -> str:
+    """The answer over seeds in one sentence; only a test over seeds decides, as a seed is what was drawn anew."""
+    if test["difference"] is None:
+        return "HotFlip says nothing over these seeds: one of them has no example that could be attacked."
+    p = test.get("p_value_holm")
+    shown = p is not None and p < alpha
+    answer = ("harder" if test["difference"] < 0 else "easier") if shown else "not shown to be harder or easier"
+    rates = {model: 100 * attack[model]["success_rate"]["mean"] for model in PAIR}
+    points = signed(100 * test["difference"], [100 * wide["lower"], 100 * wide["upper"]], digits=1)
+    return (
+        f"Over {test['n']} seeds monotonic is {answer} to attack than baseline: HotFlip succeeds on "
+        f"{rates['monotonic']:.1f} % of its summaries and on {rates['baseline']:.1f} % of baseline's ({points} points, "
+        f"hierarchical bootstrap; paired t over seeds, Holm-corrected p: {p_value(p)})."
+    )
 
 
 def over_seeds(values: Sequence[float | None], confidence: float = 0.95) -> dict[str, Any]:
@@ -189,11 +231,12 @@ def hierarchical_bootstrap(
     }
 
 
-def _paired(values: Sequence[Sequence[float | None]]) -> dict[str, Any]:
-    """Paired tests over seeds, monotonic minus baseline; p values are None where the seeds do not allow them."""
-    if any(value is None for side in values for value in side):
+def _paired(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Paired tests over seeds of two figures, second minus first; p values are None where seeds do not allow them."""
+    sides = [figure["values"] for figure in figures]
+    if any(value is None for side in sides for value in side):
         return {"n": 0, "difference": None, "p_value_t": None, "p_value_wilcoxon": None}
-    difference = np.array(values[1], dtype=float) - np.array(values[0], dtype=float)
+    difference = np.array(sides[1], dtype=float) - np.array(sides[0], dtype=float)
     result: dict[str, Any] = {"n": len(difference), "differences": difference.tolist()}
     result["difference"] = float(difference.mean())
     varied = bool(np.ptp(difference) > 0)

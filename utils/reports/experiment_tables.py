@@ -32,6 +32,26 @@ def fairness(results: dict[str, Any]) -> Table:
     )
 
 
+def constraint(results: dict[str, Any]) -> Table:
+    """What the constraint promises, measured on the exported models."""
+    audit = results["monotonic_training"].get("audit")
+    rows = [
+        (f"smallest feed-forward weight, {arm}", f"{results[f'{arm}_training']['min_ffn_weight']:.3g}") for arm in ARMS
+    ]
+    if audit:
+        rows += [
+            ("negative feed-forward weights, monotonic", percent(audit["negative_weight_share"])),
+            ("outputs that fell though an input rose", f"{audit['violations']:,} of {audit['comparisons']:,}"),
+        ]
+    return Table(
+        "constraint",
+        "The constraint, measured",
+        ("figure", "found"),
+        rows,
+        f"{audit['tried'].capitalize()}. Scope: {audit['scope']}." if audit else "",
+    )
+
+
 def expected(results: dict[str, Any]) -> Table:
     """The guide's figures beside this run's; they compare only where model and data are those of the guide."""
     cells = results["evaluation"].get("cnn_dm", {})

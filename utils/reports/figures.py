@@ -13,14 +13,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from utils.reports.table import MODELS, TITLES
 
-# Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour.
+# Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour. Black and nothing else is
+# taken over by the page's own colour of text (report.html in the dark), so what must stay black is INK.
 COLOURS = {"standard": "#7f7f7f", "baseline": "#0072B2", "monotonic": "#D55E00"}
+INK, WHITE = "#010101", "#fefefe"
 MARKERS = {"standard": "s", "baseline": "o", "monotonic": "^"}
 LINES = {"standard": ":", "baseline": "-", "monotonic": "--"}
-TYPE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")
+TYPE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#C0619A", "#000000")
 TYPE_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 STYLE = {
     "font.size": 9,
@@ -34,7 +37,6 @@ STYLE = {
 
 def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
     """Write every figure as `<name>.svg` and `<name>.pdf`; returns name -> alternative text."""
-    directory.mkdir(parents=True, exist_ok=True)
     makers: dict[str, Callable[[dict[str, Any]], tuple[Figure, str]]] = {
         "rouge": rouge,
         "trade_off": trade_off,
@@ -44,19 +46,25 @@ def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
         "trigger_learning": trigger_learning,
         "trigger_transfer": trigger_transfer,
     }
+    return save_all({name: (lambda make=make: make(results)) for name, make in makers.items()}, directory)
+
+
+def save_all(makers: dict[str, Callable[[], tuple[Figure, str]]], directory: Path) -> dict[str, str]:
+    """Draw each figure and write it as SVG and PDF, byte by byte the same for the same results; returns the texts."""
+    directory.mkdir(parents=True, exist_ok=True)
     texts = {}
     with plt.rc_context(STYLE):
         for name, make in makers.items():
-            figure, texts[name] = make(results)
+            figure, texts[name] = make()
             for kind in ("svg", "pdf"):
                 stable = {"Date": None} if kind == "svg" else {"CreationDate": None}
-                figure.savefig(directory / f"{name}.{kind}", bbox_inches="tight", metadata=stable)
+                figure.savefig(directory / f"{name}.{kind}", bbox_inches="tight", transparent=True, metadata=stable)
             plt.close(figure)
     return texts
 
 
 def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
-    """ROUGE-L of every model on every set, with intervals."""
+    """ROUGE-L of every model on every set, with intervals, beside the first three sentences of the text."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
     keys = [key for key in TITLES if key in results["evaluation"]]
     for offset, model in enumerate(MODELS):
@@ -65,14 +73,19 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
         errors = [[c["mean"] - c["lower"] for c in cells], [c["upper"] - c["mean"] for c in cells]]
         places = [i + (offset - 1) * 0.2 for i in range(len(keys))]
         axes.errorbar(places, means, errors, fmt=MARKERS[model], color=COLOURS[model], capsize=3, label=model)
+    lead = [results["data"]["sets"][key]["splits"]["test"]["sampled"]["lead3"]["rougeL"] for key in keys]
+    axes.hlines(lead, [i - 0.35 for i in range(len(keys))], [i + 0.35 for i in range(len(keys))], "#000000", ":",
+                label="lead-3")  # fmt: skip
     axes.set_xticks(range(len(keys)), [TITLES[key] for key in keys])
     axes.set_ylabel("ROUGE-L")
-    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
-        f"{TITLES[k]}: " + ", ".join(f"{m} {results['evaluation'][k][m]['rougeL']['mean']:.3f}" for m in MODELS)
-        for k in keys
+        f"{TITLES[key]}: "
+        + ", ".join(f"{m} {results['evaluation'][key][m]['rougeL']['mean']:.3f}" for m in MODELS)
+        + f", lead-3 {value:.3f}"
+        for key, value in zip(keys, lead, strict=True)
     )
-    return figure, f"ROUGE-L with 95 % intervals. {words}."
+    return figure, f"ROUGE-L with intervals. {words}."
 
 
 def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
@@ -125,6 +138,7 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
         )
         words.append(f"{arm} {epochs[0]['validation_loss']:.2f} to {epochs[-1]['validation_loss']:.2f}")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss, nats per token")
     axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure, f"Training curves; validation loss {'; '.join(words)}."
@@ -132,19 +146,31 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
 
 def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
     """Success against the number of flips, and against the threshold."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.5, 2.8), sharey=True)
+    longer = any(results["hotflip"][model].get("long_budget_curve") for model in MODELS)
+    figure, (left, right, *beyond) = plt.subplots(1, 2 + longer, figsize=(6.5 + 3 * longer, 2.8), sharey=True)
     for model in MODELS:
         cell = results["hotflip"][model]
         curve = [point for point in cell["budget_curve"] if point["success_rate"] is not None]
         style = {"color": COLOURS[model], "marker": MARKERS[model], "linestyle": LINES[model], "label": model}
         left.plot([p["flips"] for p in curve], [100 * p["success_rate"] for p in curve], **style)
+        more = cell.get("long_budget_curve") or ()
+        if more:
+            names = ["all" if point["flips"] is None else str(point["flips"]) for point in more]
+            beyond[0].plot(names, [100 * point["success_rate"] for point in more], **style)
+            beyond[0].set_xlabel("flips beyond the budget")
         sweep = {float(t): 100 * rate for t, rate in cell["success_by_threshold"].items() if rate is not None}
         right.plot([100 * t for t in sweep], list(sweep.values()), **style)
+    right.axvline(100 * results["hotflip"]["baseline"]["threshold"], color="#000000", linewidth=0.8, linestyle=":")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("flips")
     left.set_ylabel("success, %")
     right.set_xlabel("threshold: relative ROUGE-L drop, %")
     right.legend(frameon=False)
-    return figure, "HotFlip success by number of flips, and by the threshold that counts as success."
+    left.set_ylim(-4, 104)
+    return figure, (
+        "HotFlip success by number of flips, and by the relative ROUGE-L drop that counts as success (dotted: the "
+        "threshold of the tables)."
+    )
 
 
 def hotflip_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
@@ -161,11 +187,16 @@ def hotflip_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
 def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
     """NLL rise by the triggers found on one model (row) on every other (column), one square per type."""
     matrix = results["uat"]["transfer_matrix"]
-    values = {
+    rises = {
         kind: [[cells[source][target]["nll_increase"] for target in MODELS] for source in MODELS]
         for kind, cells in matrix.items()
     }
-    reach = max(abs(value) for rows in values.values() for row in rows for value in row) or 1.0
+    known = [abs(value) for rows in rises.values() for row in rows for value in row if value is not None]
+    reach = max(known, default=0.0) or 1.0
+    values = {
+        kind: [[float("nan") if value is None else value for value in row] for row in rows]
+        for kind, rows in rises.items()
+    }
     columns = min(3, len(values))
     lines = -(-len(values) // columns)
     figure, grid = plt.subplots(lines, columns, figsize=(2.6 * columns, 2.5 * lines), squeeze=False)
@@ -192,6 +223,7 @@ def trigger_learning(results: dict[str, Any]) -> tuple[Figure, str]:
             axes.plot(steps, best, label=kind, **style)
         axes.set_title(model, fontsize=9)
         axes.set_xlabel("iteration")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0, 0].set_ylabel("NLL rise, held out")
     grid[0, 0].legend(frameon=False, fontsize=7)
     figure.tight_layout()
@@ -211,8 +243,6 @@ def _heat_map(axes: Axes, cells: list[list[float]], form: str, limits: tuple[flo
     for row, values in enumerate(cells):
         for column, value in enumerate(values):
             dark = value != value or value < (low + high) / 2
-            text = "-" if value != value else form.format(value)
-            axes.text(
-                column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color="white" if dark else "black"
-            )
+            text = "-" if value != value else form.format(round(value, 2) + 0.0)  # no -0.00
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=WHITE if dark else INK)
     axes.spines[:].set_visible(False)

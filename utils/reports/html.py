@@ -20,40 +20,52 @@ CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: auto;
   max-width: 60rem; padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1rem; margin-bottom: .3rem } a { color: var(--link) }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem } a { color: var(--link) }
 nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
-.verdict { font-size: 1.1rem; background: var(--soft); padding: .2rem 1rem; border-left: 4px solid var(--ink) }
+.verdict { background: var(--soft); padding: .2rem 1rem; border-left: 4px solid var(--ink) }
+.verdict p:first-child { font-size: 1.15rem; font-weight: 600 }
 .warn { color: var(--warn); font-weight: 600 } .note { font-size: .9rem; margin: .3rem 0 1.5rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem;
+.scroll { overflow-x: auto } table { border-collapse: collapse; margin: 0 0 .8rem; font-size: .9rem;
   font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600 } th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap } th[scope=row], .words { text-align: left }
+.title { font-weight: 600; margin: 1.5rem 0 .3rem; font-size: .9rem } th, td { padding: .2rem .6rem;
+  border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th[scope=row], .words { text-align: left } thead th { vertical-align: bottom }
 th[scope=row] { font-weight: 400 } tr.marked > * { font-weight: 700; background: var(--soft) }
+tr.apart > * { border-top: 2px solid var(--line) }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-end }
-figure { margin: .5rem 0; max-width: 33rem; flex: 1 1 24rem } figure:only-child { max-width: 100% }
-figure svg { display: block; max-width: 100%; height: auto; color: #000 }
-@media (prefers-color-scheme: dark) { figure svg { filter: invert(.9) hue-rotate(180deg) } }
+figure { margin: .5rem 0; max-width: 33rem; flex: 1 1 24rem; overflow-x: auto } figure:only-child { max-width: 100% }
+figure svg { display: block; max-width: 100%; height: auto; color: var(--ink) } figure svg text { fill: currentColor }
 figcaption { font-size: .85rem }
-mark { background: var(--mark); color: inherit; padding: 0 .15em } del { opacity: .75 }
-mark ins { text-decoration: none; font-weight: 700 }
+mark { background: var(--mark); color: inherit; padding: 0 .15em } mark ins { text-decoration: none; font-weight: 700 }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; margin: .4rem 0 }
 .sides > div { border-left: 3px solid var(--line); padding-left: .8rem } .sides h4 { margin: 0; font-size: .85rem }
-.sides p { margin: .1rem 0 }
-@media (max-width: 40rem) { .sides { grid-template-columns: 1fr } }
-@media print { body { max-width: none } nav { display: none } figure, table, .example { break-inside: avoid } }
+.sides p, .example .note { margin: .1rem 0 }
+@media (max-width: 40rem) { .sides { grid-template-columns: 1fr } figure svg { max-width: none; min-width: 30rem }
+  figure svg.small { min-width: 0; max-width: 100% } th, td { padding: .2rem .35rem } }
+@media print { body { max-width: none; font-size: 11pt } nav { display: none } h2, .title { break-after: avoid }
+  figure, tr, .example { break-inside: avoid } .scroll { overflow: visible } table { font-size: .75rem } }
 """
-# Title, then what stands in it: figures, tables.
+NARROW = 300  # points: figures up to this width need no scrolling on a phone
+# Title, what a reader needs to know before looking, then figures and tables.
 SECTIONS = (
-    ("Quality", ("rouge", "trade_off"), ("rouge", "rouge_comparison", "expected")),
-    ("HotFlip", ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_checks", "hotflip_budget")),
-    ("HotFlip across models", ("hotflip_transfer",), ("hotflip_transfer",)),
-    ("Universal triggers", ("trigger_learning",), ("triggers", "trigger_controls")),
-    ("Universal triggers across models", ("trigger_transfer",), ("trigger_transfer",)),
-    ("Attribution", (), ("attribution",)),
-    ("Fairness and training", ("training",), ("fairness",)),
-    ("Data", (), ("data", "removed")),
-    ("Costs", (), ("costs",)),
-)
+    ("Quality", "ROUGE against the reference summaries, over every test example.",
+     ("rouge", "trade_off"), ("rouge", "rouge_comparison", "rouge_against_standard", "expected")),
+    ("HotFlip", "Single tokens of the text are exchanged, guided by gradients, until the summary suffers.",
+     ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_checks", "hotflip_budget")),
+    ("HotFlip across models", "Flips found on one model, read by another.",
+     ("hotflip_transfer",), ("hotflip_transfer",)),
+    ("Universal triggers", "The same few tokens put into every text; found on validation, measured on test examples.",
+     ("trigger_learning",), ("triggers", "trigger_controls")),
+    ("Universal triggers across models", "Triggers found on one model, read by another.",
+     ("trigger_transfer",), ("trigger_transfer",)),
+    ("Tests of the attacks", "Whether monotonic and baseline differ, on examples that both can lose something on.",
+     (), ("attack_tests",)),
+    ("Attribution", "", (), ("attribution",)),
+    ("Fairness and training", "Both models start from the same weights and see the same examples in the same order.",
+     ("training",), ("fairness", "constraint")),
+    ("Data", "", (), ("data", "removed")),
+    ("Costs", "", (), ("costs",)),
+)  # fmt: skip
 
 
 def page(
@@ -67,12 +79,12 @@ def page(
     """The page. `figures`: directory of the SVG files; `alternative`: their texts; `examples`: attacked examples."""
     by_name = {table.name: table for table in tables}
     sections = []
-    for title, pictures, names in SECTIONS:
+    for title, words, pictures, names in SECTIONS:
         drawn = "".join(figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures)
         parts = [f'<div class="figures">{drawn}</div>'] if drawn else []
         parts += [by_name[name].html() for name in names if name in by_name]
         if parts:
-            sections.append((title, "".join(parts)))
+            sections.append((title, (f"<p>{html.escape(words)}</p>" if words else "") + "".join(parts)))
     doubts = [f"{flag['model']}: {flag['message']}" for flag in results["flags"]] or ["none"]
     sections += [
         ("Attacked examples", "".join(map(_example, examples)) or "<p>No example could be attacked.</p>"),
@@ -81,19 +93,20 @@ def page(
         ("Limits", items(results["limits"])),
         ("Provenance", _provenance(results, metadata)),
     ]
-    warnings = [profile_note(metadata)] if profile_note(metadata) else []
-    warnings += [results["verdict"]["doubt"]] if results["verdict"]["doubt"] else []
+    answer = results["verdict"]
+    warnings = [profile_note(metadata), answer["doubt"]]
     warnings += [f"Missing data set: {key} ({reason})." for key, reason in results["missing_datasets"].items()]
+    warnings += [f"The checks raise {len(results['flags'])} doubts: see below."] if results["flags"] else []
     return document(
         f"mono-s2s, seed {metadata['seed']}",
-        [results["verdict"]["attack"], results["verdict"]["cost"]],
-        warnings,
+        [answer["attack"], answer["triggers"], answer["cost"]],
+        [words for words in warnings if words],
         sections,
     )
 
 
 def document(title: str, verdict: list[str], warnings: list[str], sections: list[tuple[str, str]]) -> str:
-    """A whole page: `sections` are (title, HTML); the rest is plain text."""
+    """A whole page: `sections` are (title, HTML); the rest is plain text, the first verdict in large."""
     links = "".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name, _ in sections)
     body = [f"<h1>{html.escape(title)}</h1>"]
     body += [f'<div class="verdict">{"".join(f"<p>{html.escape(words)}</p>" for words in verdict)}</div>']
@@ -114,7 +127,9 @@ def figure(path: Path, name: str, text: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|href="#)', rf"\1{name}-", svg)  # several figures on one page: unique ids
-    svg = svg.replace("url(#", f"url(#{name}-").replace("<svg", f'<svg role="img" aria-label="{html.escape(text)}"', 1)
+    svg = svg.replace("url(#", f"url(#{name}-").replace("#000000", "currentColor")
+    small = ' class="small"' if float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1]) < NARROW else ""
+    svg = svg.replace("<svg", f'<svg{small} role="img" aria-label="{html.escape(text)}"', 1)
     return f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
@@ -131,8 +146,8 @@ def _example(row: dict[str, Any]) -> str:
     title = f"{row['model']}, {row['kind']}: {row['id']}, ROUGE-L {row['clean']:.3f} to {row['attacked']:.3f}"
     return (
         f'<div class="example"><h3>{html.escape(title)}</h3>'
-        f'<p class="note">What was changed: {_marked(row["excerpt"])}</p>'
-        f'<p class="note">Reference: {html.escape(row["reference"])}</p>'
+        f'<p class="note"><b>Changed:</b> {_marked(row["excerpt"])}</p>'
+        f'<p class="note"><b>Reference:</b> {html.escape(row["reference"])}</p>'
         f'<div class="sides"><div><h4>Summary before</h4><p>{html.escape(row["clean_summary"])}</p></div>'
         f"<div><h4>Summary after</h4><p>{html.escape(row['attacked_summary'])}</p></div></div></div>"
     )

@@ -39,7 +39,7 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
             ]
         ),
         f"# T5 summarizer, {arm}, seed {metadata['seed']}",
-        f"{WHAT[arm].capitalize()}. Made by mono-s2s, run {metadata['run_id']}.",
+        f"{WHAT[arm][0].upper()}{WHAT[arm][1:]}. Made by mono-s2s, run {metadata['run_id']}.",
     ]
     if note:
         parts.append(f"**{note}.**")

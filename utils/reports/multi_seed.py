@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
-import html
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from utils.reports.html import CSS
-from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table
+from utils.reports.html import document, figure, items
+from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, p_value, signed
 from utils.results import profile_note
 
-NOTE = (
-    "Mean over seeds, standard deviation over seeds (n - 1), 95 % t interval of the mean; then each seed's own figure."
+LIMITS = (
+    "A seed changes the order of training examples, the dropout and the random numbers of the attacks; data, attacked "
+    "examples and pretrained weights are the same.",
+    "Few seeds say little about a spread: t intervals of three are wide, and a bootstrap over three is too narrow.",
 )
+WIDTH = 80
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """Every table of the report, in its order."""
-    seeds = [f"seed {seed}" for seed in results["seeds"]]
-    header = ("mean", "std", "95 %", *seeds)
+    level = f"{100 * results['confidence']:g} %"
+    header = ("mean", "std", f"[{level}]", *(f"seed {seed}" for seed in results["seeds"]))
+    metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     quality = [
-        (f"{TITLES[key]} {model}", *_cells(cells[model]["rougeL"]))
+        (f"{TITLES[key]} {words} {model}", *_cells(cells[model][metric]))
         for key, cells in results["evaluation"].items()
+        for metric, words in metrics.items()
         for model in MODELS
     ]
+    figures = {
+        "success_rate": "success",
+        "worst_case_success_rate": "success, worst case",
+        "mean_degradation": "ROUGE-L drop",
+        "mean_loss_increase": "NLL rise",
+    }
     hotflip = [
         (f"{model} {words}", *_cells(results["hotflip"][model][name]))
         for model in MODELS
-        for name, words in (("success_rate", "success"), ("mean_degradation", "drop"), ("mean_loss_increase", "nats"))
+        for name, words in figures.items()
+    ]
+    hotflip += [
+        (f"{model} success, {name}", *_cells(cell))
+        for model in MODELS
+        for name, cell in results["hotflip"][model]["controls"].items()
     ]
     triggers = [
-        (f"{model} {kind}", *_cells(cell["delta_rougeL"]))
+        (f"{model} {kind} {words}", *_cells(cell[name]))
         for model in MODELS
         for kind, cell in results["uat"][model].items()
+        for name, words in (("delta_rougeL", "ROUGE-L"), ("nll_increase", "NLL"))
     ]
+    training = [
+        (f"{arm} {words}", *_cells(results["training"][arm][name]))
+        for arm in results["training"]
+        for name, words in (("best_validation_loss", "validation loss"), ("total_seconds", "seconds"))
+    ]
+    note = f"Mean over seeds, standard deviation over seeds (n - 1), {level} t interval of the mean; then each seed."
+    shares = "Success and drop are shares, NLL is in nats per token; then success of the controls."
     return [
-        Table("rouge", "ROUGE-L over seeds", ("data set, model", *header), quality, NOTE),
-        Table("hotflip", "HotFlip over seeds", ("model, figure", *header), hotflip, "success and drop are shares"),
-        Table("triggers", "ROUGE-L change by universal triggers over seeds", ("model, type", *header), triggers),
         _tests(results),
+        Table("rouge", "ROUGE over seeds", ("data set, metric, model", *header), quality, note),
+        Table("hotflip", "HotFlip over seeds", ("model, figure", *header), hotflip, shares),
+        Table("triggers", "Changes by universal triggers over seeds", ("model, type, figure", *header), triggers),
+        Table("training", "Training over seeds", ("model, figure", *header), training),
     ]
 
 
@@ -45,18 +72,29 @@ def _tests(results: dict[str, Any]) -> Table:
     rows = []
     for name, test in results["monotonic_minus_baseline"].items():
         wide = results["hierarchical_bootstrap"].get(name)
-        interval = f"[{wide['lower']:+.4f}, {wide['upper']:+.4f}]" if wide else "-"
-        p_values = [NOT_AVAILABLE if test[p] is None else f"{test[p]:.3g}" for p in ("p_value_t", "p_value_wilcoxon")]
-        difference = NOT_AVAILABLE if test["difference"] is None else f"{test['difference']:+.4f}"
-        rows.append((name, difference, interval, *p_values, str(test["n"])))
-    best = next(iter(results["monotonic_minus_baseline"].values())).get("smallest_wilcoxon")
-    note = "Interval: hierarchical bootstrap, seeds then examples. p: paired t and Wilcoxon over seeds"
-    note += f"; {len(results['seeds'])} seeds cannot bring Wilcoxon's p below {best:.3g}." if best else "."
-    header = ("figure", "difference", "95 %", "p (t)", "p (Wilcoxon)", "seeds")
-    return Table("comparison", "Monotonic minus baseline, paired by seed", header, rows, note)
+        interval = (
+            signed(wide["difference"], [wide["lower"], wide["upper"]], digits=4).split(" ", 1)[1] if wide else "-"
+        )
+        ps = (p_value(test["p_value_t"]), p_value(test.get("p_value_holm")), p_value(test["p_value_wilcoxon"]))
+        rows.append((_titled(name), signed(test["difference"], digits=4), interval, *ps, str(test["n"])))
+    best = 2.0 ** (1 - len(results["seeds"]))
+    header = ("figure", "difference", f"[{100 * results['confidence']:g} %]", "p (t)", "p (Holm)", "p (W)", "seeds")
+    return Table(
+        "comparison",
+        "Monotonic minus baseline, paired by seed",
+        header,
+        rows,
+        "Interval: hierarchical bootstrap, seeds then examples. p: paired t over seeds, the same Holm-corrected over "
+        f"all rows, and Wilcoxon (W), which {len(results['seeds'])} seeds cannot bring below {best:.3g}.",
+    )
 
 
-def _cells(figure: dict[str, Any]) -> tuple[str, ...]:
+def _titled(name: str) -> str:
+    first, _, rest = name.partition(" ")
+    return f"{TITLES.get(first, first)} {rest.replace('rougeL', 'ROUGE-L')}"
+
+
+def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
     own = [NOT_AVAILABLE if value is None else f"{value:.4f}" for value in figure["values"]]
     if figure["mean"] is None:
         return (NOT_AVAILABLE, NOT_AVAILABLE, NOT_AVAILABLE, *own)
@@ -64,64 +102,60 @@ def _cells(figure: dict[str, Any]) -> tuple[str, ...]:
 
 
 def warnings(results: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
-    """What has to stand above everything else."""
+    """What has to stand on every page."""
     found = [profile_note(metadata)] if profile_note(metadata) else []
-    return found + [f"MIXED: {words}" for words in results["mixed"]]
+    found += [f"MIXED: {words}" for words in results["mixed"]]
+    return found + [f"Missing data set: {key} ({reason})." for key, reason in results["missing_datasets"].items()]
+
+
+def doubts(results: dict[str, Any]) -> list[str]:
+    """Every doubt once, with the seeds that have it."""
+    seeds: dict[str, list[str]] = {}
+    for seed, flags in results["flags"].items():
+        for name in dict.fromkeys(f"{flag['model']}, {flag['flag'].replace('_', ' ')}" for flag in flags):
+            seeds.setdefault(name, []).append(seed)
+    return [f"{name}: seed {', '.join(own)}" for name, own in sorted(seeds.items())]
 
 
 def text(results: dict[str, Any], metadata: dict[str, Any]) -> str:
     """The summary for a terminal."""
     seeds = ", ".join(map(str, results["seeds"]))
-    blocks = [f"mono-s2s, seeds {seeds}, {metadata['timestamp']}", *warnings(results, metadata)]
-    blocks += [table.text() + (f"\n{table.note}" if table.note else "") for table in tables(results)]
+    blocks = [f"mono-s2s, seeds {seeds}, {metadata['timestamp']}", results["verdict"]]
+    blocks += [f"*** {words} ***" for words in warnings(results, metadata)]
+    blocks = [_wrap(block) for block in blocks]
+    blocks += [table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else "") for table in tables(results)]
+    if doubts(results):
+        blocks.append("Doubts raised by the checks\n" + "\n".join(_wrap(f"- {line}", "  ") for line in doubts(results)))
+    blocks.append("Limits\n" + "\n".join(_wrap(f"- {line}", "  ") for line in LIMITS))
     return "\n\n".join(blocks) + "\n"
 
 
-def page(results: dict[str, Any], metadata: dict[str, Any]) -> str:
+def _wrap(words: str, indent: str = "") -> str:
+    return textwrap.fill(words, WIDTH, subsequent_indent=indent, break_long_words=False)
+
+
+def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alternative: dict[str, str]) -> str:
     """report.html of all seeds: one page that needs nothing else."""
-    seeds = ", ".join(map(str, results["seeds"]))
-    body = [f"<h1>mono-s2s, seeds {seeds}</h1>"]
-    body += [f"<p class=warn>{html.escape(words)}</p>" for words in warnings(results, metadata)]
-    body += [
-        f"<h2>{table.title}</h2>{points(results) if table.name == 'rouge' else ''}{table.html()}"
-        for table in tables(results)
-    ]
-    flags = [
-        f"seed {seed}, {flag['model']}: {flag['message']}" for seed, many in results["flags"].items() for flag in many
-    ]
-    body.append(
-        "<h2>Doubts raised by the checks</h2><ul>" + "".join(f"<li>{html.escape(f)}</li>" for f in flags) + "</ul>"
-    )
-    body.append("<h2>Provenance</h2><ul>")
+    by_name = {table.name: table.html() for table in tables(results)}
+
+    def drawn(*names: str) -> str:
+        return f'<div class="figures">{"".join(figure(figures / f"{n}.svg", n, alternative[n]) for n in names)}</div>'
+
+    sources = []
     for seed, source in results["sources"].items():
-        made = f"settings {source['config_fingerprint']}, code {source['code']['commit']}"
-        body.append(f"<li>seed {seed}: run {html.escape(source['run_id'])}, {html.escape(made)}</li>")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>mono-s2s, seeds {seeds}</title><style>{CSS}</style></head>"
-        f"<body><main>{''.join(body)}</ul></main></body></html>\n"
-    )
-
-
-def points(results: dict[str, Any]) -> str:
-    """Each seed's ROUGE-L as a point, a row for each data set and model; the bar is the mean."""
-    rows = [(f"{TITLES[k]} {m}", cells[m]["rougeL"]) for k, cells in results["evaluation"].items() for m in MODELS]
-    shapes = {"standard": "▪", "baseline": "●", "monotonic": "▲"}
-    top = max(value for _, figure in rows for value in figure["values"]) or 1.0
-    parts = []
-    for number, (name, figure) in enumerate(rows):
-        y = 16 + 22 * number
-        parts.append(f'<text x="0" y="{y}">{html.escape(name)}</text>')
-        for value in figure["values"]:
-            x = 160 + 420 * value / top
-            parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{shapes[name.split()[-1]]}</text>')
-        x = 160 + 420 * figure["mean"] / top
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 14}" y2="{y + 4}" stroke="#1a1a1a"/>')
-        parts.append(f'<text x="640" y="{y}" text-anchor="end">{figure["mean"]:.3f}</text>')
-    words = "ROUGE-L of every seed: one mark per seed, a line at the mean"
-    style = 'font-family="sans-serif" font-size="13" fill="#1a1a1a"'
-    return (
-        f'<figure><svg viewBox="0 0 650 {22 * len(rows) + 8}" role="img" aria-label="{words}" {style}>{"".join(parts)}'
-        f"</svg><figcaption>{words}</figcaption></figure>"
-    )
+        sources.append(f"seed {seed}: run {source['run_id']}, settings {source['config_fingerprint']}")
+        sources[-1] += f", code {source['code']['commit']}{' with local changes' if source['code']['dirty'] else ''}"
+        sources += [f"seed {seed}, {model}: weights sha256 {digest}" for model, digest in source["checkpoints"].items()]
+    facts = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
+    sections = [
+        ("Monotonic minus baseline", by_name["comparison"]),
+        ("Quality", drawn("rouge", "trade_off") + by_name["rouge"]),
+        ("HotFlip", drawn("hotflip_curves") + by_name["hotflip"]),
+        ("Universal triggers", by_name["triggers"]),
+        ("Training", by_name["training"]),
+        ("Doubts raised by the checks", items(doubts(results) or ["none"])),
+        ("Limits", items(list(LIMITS))),
+        ("Provenance", items([*sources, f"aggregated {metadata['timestamp']} on {metadata['host']}; {facts}"])),
+    ]
+    title = f"mono-s2s, seeds {', '.join(map(str, results['seeds']))}"
+    return document(title, [results["verdict"]], warnings(results, metadata), sections)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, number, percent
+from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, p_value, percent, signed
+
+METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
 
 def quality(results: dict[str, Any]) -> Table:
@@ -23,7 +25,7 @@ def quality(results: dict[str, Any]) -> Table:
         rows.append((f"{title} lead-3", *(f"{yardstick['lead3'][m]:.3f}" for m in ("rouge1", "rouge2", "rougeL"))))
     return Table(
         "rouge",
-        "ROUGE F with 95 % bootstrap intervals",
+        f"ROUGE F with {level(results)} bootstrap intervals",
         ("data set, model", "ROUGE-1", "ROUGE-2", "ROUGE-L"),
         rows,
         f"Intervals are over examples ({', '.join(sizes)}), for this one training. lead-3, no model at all: the first "
@@ -32,28 +34,86 @@ def quality(results: dict[str, Any]) -> Table:
 
 
 def comparisons(results: dict[str, Any]) -> Table:
+    """Monotonic minus baseline, metric by metric."""
     rows = []
     for key, title in TITLES.items():
         cell = results["evaluation"]["comparisons"].get(key)
         if cell is None:
-            rows.append((title, *(NOT_AVAILABLE,) * 3))
+            rows.append((title, *(NOT_AVAILABLE,) * 4))
             continue
-        c = cell["rougeL"]
-        rows.append(
-            (
-                title,
-                f"{c['difference']:+.4f} [{c['lower']:+.4f}, {c['upper']:+.4f}]",
-                f"{c['p_value_holm']:.3g}",
-                f"{c['cohens_dz']:+.2f}",
-            )
-        )
+        rows += [(f"{title} {words}", *_tested(cell[metric], 4)) for metric, words in METRIC_TITLES.items()]
     return Table(
         "rouge_comparison",
-        "ROUGE-L, monotonic minus baseline, paired",
-        ("data set", "difference [95 %]", "p (Holm)", "d_z"),
+        "ROUGE, monotonic minus baseline, paired",
+        ("data set, metric", *_tested_header(results)),
         rows,
-        "Sign-flip permutation test; Holm over data sets and metrics.",
+        "p: sign-flip permutation test, Holm-corrected over all rows. d_z: difference in standard deviations of the "
+        "differences. detectable: true difference that four of five such experiments would find (80 % power).",
     )
+
+
+def against_standard(results: dict[str, Any]) -> Table:
+    """Both fine-tuned models minus the pretrained one, ROUGE-L."""
+    rows = []
+    for key, title in TITLES.items():
+        cell = results["evaluation"]["comparisons"].get(key)
+        for model in ("baseline", "monotonic"):
+            test = cell and cell["rougeL"]["against_standard"][model]
+            rows.append((f"{title} {model}", *(_tested(test, 4) if test else (NOT_AVAILABLE,) * 4)))
+    return Table(
+        "rouge_against_standard",
+        "ROUGE-L, fine-tuned minus standard, paired",
+        ("data set, model", *_tested_header(results)),
+        rows,
+        "Holm over both models, all data sets and all four metrics (final_results.json has them).",
+    )
+
+
+def attack_tests(results: dict[str, Any]) -> Table:
+    """Monotonic minus baseline on examples that both could lose something on."""
+    found = {"HotFlip": results["hotflip"]["comparisons"]["baseline_vs_monotonic"]}
+    found |= {f"trigger {kind}": cell for kind, cell in results["uat"]["comparisons"].items()}
+    rows = []
+    for name, cell in found.items():
+        success = cell["success"]
+        bounds = [100 * success["lower"], 100 * success["upper"]]
+        points = signed(100 * success["difference"], bounds, digits=1) if success["n"] else NOT_AVAILABLE
+        rows.append((f"{name} success, points", points, p_value(success["p_value_holm"]), "-", "-"))
+        for words, test in (
+            ("ROUGE-L change", "delta_rougeL"),
+            ("NLL rise", "loss_increase"),
+            ("NLL rise", "nll_increase"),
+        ):
+            if test in cell:
+                rows.append((f"{name} {words}", *_tested(cell[test], 3)))
+    sizes = ", ".join(f"{name} {cell['num_common']}" for name, cell in found.items())
+    return Table(
+        "attack_tests",
+        "Attacks, monotonic minus baseline, paired",
+        ("attack, figure", *_tested_header(results)),
+        rows,
+        "Success: McNemar's exact test, Agresti and Min's interval; the others as for ROUGE. Holm over HotFlip's four "
+        f"tests (these and the relative drop), and over all those of all triggers. Common examples: {sizes}.",
+    )
+
+
+def _tested_header(results: dict[str, Any]) -> tuple[str, ...]:
+    return (f"difference [{level(results)}]", "p (Holm)", "d_z", "detectable")
+
+
+def _tested(test: dict[str, Any], digits: int) -> tuple[str, ...]:
+    smallest = test["minimum_detectable_difference"]
+    return (
+        signed(test["difference"], [test["lower"], test["upper"]], digits=digits),
+        p_value(test["p_value_holm"]),
+        signed(test["cohens_dz"], digits=2),
+        NOT_AVAILABLE if smallest is None else f"{smallest:.{digits}f}",
+    )
+
+
+def level(results: dict[str, Any]) -> str:
+    """The confidence of every interval, such as 95 %."""
+    return f"{100 * results['confidence']:g} %"
 
 
 def hotflip(results: dict[str, Any]) -> Table:
@@ -64,8 +124,8 @@ def hotflip(results: dict[str, Any]) -> Table:
             (
                 model,
                 percent(cell["success_rate"], cell.get("success_rate_ci")),
-                percent(cell["mean_degradation"]),
-                number(cell["mean_loss_increase"]),
+                percent(cell["mean_degradation"], cell.get("mean_degradation_ci")),
+                signed(cell["mean_loss_increase"], cell.get("mean_loss_increase_ci")),
                 f"{cell['num_attackable']}",
                 f"{cell['num_skipped']}",
             )
@@ -73,7 +133,7 @@ def hotflip(results: dict[str, Any]) -> Table:
     return Table(
         "hotflip",
         "HotFlip",
-        ("model", "success [95 %]", "ROUGE-L drop", "loss + nats", "attacked", "skipped"),
+        ("model", f"success [{level(results)}]", "ROUGE-L drop", "NLL rise, nats", "attacked", "skipped"),
         rows,
         "Success: relative ROUGE-L drop of at least the threshold. Skipped: nothing to lose, or nothing to change.",
     )
@@ -84,17 +144,16 @@ def hotflip_controls(results: dict[str, Any]) -> Table:
     rows = []
     for model in MODELS:
         cell = results["hotflip"][model]
-        cells = [cell["controls"].get(name) for name in names]
-        rows.append(
-            (model, percent(cell["success_rate"]), *(percent(c["success_rate"]) if c else NOT_AVAILABLE for c in cells))
-        )
+        cells = [cell, *(cell["controls"].get(name) for name in names), cell["worst_case"]]
+        rows.append((model, *(percent(c["success_rate"]) if c else NOT_AVAILABLE for c in cells)))
     return Table(
         "hotflip_controls",
         "HotFlip success beside its controls",
-        ("model", "attack", *names),
+        ("model", "attack", *names, "worst case"),
         rows,
         "random: strongest of several random attacks of equal budget; greedy: gradient-free search with equal queries; "
-        "one_shot: one gradient, unverified; floor: every token changed.",
+        "one_shot: one gradient, unverified; floor: every token changed; double: twice the candidates, on a tenth of "
+        "the examples; worst case: the strongest attack example by example, flips found on other models included.",
     )
 
 
@@ -132,12 +191,12 @@ def attribution(results: dict[str, Any], arms: list[str]) -> Table:
         cell = results["hotflip"][model]
         quality = [results["evaluation"].get(key, {}).get(model) for key in TITLES]
         rouge = [f"{item['rougeL']['mean']:.3f}" if item else NOT_AVAILABLE for item in quality]
-        attack = (percent(cell["success_rate"], cell.get("success_rate_ci")), number(cell["mean_loss_increase"]))
+        attack = (percent(cell["success_rate"], cell.get("success_rate_ci")), signed(cell["mean_loss_increase"]))
         rows.append((model, *rouge, *attack))
     return Table(
         "attribution",
         "What the softplus alone does: control arms",
-        ("model", *(f"ROUGE-L {title}" for title in TITLES.values()), "HotFlip success", "loss + nats"),
+        ("model", *(f"ROUGE-L {title}" for title in TITLES.values()), "HotFlip success", "NLL rise, nats"),
         rows,
         "sign_frozen: the same softplus, but the pretrained signs kept. abs_init_free: starts from |W|, unconstrained.",
     )
@@ -147,35 +206,36 @@ def triggers(results: dict[str, Any]) -> Table:
     rows = [
         (
             f"{model} {kind}",
-            f"{cell['delta_rougeL']:+.4f}",
-            f"{cell['nll_increase']:+.3f}",
+            signed(cell["delta_rougeL"], cell.get("delta_rougeL_ci")),
+            signed(cell["nll_increase"]),
             percent(cell["success_rate"]),
             cell["trigger_text"],
         )
         for model, kind, cell in _trigger_cells(results)
     ]
-    worst = [f"{model} {results['uat'][model]['worst']['worst_type']}" for model in MODELS]
+    worst = [f"{model} {results['uat'][model]['worst']['worst_type'] or 'none'}" for model in MODELS]
     return Table(
         "triggers",
         "Universal triggers",
-        ("model, type", "ROUGE-L", "NLL", "success", "trigger"),
+        ("model, type", f"ROUGE-L change [{level(results)}]", "NLL rise", "success", "trigger"),
         rows,
-        f"Changes against the same inputs without trigger. Worst type by ROUGE-L: {', '.join(worst)}.",
+        "Changes against the same inputs without trigger. lead: after the task prefix; instruction: before it; tail: "
+        "end of the visible text; infix: at a random sentence boundary; natural: lead of whole lowercase words. "
+        f"Worst type by ROUGE-L: {', '.join(worst)}.",
     )
 
 
 def trigger_controls(results: dict[str, Any]) -> Table:
     rows = []
     for model, kind, cell in _trigger_cells(results):
-        low, high = cell["nll_increase_ci"]
         controls = [cell.get(name) for name in ("random_control", "gradient_free_control")]
-        rises = ["-" if not c else f"{c['nll_increase']:+.3f}" for c in controls]
+        rises = ["-" if not c else signed(c["nll_increase"]) for c in controls]
         done = "yes" if cell["converged"] else "no"
-        rows.append((f"{model} {kind}", f"{cell['nll_increase']:+.3f} [{low:+.3f}, {high:+.3f}]", *rises, done))
+        rows.append((f"{model} {kind}", signed(cell["nll_increase"], cell.get("nll_increase_ci")), *rises, done))
     return Table(
         "trigger_controls",
-        "NLL rise by triggers beside their controls",
-        ("model, type", "found by gradient [95 %]", "random", "gradient-free", "converged"),
+        "NLL rise by triggers beside their controls, nats per token",
+        ("model, type", f"found by gradient [{level(results)}]", "random", "gradient-free", "converged"),
         rows,
         "random: the best of several random triggers; gradient-free: coordinate search by random candidates of equal "
         "cost (-: not run for this type); converged: the second half of the search gained next to nothing.",
@@ -195,7 +255,7 @@ def _trigger_cells(results: dict[str, Any]) -> list[tuple[str, str, dict[str, An
 def trigger_transfer(results: dict[str, Any]) -> Table:
     matrix = results["uat"]["transfer_matrix"]
     rows = [
-        (f"{kind}, {source}", *(f"{matrix[kind][source][target]['nll_increase']:+.3f}" for target in MODELS))
+        (f"{kind}, {source}", *(signed(matrix[kind][source][target]["nll_increase"]) for target in MODELS))
         for kind in matrix
         for source in MODELS
     ]

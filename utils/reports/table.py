@@ -45,15 +45,15 @@ class Table:
         csv.writer(out, lineterminator="\n").writerows([self.header, *self.rows])
         return out.getvalue()
 
-    def tex(self) -> str:
-        """A booktabs table."""
+    def tex(self, warning: str = "") -> str:
+        """A booktabs table; `warning` (such as: a demo run) leads its caption, for it is pasted into papers."""
         columns = "l" + "r" * (len(self.header) - 1)
         body = [" & ".join(map(_tex, row)) + r" \\" for row in self.rows]
         return "\n".join(
             [
                 r"\begin{table}",
                 r"\centering",
-                rf"\caption{{{_tex(' '.join((self.title + '.', self.note)).strip())}}}",
+                rf"\caption{{{_tex(' '.join((warning, self.title + '.', self.note)).strip())}}}",
                 rf"\begin{{tabular}}{{{columns}}}",
                 r"\toprule",
                 " & ".join(map(_tex, self.header)) + r" \\",
@@ -67,6 +67,7 @@ class Table:
         )
 
     def html(self) -> str:
+        """Title, table and note. The title is no caption: it would scroll away with a wide table on a phone."""
         words = [number == 0 or _is_words(column) for number, column in enumerate(zip(*self.rows, strict=True))]
 
         def cells(row: tuple[str, ...], tag: str) -> str:
@@ -79,15 +80,24 @@ class Table:
             self.header, 'th scope="col"'
         )
         body = "".join(
-            f'<tr{" class=marked" * (number in self.marked)}><th scope="row">{html.escape(row[0])}</th>'
-            f"{cells(row, 'td')}</tr>"
+            f'<tr{self._class(number)}><th scope="row">{html.escape(row[0])}</th>{cells(row, "td")}</tr>'
             for number, row in enumerate(self.rows)
         )
-        note = f"<p class='note'>{html.escape(self.note)}</p>" if self.note else ""
+        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
         return (
-            f'<div class="scroll"><table><caption>{html.escape(self.title)}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+            f'<p class="title" id="table-{self.name}">{html.escape(self.title)}</p>'
+            f'<div class="scroll" tabindex="0" role="region" aria-labelledby="table-{self.name}">'
+            f'<table aria-labelledby="table-{self.name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+            f"</div>{note}"
         )
+
+    def _class(self, number: int) -> str:
+        """Marked rows stand out; where the first word of a long table's rows changes, a line sets them apart."""
+        first = self.rows[number][0].split()[0]
+        grouped = len({row[0].split()[0] for row in self.rows}) <= len(self.rows) / 2
+        apart = grouped and number > 0 and self.rows[number - 1][0].split()[0] != first
+        names = ["marked"] * (number in self.marked) + ["apart"] * apart
+        return f' class="{" ".join(names)}"' if names else ""
 
 
 def _is_words(column: tuple[str, ...]) -> bool:
@@ -111,15 +121,31 @@ def percent(value: float | None, bounds: list[float] | None = None) -> str:
     return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
 
 
-def number(value: float | None) -> str:
-    return NOT_AVAILABLE if value is None else f"{value:+.3f}"
+def signed(value: float | None, bounds: list[float] | None = None, *, digits: int = 3) -> str:
+    """A change with its sign and, where there is one, its interval; a rounded zero is +0.000, not -0.000."""
+    if value is None:
+        return NOT_AVAILABLE
+    words = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in (value, *(bounds or ()))]
+    return words[0] + (f" [{words[1]}, {words[2]}]" if bounds else "")
+
+
+def p_value(value: float | None) -> str:
+    """0.0123 as 0.012; below a thousandth only that."""
+    return NOT_AVAILABLE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+_TEX = {sign: "\\" + sign for sign in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
 def _tex(text: str) -> str:
-    for sign in "&%$#_{}":
-        text = text.replace(sign, "\\" + sign)
-    return text.replace("~", r"\textasciitilde{}").replace("<", r"\textless{}").replace(">", r"\textgreater{}")
+    return "".join(_TEX.get(sign, sign) for sign in text)

@@ -13,8 +13,10 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
     """Every table, made from the `results` of final_results.json; control arms get one only where there are any."""
     makers: tuple[Callable[[dict[str, Any]], Table], ...] = (
         experiment_tables.fairness,
+        experiment_tables.constraint,
         result_tables.quality,
         result_tables.comparisons,
+        result_tables.against_standard,
         experiment_tables.expected,
         result_tables.hotflip,
         result_tables.hotflip_controls,
@@ -23,6 +25,7 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
         result_tables.hotflip_transfer,
         result_tables.triggers,
         result_tables.trigger_controls,
+        result_tables.attack_tests,
         result_tables.trigger_transfer,
         experiment_tables.data,
         experiment_tables.overlap,

@@ -18,7 +18,7 @@ def summary(results: dict[str, Any], metadata: dict[str, Any], tables: list[Tabl
     if note:
         parts.append(_wrap(f"*** {note} ***"))
     answer = results["verdict"]
-    parts += [_wrap(answer[name]) for name in ("attack", "cost", "doubt") if answer[name]]
+    parts += [_wrap(answer[name]) for name in ("attack", "triggers", "cost", "doubt") if answer[name]]
     for key, reason in results["missing_datasets"].items():
         parts.append(_wrap(f"Missing data set: {key} ({reason}). Its figures are not available."))
     for table in tables:

@@ -1,0 +1,338 @@
+"""The report against the numbers it is made from: the documented schema, the page, the figures, tables and cards."""
+
+import copy
+import html
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.pipeline_world import ROOT, SEED, in_process
+from utils import promises
+from utils.reports.html import CSS
+from utils.reports.table import Table
+from utils.reports.tables import all_tables
+from utils.settings import Settings, load_settings
+
+MODELS = ("standard", "baseline", "monotonic")
+SETS = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
+
+
+@pytest.fixture(scope="module")
+def final(done):
+    return json.loads((done.final / "final_results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(done):
+    return (done.final / "report.html").read_text()
+
+
+# ---- the documented schema -----------------------------------------------------------------------------------------
+
+
+def test_a_real_result_is_as_documented_and_a_key_that_vanishes_is_noticed(final):
+    schema = json.loads((ROOT / "docs" / "final_results.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    problems = [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(final)]
+    assert not problems
+    for path in (
+        "results verdict triggers",
+        "results evaluation cnn_dm monotonic rougeL lower",
+        "results evaluation comparisons xsum rouge2 minimum_detectable_difference",
+        "results evaluation comparisons xsum rouge2 against_standard baseline p_value_holm",
+        "results hotflip baseline gain_rate",
+        "results hotflip baseline controls random mean_loss_increase",
+        "results hotflip comparisons baseline_vs_monotonic success p_value_holm",
+        "results uat monotonic lead converged",
+        "results data overlap",
+        "_metadata checkpoints monotonic",
+    ):
+        *parents, last = path.split()
+        part = final
+        for name in parents:
+            part = part[name]
+        kept = part.pop(last)
+        assert not validator.is_valid(final), path
+        part[last] = kept
+    final["results"]["verdict"]["undocumented"] = 1
+    assert not validator.is_valid(final)
+    del final["results"]["verdict"]["undocumented"]
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Cells of every table by its id, visible text, ids, and what would be fetched from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.words, self.ids, self.fetched, self.unnamed = {}, [], [], [], []
+        self.rows, self.cell, self.style = None, None, False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        self.ids += [known["id"]] if "id" in known else []
+        links = [known.get(name, "") for name in ("src", "href", "xlink:href", "action", "data")]
+        self.fetched += [link for link in links if link and not link.startswith("#")]
+        self.fetched += [tag] if tag in ("script", "link", "iframe", "object", "base") else []
+        self.style = tag == "style"
+        if tag == "svg" and not known.get("aria-label"):
+            self.unnamed.append(tag)
+        if tag == "table":
+            self.rows = self.tables[known["aria-labelledby"].removeprefix("table-")] = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.cell = ""
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.rows[-1].append(self.cell)
+            self.cell = None
+
+    def handle_data(self, data):
+        if not self.style:
+            self.words.append(data)
+        if self.cell is not None:
+            self.cell += data
+
+
+def shown(results):
+    """(table, row, column, what must stand there): every figure of the page's tables, looked up without its makers."""
+
+    def rounded(value, digits=3, sign=""):
+        return format(round(value, digits) + 0.0, f"{sign}.{digits}f")
+
+    def change(value, ends, digits=3):
+        low, high = (rounded(end, digits, "+") for end in ends)
+        return f"{rounded(value, digits, '+')} [{low}, {high}]"
+
+    def share(value, ends=None):
+        return f"{100 * value:.1f} %" + (f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]" if ends else "")
+
+    def p(value):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+    def test(name, row, cell, digits):
+        yield name, row, 1, change(cell["difference"], (cell["lower"], cell["upper"]), digits)
+        yield name, row, 2, p(cell["p_value_holm"])
+        yield name, row, 3, rounded(cell["cohens_dz"], 2, "+")
+        yield name, row, 4, rounded(cell["minimum_detectable_difference"], digits)
+
+    evaluation, hotflip, uat = results["evaluation"], results["hotflip"], results["uat"]
+    metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+    for key, title in SETS.items():
+        for column, metric in enumerate(("rouge1", "rouge2", "rougeL"), 1):
+            for model in MODELS:
+                cell = evaluation[key][model][metric]
+                words = f"{rounded(cell['mean'])} [{rounded(cell['lower'])}, {rounded(cell['upper'])}]"
+                yield "rouge", f"{title} {model}", column, words
+            lead = results["data"]["sets"][key]["splits"]["test"]["sampled"]["lead3"][metric]
+            yield "rouge", f"{title} lead-3", column, rounded(lead)
+        for metric, words in metrics.items():
+            yield from test("rouge_comparison", f"{title} {words}", evaluation["comparisons"][key][metric], 4)
+        for model, cell in evaluation["comparisons"][key]["rougeL"]["against_standard"].items():
+            yield from test("rouge_against_standard", f"{title} {model}", cell, 4)
+    controls = ("random", "greedy", "one_shot", "floor", "double")
+    for model in MODELS:
+        cell = hotflip[model]
+        yield "hotflip", model, 1, share(cell["success_rate"], cell["success_rate_ci"])
+        yield "hotflip", model, 2, share(cell["mean_degradation"], cell["mean_degradation_ci"])
+        yield "hotflip", model, 3, change(cell["mean_loss_increase"], cell["mean_loss_increase_ci"])
+        yield "hotflip", model, 4, str(cell["num_attackable"])
+        yield "hotflip", model, 5, str(cell["num_skipped"])
+        yield "hotflip_controls", model, 1, share(cell["success_rate"])
+        for column, name in enumerate(controls, 2):
+            yield "hotflip_controls", model, column, share(cell["controls"][name]["success_rate"])
+        yield "hotflip_controls", model, 7, share(cell["worst_case"]["success_rate"])
+        yield "hotflip_checks", model, 1, f"{cell['gradient_norm']['median']:.3g}"
+        yield "hotflip_checks", model, 2, str(cell["zero_gradient_count"])
+        for column, point in enumerate((*cell["budget_curve"], *cell["long_budget_curve"][1:]), 1):
+            yield "hotflip_budget", model, column, share(point["success_rate"])
+        for column, target in enumerate(MODELS, 1):
+            rate = hotflip["transfer_matrix"][model][target]["success_rate"]
+            yield "hotflip_transfer", model, column, share(rate)
+        for kind in ("lead", "natural"):
+            cell = uat[model][kind]
+            yield "triggers", f"{model} {kind}", 1, change(cell["delta_rougeL"], cell["delta_rougeL_ci"])
+            yield "triggers", f"{model} {kind}", 2, rounded(cell["nll_increase"], 3, "+")
+            yield "triggers", f"{model} {kind}", 3, share(cell["success_rate"])
+            yield "triggers", f"{model} {kind}", 4, cell["trigger_text"]
+            rise = change(cell["nll_increase"], cell["nll_increase_ci"])
+            yield "trigger_controls", f"{model} {kind}", 1, rise
+            random = cell["random_control"]["nll_increase"]
+            yield "trigger_controls", f"{model} {kind}", 2, rounded(random, 3, "+")
+            for column, target in enumerate(MODELS, 1):
+                rise = uat["transfer_matrix"][kind][model][target]["nll_increase"]
+                yield "trigger_transfer", f"{kind}, {model}", column, rounded(rise, 3, "+")
+    main = hotflip["comparisons"]["baseline_vs_monotonic"]
+    success = main["success"]
+    points = change(100 * success["difference"], (100 * success["lower"], 100 * success["upper"]), 1)
+    yield "attack_tests", "HotFlip success, points", 1, points
+    yield from test("attack_tests", "HotFlip NLL rise", main["loss_increase"], 3)
+    for kind in ("lead", "natural"):
+        yield from test("attack_tests", f"trigger {kind} ROUGE-L change", uat["comparisons"][kind]["delta_rougeL"], 3)
+    for arm in ("baseline", "monotonic"):
+        history = results[f"{arm}_training"]
+        yield "costs", f"training {arm}", 1, f"{history['total_seconds']:.1f} s"
+        for name, value in history["settings"].items():
+            column = 1 + (arm == "monotonic")
+            yield "fairness", name, column, f"{value:g}" if isinstance(value, float) else str(value)
+    for entry in results["data"]["sets"].values():
+        for split, facts in entry["splits"].items():
+            yield "data", f"{entry['title']} {split}", 1, f"{facts['raw']:,}"
+            yield "data", f"{entry['title']} {split}", 3, f"{facts['kept']:,}"
+
+
+def wrong_cells(tables, results):
+    """Where the page does not show what the results say."""
+    for name, row, column, wanted in shown(results):
+        found = {cells[0]: cells for cells in tables[name]}.get(row)
+        if found is None or found[column] != wanted:
+            yield f"{name}, {row}, {column}: {found and found[column]!r}, not {wanted!r}"
+
+
+def test_all_numbers_on_the_page_are_those_of_the_json(final, page):
+    tables, results = Page(page).tables, final["results"]
+    assert not list(wrong_cells(tables, results))
+    looked_at = {(name, row, column) for name, row, column, _ in shown(results)}
+    assert len(looked_at) > 250
+    assert {name for name, *_ in looked_at} >= set(tables) - {"expected", "removed", "constraint", "sources"}
+    other = copy.deepcopy(results)
+    other["hotflip"]["monotonic"]["success_rate"] += 0.01
+    other["evaluation"]["comparisons"]["xsum"]["rouge1"]["upper"] += 0.001
+    assert len(list(wrong_cells(tables, other))) == 3
+
+
+def test_the_page_needs_nothing_else_and_says_what_it_must(final, page):
+    read = Page(page)
+    assert read.fetched == [] and read.unnamed == [] and "url(http" not in page and "@import" not in page
+    assert len(read.ids) == len(set(read.ids))
+    words = " ".join(" ".join(read.words).split())
+    for link in re.findall(r'href="#([^"]+)"', page):
+        assert link in read.ids, link
+    for name in ("attack", "triggers", "cost", "doubt"):
+        assert final["results"]["verdict"][name] in words
+    for line in (*final["results"]["limits"], *(flag["message"] for flag in final["results"]["flags"])):
+        assert line in words
+    for model in MODELS:
+        assert final["_metadata"]["checkpoints"][model] in words
+    assert "the network is not" in words and "preliminary" in words
+    assert page.count("<svg") == 7 and page.count("<mark>") > 0
+    differing = [row for row in Page(page).tables["fairness"] if row[-1] == "DIFFERS"]
+    assert [row[0] for row in differing] == ["warmup_ratio"]
+
+
+def luminance(colour):
+    digits = colour.lstrip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_is_readable_in_light_and_dark():
+    light, dark = (dict(re.findall(r"--(\w+): (#\w+)", part)) for part in CSS.split("@media", 2)[:2])
+    for scheme in (light, dark):
+        for ink, paper in (("ink", "paper"), ("ink", "soft"), ("ink", "mark"), ("warn", "paper"), ("link", "paper")):
+            low, high = sorted((luminance(scheme[ink]), luminance(scheme[paper])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, paper)  # WCAG 2.2, AA
+
+
+# ---- text, LaTeX, figures, models --------------------------------------------------------------------------------
+
+
+def test_the_summary_fits_a_terminal_and_tables_are_latex(done, final):
+    lines = (done.final / "experiment_summary.txt").read_text().splitlines()
+    for name in ("attack", "triggers", "cost"):
+        assert final["results"]["verdict"][name] in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+    for path in (done.final / "tables").glob("*.tex"):
+        text = path.read_text()
+        assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 1
+        columns = len(re.search(r"\\begin\{tabular\}\{(l[lr]*)\}", text)[1])
+        body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+        assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body), path
+    figures = {path.name for path in (done.final / "figures").iterdir()}
+    assert len(figures) == 14 and {path.split(".")[1] for path in figures} == {"svg", "pdf"}
+
+
+def test_latex_escapes_what_it_must():
+    rows = [(r"a\b_c", "50 % & more"), ("x^2 ~ {y}", "<s> #1 $"), ("é", "…")]
+    table = Table("n", "t", ("h", "h"), rows).tex()
+    assert r"a\textbackslash{}b\_c & 50 \% \& more \\" in table
+    assert r"x\textasciicircum{}2 \textasciitilde{} \{y\} & \textless{}s\textgreater{} \#1 \$ \\" in table
+
+
+def test_an_exported_model_does_what_its_card_says(done, monkeypatch, capsys):
+    """The Python of the card, run as it stands on plain transformers: its summary is the evaluation's."""
+    directory = done.final / "models" / "monotonic"
+    card = (directory / "README.md").read_text()
+    rows = [json.loads(line) for line in (done.final / "predictions.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if (row["dataset"], row["model"]) == ("xsum", "monotonic"))
+    registry = Path(done.environment["MONO_S2S_DATASETS_FILE"])
+    lines = (registry.parent / json.loads(registry.read_text())["xsum"]["files"]["test"]).read_text().splitlines()
+    text = json.loads(lines[int(row["id"].rsplit("/", 1)[1])])["document"]
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("this directory", str(directory))
+    code += (
+        "weights = [p for n, p in model.named_parameters() if 'DenseReluDense' in n]\n"
+        "assert len(weights) == 4 and min(float(w.min()) for w in weights) >= 0\n"
+    )
+    result = done(sys.executable, "-c", f"text = {text!r}\n{code}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == row["prediction"].strip()
+    for words in ("## Training", "## Results", "## Limits", "licence", "the network is not", "softplus(V) >= 0"):
+        assert words in card
+    words = ("--model", "monotonic", "--seed", str(SEED), text)
+    code = in_process(monkeypatch, "summarize", *words, environment=done.environment)
+    assert (code, capsys.readouterr().out.strip()) == (0, row["prediction"].strip())
+
+
+def test_summarize_refuses_in_one_line(done, monkeypatch, capsys):
+    for words, code, said in (
+        (["--seed", "99", "x"], 3, "no model in"),
+        (["--seed", "3", " "], 2, "the text is empty"),
+        (["--model", "best", "x"], 2, "invalid choice"),
+    ):
+        assert in_process(monkeypatch, "summarize", *words, environment=done.environment) == code
+        assert said in capsys.readouterr().err
+
+
+def test_control_arms_stand_in_a_table_of_their_own(final):
+    results = copy.deepcopy(final["results"])
+    assert "attribution" not in {table.name for table in all_tables(results)}
+    for cells in (*(results["evaluation"][key] for key in SETS), results["hotflip"]):
+        cells["sign_frozen"] = cells["monotonic"]
+    results["hotflip"]["transfer_matrix"]["sign_frozen"] = results["hotflip"]["transfer_matrix"]["monotonic"]
+    for table in all_tables(results):
+        assert ("sign_frozen" in table.text()) == (table.name == "attribution"), table.name
+
+
+def test_html_is_escaped():
+    table = Table("n", "<t>", ("h", "h"), [("<b>", "&")], "<note>").html()
+    assert not re.search("<[tb]>|<note>", table) and html.escape("<note>") in table
+
+
+# ---- the pre-flight ------------------------------------------------------------------------------------------
+
+
+def test_the_preflight_keeps_its_promises_and_sees_broken_ones(done):
+    result = done(sys.executable, str(ROOT / "test_improvements.py"))
+    assert result.returncode == 0 and "5 of 5 promises are kept" in result.stdout, result.stdout + result.stderr
+    assert "warm-up 0.1 and 0.15" in result.stdout
+    settings = vars(load_settings())
+    broken = {
+        promises.full_test_sets: {"USE_FULL_TEST_SETS": False},
+        promises.retries: {"DATASET_MAX_RETRIES": 1},
+        promises.fair_settings: {"MONOTONIC_NUM_EPOCHS": settings["NUM_EPOCHS"] + 2},
+    }
+    for check, change in broken.items():
+        assert not check(Settings(**settings | change))[0], check

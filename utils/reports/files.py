@@ -1,0 +1,22 @@
+"""The text files of a seed's report, each a function of final_results.json alone: what is written can be checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils.reports.model_card import model_card
+from utils.reports.table import Table
+from utils.reports.text import summary
+from utils.results import profile_note
+
+CARDS = ("baseline", "monotonic")
+
+
+def text_files(results: dict[str, Any], metadata: dict[str, Any], tables: list[Table]) -> dict[str, str]:
+    """Path below the results directory -> content: summary, every table as CSV and LaTeX, the models' cards."""
+    note = profile_note(metadata)
+    files = {"experiment_summary.txt": summary(results, metadata, tables)}
+    for table in tables:
+        files[f"tables/{table.name}.csv"] = table.csv()
+        files[f"tables/{table.name}.tex"] = table.tex(f"{note}." if note else "")
+    return files | {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in CARDS}

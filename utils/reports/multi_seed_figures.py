@@ -1,0 +1,77 @@
+"""Figures of several seeds: every seed a small point or thin line, the mean a large or thick one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from utils.reports.figures import COLOURS, LINES, MARKERS, save_all
+from utils.reports.table import MODELS, TITLES
+
+
+def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
+    """Write every figure as `<name>.svg` and `<name>.pdf`; returns name -> alternative text."""
+    makers = {"rouge": rouge, "trade_off": trade_off, "hotflip_curves": hotflip_curves}
+    return save_all({name: (lambda make=make: make(results)) for name, make in makers.items()}, directory)
+
+
+def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
+    """ROUGE-L of every seed, and the mean with its t interval."""
+    figure, axes = plt.subplots(figsize=(5.5, 2.8))
+    sets = results["evaluation"]
+    for offset, model in enumerate(MODELS):
+        for place, cells in enumerate(sets.values()):
+            cell, x = cells[model]["rougeL"], place + (offset - 1) * 0.24
+            style = {"color": COLOURS[model], "label": model if not place else None}
+            error = [[cell["mean"] - cell["lower"]], [cell["upper"] - cell["mean"]]]
+            axes.errorbar(x, cell["mean"], error, fmt=MARKERS[model], capsize=3, **style)
+            axes.plot([x + 0.08] * cell["n"], cell["values"], MARKERS[model], color=COLOURS[model], markersize=2.5)
+    axes.set_xticks(range(len(sets)), [TITLES[key] for key in sets])
+    axes.set_ylabel("ROUGE-L")
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    words = "; ".join(
+        f"{TITLES[key]}: " + ", ".join(f"{model} {cells[model]['rougeL']['mean']:.3f}" for model in MODELS)
+        for key, cells in sets.items()
+    )
+    return figure, f"ROUGE-L, mean over seeds with its t interval; small marks: the seeds. {words}."
+
+
+def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
+    """Quality against robustness: up and left is better."""
+    figure, axes = plt.subplots(figsize=(4, 3))
+    words = []
+    for model in MODELS:
+        attack, quality = results["hotflip"][model]["success_rate"], results["evaluation"]["cnn_dm"][model]["rougeL"]
+        if attack["mean"] is None:
+            continue
+        rates = [100 * value for value in attack["values"]]
+        axes.plot(rates, quality["values"], MARKERS[model], color=COLOURS[model], markersize=3)
+        axes.plot(100 * attack["mean"], quality["mean"], MARKERS[model], color=COLOURS[model], markersize=8)
+        axes.annotate(model, (100 * attack["mean"], quality["mean"]), xytext=(6, 6), textcoords="offset points")
+        words.append(f"{model}: ROUGE-L {quality['mean']:.3f}, HotFlip success {100 * attack['mean']:.0f} %")
+    axes.set_xlabel("HotFlip success, % (less is more robust)")
+    axes.set_ylabel("ROUGE-L on CNN/DM")
+    return figure, f"Quality against robustness, means over seeds and (small) the seeds. {'; '.join(words)}."
+
+
+def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
+    """Success by number of flips: a thin line for each seed, a thick one for their mean."""
+    figure, axes = plt.subplots(figsize=(4, 2.8))
+    for model in MODELS:
+        curve = [point for point in results["hotflip"][model]["budget_curve"] if point["mean"] is not None]
+        flips = range(1, len(curve) + 1)
+        for number in range(len(results["seeds"])):
+            values = [100 * point["values"][number] for point in curve]
+            axes.plot(flips, values, LINES[model], color=COLOURS[model], linewidth=0.6, alpha=0.8)
+        means = [100 * point["mean"] for point in curve]
+        axes.plot(flips, means, LINES[model], marker=MARKERS[model], color=COLOURS[model], label=model)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(-4, 104)
+    axes.set_xlabel("flips")
+    axes.set_ylabel("success, %")
+    axes.legend(frameon=False)
+    return figure, "HotFlip success by number of flips; thin: the seeds, thick: their mean."
