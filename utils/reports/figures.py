@@ -105,9 +105,10 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
             fmt=MARKERS[model],
             color=COLOURS[model],
             capsize=3,
+            label=model,
         )
-        axes.annotate(model, (x, y), xytext=(6, 6), textcoords="offset points")
         words.append(f"{model}: ROUGE-L {y:.3f}, HotFlip success {x:.0f} %")
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
     axes.set_ylabel("ROUGE-L on CNN/DM")
     return figure, f"Quality against robustness. {'; '.join(words)}."
@@ -225,8 +226,10 @@ def trigger_learning(results: dict[str, Any]) -> tuple[Figure, str]:
         axes.set_xlabel("iteration")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[0, 0].set_ylabel("NLL rise, held out")
-    grid[0, 0].legend(frameon=False, fontsize=7)
     figure.tight_layout()
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    if names:
+        figure.legend(handles, names, frameon=False, fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure, "Learning curves of the universal triggers: best of the restarts on held-out examples, by iteration."
 
 

@@ -61,7 +61,8 @@ SECTIONS = (
     ("Tests of the attacks", "Whether monotonic and baseline differ, on examples that both can lose something on.",
      (), ("attack_tests",)),
     ("Attribution", "", (), ("attribution",)),
-    ("Fairness and training", "Both models start from the same weights and see the same examples in the same order.",
+    ("Fairness and training", "Both start from the same pretrained weights (monotonic from the absolute values in its "
+     "feed-forward layers) and see the same examples in the same order.",
      ("training",), ("fairness", "constraint")),
     ("Data", "", (), ("data", "removed")),
     ("Costs", "", (), ("costs",)),
@@ -94,7 +95,7 @@ def page(
         ("Provenance", _provenance(results, metadata)),
     ]
     answer = results["verdict"]
-    warnings = [profile_note(metadata), answer["doubt"]]
+    warnings = [answer["doubt"]]
     warnings += [f"Missing data set: {key} ({reason})." for key, reason in results["missing_datasets"].items()]
     warnings += [f"The checks raise {len(results['flags'])} doubts: see below."] if results["flags"] else []
     return document(
@@ -102,13 +103,17 @@ def page(
         [answer["attack"], answer["triggers"], answer["cost"]],
         [words for words in warnings if words],
         sections,
+        banner=profile_note(metadata),
     )
 
 
-def document(title: str, verdict: list[str], warnings: list[str], sections: list[tuple[str, str]]) -> str:
-    """A whole page: `sections` are (title, HTML); the rest is plain text, the first verdict in large."""
+def document(
+    title: str, verdict: list[str], warnings: list[str], sections: list[tuple[str, str]], banner: str = ""
+) -> str:
+    """A whole page: `sections` are (title, HTML), the rest is plain text. `banner`: what to know before the verdict."""
     links = "".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name, _ in sections)
     body = [f"<h1>{html.escape(title)}</h1>"]
+    body += [f'<p class="warn">{html.escape(banner)}</p>'] if banner else []
     body += [f'<div class="verdict">{"".join(f"<p>{html.escape(words)}</p>" for words in verdict)}</div>']
     body += [f'<p class="warn">{html.escape(words)}</p>' for words in warnings]
     body += [f'<nav aria-label="Sections">{links}</nav>']

@@ -158,4 +158,6 @@ def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alter
         ("Provenance", items([*sources, f"aggregated {metadata['timestamp']} on {metadata['host']}; {facts}"])),
     ]
     title = f"mono-s2s, seeds {', '.join(map(str, results['seeds']))}"
-    return document(title, [results["verdict"]], warnings(results, metadata), sections)
+    note = profile_note(metadata)
+    others = [words for words in warnings(results, metadata) if words != note]
+    return document(title, [results["verdict"]], others, sections, banner=note)

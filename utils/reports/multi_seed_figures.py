@@ -50,9 +50,10 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
             continue
         rates = [100 * value for value in attack["values"]]
         axes.plot(rates, quality["values"], MARKERS[model], color=COLOURS[model], markersize=3)
-        axes.plot(100 * attack["mean"], quality["mean"], MARKERS[model], color=COLOURS[model], markersize=8)
-        axes.annotate(model, (100 * attack["mean"], quality["mean"]), xytext=(6, 6), textcoords="offset points")
+        mean = (100 * attack["mean"], quality["mean"])
+        axes.plot(*mean, MARKERS[model], color=COLOURS[model], markersize=8, label=model)
         words.append(f"{model}: ROUGE-L {quality['mean']:.3f}, HotFlip success {100 * attack['mean']:.0f} %")
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
     axes.set_ylabel("ROUGE-L on CNN/DM")
     return figure, f"Quality against robustness, means over seeds and (small) the seeds. {'; '.join(words)}."
