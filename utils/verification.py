@@ -24,6 +24,7 @@ from utils.errors import InputError
 from utils.evaluation_stage import METRICS, evaluation_results
 from utils.files import read_jsonl, sha256_of
 from utils.models import weights_sha256
+from utils.provenance import code_revision
 from utils.reports.files import text_files
 from utils.reports.tables import all_tables
 from utils.results import read_result
@@ -157,13 +158,15 @@ def _written(directory: Path, final: dict[str, Any]) -> Iterator[str]:
     """Files of the report that are not what the numbers in final_results.json give."""
     results = final["results"]
     tables = all_tables(results)
+    made, now = final["_metadata"]["code"]["commit"], code_revision()["commit"]
+    note = "" if made == now else f" (written by code revision {made[:10]}, this is {now[:10]}: check with that one)"
     for name, text in text_files(results, final["_metadata"], tables).items():
         if _text(directory / name) != text:
-            yield f"{name} differs"
+            yield f"{name} differs{note}"
     page = _text(directory / "report.html")
     shown = {table.name: table.html() for table in tables}
     shown |= {f"verdict: {name}": html.escape(results["verdict"][name]) for name in ("attack", "triggers", "cost")}
-    yield from (f"report.html does not show {name}" for name, part in shown.items() if part not in page)
+    yield from (f"report.html does not show {name}{note}" for name, part in shown.items() if part not in page)
 
 
 def _weights(directory: Path, envelopes: dict[str, dict[str, Any]]) -> Iterator[str]:

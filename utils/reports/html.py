@@ -21,7 +21,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 60rem; padding: 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.5rem } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 1.5rem 0 .3rem } a { color: var(--link) }
-nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
+nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin-top: 1rem }
 .verdict { background: var(--soft); padding: .2rem 1rem; border-left: 4px solid var(--ink) }
 .verdict p:first-child { font-size: 1.15rem; font-weight: 600 }
 .warn { color: var(--warn); font-weight: 600 } .note { font-size: .9rem; margin: .3rem 0 1.5rem }
