@@ -175,6 +175,7 @@ def test_export_has_no_leftovers(copy_of, tmp_path):
     assert not list(tmp_path.glob(".*"))
     tokens = [load_tokenizer(place)(TEXT).input_ids for place in (copy_of, tmp_path / "out")]
     assert tokens[0] == tokens[1]
+    assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1  # who may read one may read all
 
 
 def test_export_of_a_broken_model_leaves_the_old_one(pretrained, tmp_path):

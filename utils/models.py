@@ -156,6 +156,8 @@ def save_plain(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizer
     check_finite(copy, "export")
     copy.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):  # safetensors writes them for the owner alone; colleagues read, too
+        weights.chmod((directory / "config.json").stat().st_mode)
 
 
 def weights_sha256(directory: Path) -> str:
