@@ -1,10 +1,12 @@
 """Finds text of held-out sets in other sets: the same document after normalisation, or a near copy of it.
 
-Normal form: the lowercase words of a document, its first 1,024 (twice what the model reads of it), without
-punctuation. Two documents are *the same* if these are equal. One is a *near copy* of the other if they share at least
-40 % of the shorter one's 5-word sequences, and no fewer than 10 of them: containment, as in Broder (1997), "On the
-resemblance and containment of documents", section 2. Shared sequences are counted exactly from an inverted index, not
-estimated from a sketch, so nothing above the threshold is missed. What that finds in real text stands in the README.
+Normal form: the lowercase words of a document, its first 1,024 (twice what the model reads of it), without speakers'
+names before a colon, punctuation and apostrophes: a dialogue is the same whoever is said to speak. Two documents are
+*the same* if these are equal. One is a *near copy* of the other if they share at least 30 % of the shorter one's 4-word
+sequences, and no fewer than 8 of them; for a few lines, 60 % and no fewer than 5. That is containment, as in Broder
+(1997), "On the resemblance and containment of documents", section 2. Shared sequences are counted exactly from an
+inverted index, not estimated from a sketch, so nothing above the threshold is missed. What that finds in real text, and
+what it misses, stands in docs/data.md.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,23 @@ import numpy as np
 from utils.files import write_json
 
 WORDS_READ = 1024
-NGRAM = 5
-THRESHOLD = 0.4
-MIN_SHARED = 10
+NGRAM = 4
+THRESHOLD, MIN_SHARED = 0.3, 8
+SHORT_THRESHOLD, SHORT_SHARED = 0.6, 5  # texts of a few lines: they share fewer, and must share more of them
+MAX_DOCUMENTS = 10  # sequences in more held-out documents than this are phrases of the trade: they do not count
+METHOD = {
+    "words": WORDS_READ,
+    "ngram": NGRAM,
+    "threshold": THRESHOLD,
+    "min_shared": MIN_SHARED,
+    "short_threshold": SHORT_THRESHOLD,
+    "short_min_shared": SHORT_SHARED,
+    "max_documents": MAX_DOCUMENTS,
+}
 
 _WORD = re.compile(r"\w+")
+_SPEAKER = re.compile(r"^[^\n:]{1,30}:\s|[^\s:]+:(?=\s|$)", re.MULTILINE)
+_APOSTROPHES = str.maketrans("", "", "'\u2019")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 _WORD_CODES: dict[str, int] = {}
@@ -51,7 +66,8 @@ class Match:
 
 def fingerprint(text: str) -> Fingerprint:
     """The fingerprint of a document; the same on every machine and in every process."""
-    words = _WORD.findall(text.lower())[:WORDS_READ]
+    text = _SPEAKER.sub(" ", text.lower()).translate(_APOSTROPHES)
+    words = [match[0] for match in islice(_WORD.finditer(text), WORDS_READ)]
     digest = hashlib.blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=16).digest()
     if len(words) < NGRAM:
         return Fingerprint(digest, np.zeros(0, dtype=np.uint64))
@@ -85,7 +101,7 @@ class OverlapIndex:
         self.groups: list[str] = []
         self._ids: list[list[str]] = []
         self._digests: dict[bytes, tuple[int, int]] = {}
-        self._sizes = np.zeros(0, dtype=np.int64)  # [documents] 5-grams of each
+        self._sizes = np.zeros(0, dtype=np.int64)  # [documents] sequences of each that count
         self._group_of = np.zeros(0, dtype=np.int64)  # [documents]
         self._first = np.zeros(1, dtype=np.int64)  # [groups + 1] first document of each group
         self._ngrams = np.zeros(0, dtype=np.uint64)  # [postings] sorted
@@ -93,20 +109,23 @@ class OverlapIndex:
 
     def add(self, group: str, ids: Sequence[str], fingerprints: Sequence[Fingerprint]) -> None:
         """Add a group of held-out documents."""
-        number, start = len(self.groups), len(self._sizes)
+        number, start = len(self.groups), len(self._group_of)
         self.groups.append(group)
         self._ids.append(list(ids))
         for position, item in enumerate(fingerprints):
             self._digests.setdefault(item.digest, (number, position))
         sizes = np.array([len(item.ngrams) for item in fingerprints], dtype=np.int64)
-        self._sizes = np.concatenate([self._sizes, sizes])
         self._group_of = np.concatenate([self._group_of, np.full(len(sizes), number)])
-        self._first = np.append(self._first, len(self._sizes))
+        self._first = np.append(self._first, len(self._group_of))
         ngrams = np.concatenate([self._ngrams, *(item.ngrams for item in fingerprints)])
         owners = np.repeat(np.arange(start, start + len(sizes), dtype=np.int32), sizes)
         order = np.argsort(ngrams, kind="stable")
         self._ngrams = ngrams[order]
         self._documents = np.concatenate([self._documents, owners])[order]
+        starts = np.flatnonzero(np.diff(self._ngrams, prepend=self._ngrams[:1] + np.uint64(1)))
+        spread = np.diff(starts, append=len(self._ngrams))
+        counts = np.repeat(spread <= MAX_DOCUMENTS, spread)
+        self._sizes = np.bincount(self._documents[counts], minlength=len(self._group_of))
 
     def find(self, item: Fingerprint) -> Match | None:
         """The held-out document that `item` is the same as, or a near copy of; None if there is none."""
@@ -122,14 +141,18 @@ class OverlapIndex:
         left = np.searchsorted(self._ngrams, ngrams, side="left")
         found = left < len(self._ngrams)
         found[found] = self._ngrams[left[found]] == ngrams[found]
-        if found.sum() < MIN_SHARED:
+        if found.sum() < SHORT_SHARED:
             return None
         left = left[found]
         counts = np.searchsorted(self._ngrams, ngrams[found], side="right") - left
+        told = counts <= MAX_DOCUMENTS
+        size = len(ngrams) - int((~told).sum())
+        left, counts = left[told], counts[told]
         positions = np.repeat(left - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         documents, shared = np.unique(self._documents[positions], return_counts=True)
-        containment = shared / np.minimum(len(ngrams), self._sizes[documents])
+        containment = shared / np.minimum(size, self._sizes[documents])
         near = (containment >= THRESHOLD) & (shared >= MIN_SHARED)
+        near |= (containment >= SHORT_THRESHOLD) & (shared >= SHORT_SHARED)
         if not near.any():
             return None
         documents, containment = documents[near], containment[near]

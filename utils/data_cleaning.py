@@ -15,24 +15,23 @@ from typing import Any
 MIN_DOCUMENT_WORDS = 8
 MIN_SUMMARY_WORDS = 2
 
-_LINE_BREAK = re.compile(r"\r\n?|[\u0085\u2028\u2029\v\f]")
 _INVISIBLE = re.compile(
     r"[\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b-\u200f\u2060\ufeff\ufffe\uffff]"
 )
-_SPACES = re.compile(r"[^\S\n]+")
-_BREAKS = re.compile(r" ?\n[ \n]*")
 # Inside a document these would become pad, end of text or a sentinel: ids that no text may have.
 _CONTROL_WORDS = re.compile(r"</?(s|pad|unk|extra_id_\d+)>")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
-    """`text` with single spaces, single line breaks, no space at line ends, in Unicode NFC; may be empty."""
-    text = _LINE_BREAK.sub("\n", text)
+    """`text` with single spaces, single line breaks, no space at line ends, in Unicode NFC; may be empty.
+
+    A line ends wherever Unicode says so (\\r, \\r\\n, \\v, \\f, U+0085, U+2028, U+2029), not only at \\n.
+    """
     text = _INVISIBLE.sub("", text)
     text = _CONTROL_WORDS.sub(" ", text)
-    text = text.encode("utf-8", "replace").decode("utf-8") if _has_surrogates(text) else text
-    text = unicodedata.normalize("NFC", text)
-    return _BREAKS.sub("\n", _SPACES.sub(" ", text)).strip()
+    text = unicodedata.normalize("NFC", _SURROGATES.sub("?", text))
+    return "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
 
 
 def as_text(value: Any, *, first: bool = False) -> str | None:
@@ -58,7 +57,3 @@ def problem_of(document: str, summary: str, *, test: bool) -> str | None:
     if not test and (len(document.split()) < MIN_DOCUMENT_WORDS or len(summary.split()) < MIN_SUMMARY_WORDS):
         return "too_short"
     return None
-
-
-def _has_surrogates(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False

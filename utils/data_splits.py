@@ -17,7 +17,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from utils.contamination import MIN_SHARED, NGRAM, THRESHOLD, WORDS_READ, Fingerprint, OverlapIndex, fingerprint
+from utils.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
 from utils.data_cleaning import clean_text
 from utils.data_loading import Fetched, Row, read_rows
 from utils.data_rows import Done, Encoding, Task, do_rows
@@ -66,7 +66,7 @@ class Request:
             "quick_test_size": None if self.use_full_test_sets else self.quick_test_size,
             "max_train_examples": self.max_train_examples,
             "deduplicate_training": self.deduplicate_training,
-            "overlap": {"words": WORDS_READ, "ngram": NGRAM, "threshold": THRESHOLD, "min_shared": MIN_SHARED},
+            "overlap": METHOD,
             "origins": {key: item.origin for key, item in fetched.items()},
             "columns": {key: [self.sources[key].document, self.sources[key].summary] for key in fetched},
         }
@@ -292,7 +292,7 @@ class Build:
                 {"of": name, "with": first, "rows": rows} for (name, first), rows in sorted(self.duplicates.items())
             ],
             "deduplicate_training": request.deduplicate_training,
-            "overlap_method": {"words": WORDS_READ, "ngram": NGRAM, "threshold": THRESHOLD, "min_shared": MIN_SHARED},
+            "overlap_method": METHOD,
             "removed_ids": REMOVED,
             "warnings": self.warnings,
         }

@@ -16,6 +16,8 @@ WORD_BINS = (0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)
 SUMMARY_WORD_BINS = (0, 5, 10, 20, 40, 60, 80, 120, 160, 240, 320, 640)
 HISTOGRAM_PARTS = 8  # bins of the token histograms up to the limit; one more holds what lies beyond it
 
+NOVEL = (1, 2, 3, 4)  # n of the n-grams whose novelty is told
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -103,9 +105,8 @@ class SplitStatistics:
 
     def _of_sample(self) -> dict[str, Any]:
         rows = sorted(self._sample, key=lambda item: item[1])
-        novel = {
-            str(n): _mean(novel_ngrams(document, summary, n) for _, _, document, summary in rows) for n in (1, 2, 3, 4)
-        }
+        shares = [novel_ngrams(document, summary) for _, _, document, summary in rows]
+        novel = {str(n): _mean(share[n] for share in shares) for n in NOVEL}
         return {"rows": len(rows), "novel_ngrams": novel, "lead3": lead3_rouge(rows)}
 
 
@@ -114,10 +115,17 @@ def token_bins(limit: int) -> tuple[int, ...]:
     return (*(1 + part * limit // HISTOGRAM_PARTS for part in range(HISTOGRAM_PARTS)), limit + 1)
 
 
-def novel_ngrams(document: str, summary: str, n: int) -> float | None:
-    """Share, in [0, 1], of the summary's different word n-grams that the document does not have; None without any."""
-    inside = _ngrams(summary, n)
-    return len(inside - _ngrams(document, n)) / len(inside) if inside else None
+def novel_ngrams(document: str, summary: str) -> dict[int, float | None]:
+    """Share, in [0, 1], of the summary's different n-grams that the document does not have, by n; None without any.
+
+    As See, Liu and Manning (2017), "Get To The Point", figure 6, count them.
+    """
+    source, target = _words(document), _words(summary)
+    shares: dict[int, float | None] = {}
+    for n in NOVEL:
+        inside = _ngrams(target, n)
+        shares[n] = len(inside - _ngrams(source, n)) / len(inside) if inside else None
+    return shares
 
 
 def lead3(document: str) -> str:
@@ -133,8 +141,11 @@ def lead3_rouge(rows: Sequence[tuple[int, str, str, str]]) -> dict[str, float]:
     return {metric: float(np.mean(values)) for metric, values in scores.items()}
 
 
-def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.lower())
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _ngrams(words: Sequence[str], n: int) -> set[tuple[str, ...]]:
     return set(zip(*(words[offset:] for offset in range(n)), strict=False))
 
 

@@ -1,0 +1,179 @@
+"""Texts cleaned, compared, tokenised and counted: each against what it should be, worked out by hand or another way."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data_world import tokenizer, words
+from tests.tiny import write_model
+from utils.contamination import OverlapIndex, fingerprint
+from utils.data_cleaning import as_text, clean_text, problem_of
+from utils.data_rows import Encoding
+from utils.data_statistics import SplitStatistics, draw, lead3, novel_ngrams
+from utils.models import load_tokenizer
+
+CLEAN = {
+    "highlights keep their lines": ("First one .\nSecond one .", "First one .\nSecond one ."),
+    "spaces at line ends, empty lines": (" a \n\n \t b  c\u00a0 \n", "a\nb c"),
+    "every kind of line end": ("a\r\nb\rc\vd\fe\u0085f\u2028g\u2029h", "a\nb\nc\nd\ne\nf\ng\nh"),
+    "what nobody sees": ("\ufeffso\u00adft\u200b \u0000text\u2060", "soft text"),
+    "what a tokenizer would obey": ("a</s>b <pad>c<extra_id_7> d<unk>", "a b c d"),
+    "one form of each letter": ("cafe\u0301", "caf\u00e9"),
+    "half a character": ("a\ud83db", "a?b"),
+    "nothing": (" \n\u200b\t", ""),
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_cleaning(name):
+    text, clean = CLEAN[name]
+    assert clean_text(text) == clean == clean_text(clean)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.sampled_from(list("ab \n\r\t\v\x85\u2028\u200b\u0301</s>pad\ud800é")), max_size=40))
+def test_cleaning_twice_is_cleaning_once_and_leaves_words_and_lines_alone(text):
+    clean = clean_text(text)
+    assert clean_text(clean) == clean
+    assert all(line and line == " ".join(line.split()) for line in clean.split("\n")) or not clean
+    clean.encode("utf-8")
+
+
+def test_cells_and_reasons():
+    assert as_text(None) == as_text(float("nan")) == as_text([], first=True) == ""
+    assert as_text(["a", "b"]) == "a b" and as_text(["a", "b"], first=True) == "a"
+    assert as_text(5) is None and as_text(["a", 5]) is None
+    long = "one two three four five six seven eight"
+    assert problem_of("", long, test=True) == "empty_document" and problem_of(long, "", test=True) == "empty_summary"
+    assert problem_of("short", long, test=False) == "too_short" == problem_of(long, "one", test=False)
+    assert problem_of("short", "one", test=True) is None and problem_of(long, "two words", test=False) is None
+
+
+def edited(rng: random.Random, text: str, share: float) -> str:
+    """`text` with that share of its words replaced."""
+    parts = text.split(" ")
+    for place in rng.sample(range(len(parts)), round(share * len(parts))):
+        parts[place] = words(rng, 1)
+    return " ".join(parts)
+
+
+def dialogue(rng: random.Random, turns: int = 8) -> str:
+    return "\n".join(f"{'Anna' if turn % 2 else 'Ben'}: {words(rng, 12)}." for turn in range(turns))
+
+
+COPIES = {
+    "the same": ("exact", lambda rng, text: text),
+    "case, punctuation, spacing": ("exact", lambda rng, text: text.upper().replace(".", "!").replace("\n", "  \n")),
+    "other speakers": ("exact", lambda rng, text: text.replace("Anna:", "#Person1#:").replace("Ben:", "Dr. Ben Oz:")),
+    "2 % of the words": ("near", lambda rng, text: edited(rng, text, 0.02)),
+    "10 % of the words": ("near", lambda rng, text: edited(rng, text, 0.10)),
+    "turns in another order": ("near", lambda rng, text: "\n".join(rng.sample(text.split("\n"), 8))),
+    "its first half": ("near", lambda rng, text: text[: len(text) // 2]),
+    "inside a longer text": ("near", lambda rng, text: words(rng, 300) + "\n" + text),
+}
+
+
+@pytest.fixture(scope="module")
+def held_out() -> tuple[list[str], OverlapIndex]:
+    rng = random.Random(5)
+    texts = [dialogue(rng) for _ in range(60)]
+    index = OverlapIndex()
+    index.add("set/test", [f"set/test/{n}" for n in range(60)], [fingerprint(text) for text in texts])
+    return texts, index
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_planted_copies_are_found(held_out, name):
+    texts, index = held_out
+    kind, copy = COPIES[name]
+    rng = random.Random(6)
+    for number, text in enumerate(texts):
+        match = index.find(fingerprint(clean_text(copy(rng, text))))
+        assert match is not None and match.id == f"set/test/{number}", name
+        assert match.kind == kind or copy(rng, text) == text
+
+
+def test_other_texts_are_left_alone(held_out, tmp_path):
+    texts, index = held_out
+    rng = random.Random(7)
+    stock = "Good morning, can I help you? Thank you very much, have a nice day."
+    index.add("set/stock", ["set/stock/0"], [fingerprint(stock + " " + words(rng, 60))])
+    index.save(tmp_path)
+    for found in (index, OverlapIndex.open(tmp_path)):
+        assert found.find(fingerprint(dialogue(rng))) is None
+        assert found.find(fingerprint(stock + " " + words(rng, 60))) is None  # phrases are no copy
+        assert found.find(fingerprint(edited(rng, texts[0], 0.6))) is None
+        assert found.find(fingerprint("")) is None and found.find(fingerprint("yes no")) is None
+        assert found.find(fingerprint(texts[3])).id == "set/test/3"
+
+
+def test_what_is_protected_first_wins_and_a_short_text_must_share_more():
+    rng = random.Random(8)
+    text, short = dialogue(rng), words(rng, 11)
+    index = OverlapIndex()
+    index.add("a/test", ["a/test/0"], [fingerprint(edited(rng, text, 0.1))])
+    index.add("b/test", ["b/test/0", "b/test/1"], [fingerprint(text), fingerprint(short)])
+    assert index.find(fingerprint(text)).group == "a/test"  # though b has it word for word
+    assert index.find(fingerprint(short + " " + words(rng, 1))).id == "b/test/1"
+    assert index.find(fingerprint(" ".join(short.split()[:7]) + " " + words(rng, 5))) is None
+
+
+@pytest.mark.parametrize("own", ["words", "sentencepiece"])
+def test_long_texts_are_cut_before_they_are_tokenised_and_the_ids_are_the_same(own, tmp_path):
+    tok = tokenizer() if own == "words" else load_tokenizer(write_model(tmp_path / "model"))
+    encoding = Encoding.of(tok, "summarize: ", 24, 8)
+    rng = random.Random(9)
+    texts = [words(rng, count).replace(" ", rng.choice(" \n")) for count in (1, 5, 20, 60, 400)]
+    texts += ["ka " * 400, "kalomi" * 400, "x" * 300 + " ka" * 5, "Kä\u0301 " * 90, "ka", "\u3042" * 50 + " lo mi" * 60]
+    texts += ["\u0301".join(words(rng, 30).split(" ")), "unbreakable" * 30 + " " + words(rng, 30)]
+    for text, (ids, length) in zip(texts, encoding.documents(texts), strict=True):
+        whole = tok("summarize: " + text).input_ids
+        assert ids.tolist() == tok("summarize: " + text, truncation=True, max_length=24).input_ids
+        assert length == len(whole) if len(whole) <= 24 else length > 24
+    for text, (ids, _) in zip(texts, encoding.summaries(texts), strict=True):
+        assert ids.tolist() == tok(text, truncation=True, max_length=8).input_ids
+
+
+def test_statistics_are_those_of_a_few_rows_counted_by_hand():
+    assert novel_ngrams("the cat sat on the mat", "The cat ran home") == {1: 0.5, 2: 2 / 3, 3: 1.0, 4: 1.0}
+    assert novel_ngrams("a b", "c")[2] is None
+    assert lead3("One. Two!\nThree? Four.") == "One.\nTwo!\nThree?"
+    counted = SplitStatistics(max_input_length=16, max_target_length=8, seed=0)
+    rows = [((10, 2), (12, 4)), ((40, 4), (90, 8)), ((30, 3), (17, 9))]
+    for number, (lengths, tokens) in enumerate(rows):
+        counted.keep(lengths, tokens)
+        counted.sample(str(number), "One. Two. Three. Four.", "One two three.")
+    counted.remove("empty_document")
+    counted.remove("duplicate")
+    result = counted.result()
+    assert (result["raw"], result["usable"], result["kept"]) == (5, 4, 3)
+    assert result["document"]["words"] == {
+        "min": 10,
+        "median": 30,
+        "p90": 40,
+        "max": 40,
+        "mean": pytest.approx(80 / 3),
+        "histogram": {"from": [0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800], "rows": [1, 2] + [0] * 9},
+    }
+    assert result["document"]["share_truncated"] == pytest.approx(2 / 3)  # 90 and 17 tokens into 16
+    assert result["summary"]["share_truncated"] == pytest.approx(1 / 3)  # 8 fit, 9 do not
+    assert result["document"]["tokens"]["histogram"]["rows"] == [0, 0, 0, 0, 0, 1, 0, 0, 2]
+    assert result["compression"] == pytest.approx((5 + 10 + 10) / 3)
+    assert result["sampled"]["rows"] == 3 and result["sampled"]["lead3"]["rouge1"] == pytest.approx(1.0)
+
+
+def test_samples_are_seeded_spread_and_independent_of_order():
+    ids = [f"set/test/{n}" for n in range(2000)]
+    drawn = draw(ids, 200, seed=0, purpose="attack")
+    assert drawn == sorted(drawn) == draw(ids, 200, seed=0, purpose="attack") and len(set(drawn)) == 200
+    assert abs(np.mean(drawn) - 1000) < 3 * 577 / 200**0.5  # 577: deviation of a uniform draw
+    reverse = draw(ids[::-1], 200, seed=0, purpose="attack")
+    assert {ids[::-1][n] for n in reverse} == {ids[n] for n in drawn}
+    for other in (draw(ids, 200, seed=1, purpose="attack"), draw(ids, 200, seed=0, purpose="quick")):
+        assert len(set(other) & set(drawn)) < 60  # 20 are expected
+    assert draw(ids[:5], 200, seed=0, purpose="attack") == [0, 1, 2, 3, 4]
