@@ -40,18 +40,23 @@ def main() -> int:
         print(f"test_dataset_loading.py: {error}", file=sys.stderr)
         return error.exit_code
     print(f"{'data set':<13} {'':<8} {'rows read':<22} {'seconds':>7}  {'revision':<11} from")
-    failed = 0
+    working, hub_down = 0, False
     for source in chosen:
+        if hub_down and not source.files:
+            print(f"{source.key:<13} {'PROBLEM':<8} {'not asked':<22} {'-':>7}  {'-':<11} {source.repository}")
+            continue
         finding = look(source)
-        word = "PROBLEM" if finding.problem else "ok"
+        word = "ok" if finding.works else "PROBLEM"
         line = f"{finding.key:<13} {word:<8} {finding.rows:<22} {finding.seconds:7.1f}  {finding.revision:<11}"
         print(line, finding.where, flush=True)
-        for label, text in (("why", finding.problem), ("do" if finding.problem else "note", finding.advice)):
-            if text:
-                print(f"{'':<13} {label}: {text}")
-        failed += bool(finding.problem)
-    print(f"{len(chosen) - failed} of {len(chosen)} data sets can be had.")
-    return 1 if failed else 0
+        for reason in finding.reasons:
+            print(f"{'':<13} {'note' if finding.works else 'why'}: {reason}")
+        if finding.advice:
+            print(f"{'':<13} do: {finding.advice}")
+        working += finding.works
+        hub_down = hub_down or finding.hub_down
+    print(f"{working} of {len(chosen)} data sets can be had.")
+    return 0 if working == len(chosen) else 1
 
 
 if __name__ == "__main__":

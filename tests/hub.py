@@ -31,8 +31,9 @@ _FILE = re.compile(r"^/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 class Fault:
     """What happens to the next `times` requests (-1: all) whose "METHOD /path" matches.
 
-    status: that answer; stall: silence of `seconds` first; reset: the connection breaks after half of the content;
-    close: it ends there politely; short: half the content, called whole; corrupt: right length, wrong bytes.
+    status: that answer; stall: silence of `seconds` first; drop: the connection breaks before an answer, reset: after
+    half of the content; hang: silence of `seconds` there; close: it ends there politely, close12: after 12 MB or at the
+    end; short: half the content, called whole; corrupt: right length, wrong bytes.
     """
 
     match: str
@@ -184,26 +185,34 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
         if self.command == "HEAD" or fault is None or fault.kind == "stall":
             return self._send(status, part, headers)
-        return self._broken(fault.kind, status, part, headers)
+        return self._broken(fault, status, part, headers)
 
-    def _broken(self, kind: str, status: int, part: bytes, headers: dict[str, str]) -> None:
-        half = part[: len(part) // 2]
+    def _broken(self, fault: Fault, status: int, part: bytes, headers: dict[str, str]) -> None:
+        kind = fault.kind
+        half = part[: 12_000_000 if kind == "close12" else len(part) // 2]
         if kind == "corrupt":
             return self._send(status, half + bytes(255 - byte for byte in part[len(half) :]), headers)
         if kind == "short":
             return self._send(status, half, headers)
         self.close_connection = True
+        if kind == "drop":
+            return self._reset()
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(part))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(half)
         self.wfile.flush()
+        if kind == "hang":
+            time.sleep(fault.seconds)
         if kind == "reset":
             time.sleep(0.05)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
+            self._reset()
         return None
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)

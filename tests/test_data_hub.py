@@ -119,6 +119,7 @@ RECOVERED = {
     "content 429 with Retry-After": ("GET .*train.csv", "status", {"status": 429, "headers": {"Retry-After": "2"}}),
     "content 429 eight times": ("GET .*train.csv", "status", {"status": 429, "times": 8}),
     "reset in the content, twice": ("GET .*train.csv", "reset", {"times": 2}),
+    "reset before an answer": ("GET .*train.csv", "drop", {}),
     "content closed early, three times": ("GET .*train.csv", "close", {"times": 3}),
     "content stalls": ("GET .*train.csv", "stall", {"seconds": 1.5}),
     "short content called whole, once": ("GET .*train.csv", "short", {}),
@@ -150,6 +151,8 @@ def test_broken_parquet_is_recovered_too(hub, tmp_path, kind):
 REFUSED = {
     "503 for ever": ("GET .*train.csv", "status", {"status": 503, "times": -1}, "no success in 4 tries.*503"),
     "head 503 for ever": ("HEAD .*train.csv", "status", {"status": 503, "times": -1}, "no success in 4 tries.*503"),
+    "429 for ever": ("GET .*train.csv", "status", {"status": 429, "times": -1}, "no success in 4 tries.*429"),
+    "closed early for ever": ("GET .*train.csv", "close", {"times": -1}, "no success in 4 tries.*RemoteProtocolError"),
     "reset for ever": ("GET .*train.csv", "reset", {"times": -1}, "no success in 4 tries, last: ReadError"),
     "wrong bytes for ever": ("GET .*train.csv", "corrupt", {"times": -1}, "wrong hash.*so was a second copy"),
     "short for ever": ("GET .*train.csv", "short", {"times": -1}, "no success in 4 tries.*Consistency check failed"),
@@ -235,6 +238,28 @@ def test_a_renamed_column_and_wrong_counts_are_refused(hub, tmp_path):
 def test_the_mirror_steps_in_for_a_bad_copy(hub, tmp_path):
     good = {f"default/{split}/0000.parquet": as_parquet(data, tmp_path) for split, data in DATA.items()}
     hub.add("maker/set", CSV | {"train.csv": b"id,dialogue,summary\n"}, {"refs/convert/parquet": good})
+    fetched, _ = get(tmp_path / "cache")
+    check_rows(fetched)
+    assert fetched.origin["revision"] == "refs/convert/parquet"
+
+
+def test_a_large_file_that_breaks_off_again_and_again_is_resumed(hub, tmp_path):
+    big = [
+        {"id": "0", "dialogue": rows("dialogsum", "x", 1, seed=n)[0]["dialogue"] * 2600, "summary": "a b"}
+        for n in range(30)
+    ]
+    hub.add("maker/set", CSV | {"train.csv": as_csv(big)})
+    hub.fault("GET .*train.csv", "close12", times=-1)  # each time after 12 MB: the client keeps pieces of 10 MiB
+    fetched, _ = get(tmp_path)
+    assert fetched.files["train"][0].stat().st_size > 24e6
+    assert len([request for request in hub.requests if "GET" in request and "train.csv" in request]) > 2
+    no_leftovers(tmp_path)
+
+
+def test_another_place_steps_in_for_a_file_that_cannot_be_sent(hub, tmp_path):
+    good = {f"default/{split}/0000.parquet": as_parquet(data, tmp_path) for split, data in DATA.items()}
+    hub.add("maker/set", CSV, {"refs/convert/parquet": good})
+    hub.fault("GET .*train.csv", "status", status=503, times=-1)
     fetched, _ = get(tmp_path / "cache")
     check_rows(fetched)
     assert fetched.origin["revision"] == "refs/convert/parquet"
@@ -384,5 +409,23 @@ def test_two_processes_fill_one_cache(hub, tmp_path):
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, "-c", script]
     processes = [subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1]) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    no_leftovers(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_download_killed_in_the_middle_is_made_again_and_what_it_left_is_swept(hub, tmp_path):
+    hub.add("maker/set", CSV)
+    hub.fault("GET .*train.csv", "hang", seconds=30)  # half of the file, then silence
+    script = f"import sys; from pathlib import Path; from tests.test_data_hub import *; get(Path({str(tmp_path)!r}))"
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=Path(__file__).parents[1])
+    while not list(tmp_path.rglob("*.incomplete")):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    check_rows(get(tmp_path)[0])
+    (left,) = tmp_path.rglob("*.incomplete")  # it could be another process's, still at work
+    os.utime(left, (0, 0))
+    check_rows(get(tmp_path)[0])
     no_leftovers(tmp_path)

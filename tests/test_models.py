@@ -108,8 +108,10 @@ def test_a_missing_weight_is_not_silently_random(copy_of):
 def test_tokenizer_is_checked_against_the_model(pretrained):
     tokenizer = load_tokenizer(pretrained)
     assert tokenizer(TEXT).input_ids[-1] == 1
-    with pytest.raises(InputError, match="only 50 embeddings"):
-        check_tokenizer(tokenizer, "here", vocabulary=50)
+    check_tokenizer(tokenizer, "here", vocabulary=len(tokenizer))
+    for embeddings in (50, len(tokenizer) - 1, len(tokenizer) + 128):  # T5 pads to a multiple of 128, not further
+        with pytest.raises(InputError, match=f"model of {embeddings} embeddings: they are not a pair"):
+            check_tokenizer(tokenizer, "here", vocabulary=embeddings)
 
 
 def test_the_wrong_constructor_is_caught(pretrained):

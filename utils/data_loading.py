@@ -18,7 +18,17 @@ from utils.data_cleaning import as_text
 from utils.datasets_registry import SUFFIXES, DatasetSource, Mirror
 from utils.errors import StageError
 from utils.files import sha256_of
-from utils.hub import Exhausted, Pin, RemoteFile, Unavailable, UnknownRevision, download, resolve, split_files
+from utils.hub import (
+    Exhausted,
+    Pin,
+    RemoteFile,
+    Unavailable,
+    UnknownRevision,
+    download,
+    resolve,
+    split_files,
+    sweep_broken_downloads,
+)
 
 ROWS_AT_A_TIME = 500
 
@@ -133,6 +143,7 @@ def fetch(
     """
     fetched: dict[str, Fetched] = {}
     missing: dict[str, str] = {}
+    sweep_broken_downloads(cache_dir)
     for key, source in sources.items():
         if source.files:
             fetched[key] = local_files(source)
@@ -147,7 +158,11 @@ def fetch(
                     "or go on without it: DATASET_ALLOW_PARTIAL=true (every output then says so)."
                 ) from error
             missing[key] = str(error)
-            log.warning("going on without %s: %s", source.title, error)
+            log.warning(
+                "going on without %s: %s. Every output will say so. When it can be had, do stage 1 again with --force",
+                source.title,
+                error,
+            )
     return fetched, missing
 
 
@@ -163,7 +178,7 @@ def from_hub(source: DatasetSource, *, cache_dir: Path, max_retries: int, retry_
             if isinstance(error, Exhausted):  # the hub is out of reach: its other places are, too
                 break
         except StageError as error:
-            reasons.append(f"{place.repository}@{place.revision}: {error}")
+            reasons.append(f"{place.repository}@{place.revision}: {str(error).rstrip('.')}")
             log.warning("%s: %s", source.key, reasons[-1])
     raise Unavailable("; ".join(reasons))
 

@@ -12,13 +12,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from utils.data_loading import Row, read_rows
 from utils.datasets_registry import DatasetSource, Mirror
 from utils.errors import StageError, UserError
-from utils.hub import Exhausted, RemoteFile, Unavailable, download, resolve, split_files
+from utils.hub import (
+    AccessNeeded,
+    Exhausted,
+    RemoteFile,
+    Unavailable,
+    download,
+    first_line,
+    persistently,
+    resolve,
+    split_files,
+)
 
 ROWS = 3  # of each split
 TRIES = 2
@@ -27,44 +38,75 @@ DELAY = 1.0  # seconds before the second try
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. `problem` is "" if the set works; `advice` says what to do."""
+    """One line of the table: `works` or not, `reasons` why a place was of no use, `advice` what to do about it.
+
+    `hub_down`: the hub could not be reached at all, there is no use in asking it for other sets.
+    """
 
     key: str
     where: str
     revision: str
     rows: str
     seconds: float
-    problem: str = ""
+    works: bool
+    reasons: tuple[str, ...] = ()
     advice: str = ""
+    hub_down: bool = False
+
+
+LOCAL = "name a local copy in DATASETS_FILE (README, Your own data)"
+PARTIAL = "or go on without the set: MONO_S2S_DATASET_ALLOW_PARTIAL=true"
 
 
 def look(source: DatasetSource) -> Finding:
     """Read a few rows of every split that the experiment needs."""
+    from huggingface_hub import constants
+
     began = time.monotonic()
     if source.files:
         where = str(next(iter(source.files.values()))[0].parent)
         try:
             rows = [_few(list(files), source) for files in source.files.values()]
         except UserError as error:
-            return Finding(source.key, where, "local files", "-", time.monotonic() - began, str(error), "mend the file")
-        return Finding(source.key, where, "local files", _counted(source, rows), time.monotonic() - began)
-    problems = []
+            lasted = time.monotonic() - began
+            return Finding(source.key, where, "local files", "-", lasted, False, (str(error),), "mend the file")
+        return Finding(source.key, where, "local files", _counted(source, rows), time.monotonic() - began, True)
+    problems: list[Exception] = []
     for place in source.places:
         try:
             commit, rows = _from_hub(source, place)
         except (Unavailable, StageError) as error:
-            problems.append(str(error))
-            if isinstance(error, Exhausted):  # the hub is out of reach: its other places are, too
+            problems.append(error)
+            if isinstance(error, Exhausted) or constants.HF_HUB_OFFLINE:  # out of reach: its other places are, too
                 break
             continue
-        seconds = time.monotonic() - began
-        where = f"{place.repository}@{place.revision}"
-        return Finding(source.key, where, commit[:10], _counted(source, rows), seconds, advice="; ".join(problems))
-    advice = (
-        "name a local copy in DATASETS_FILE (README, Your own data), run this where there is internet, or go on "
-        "without the set: MONO_S2S_DATASET_ALLOW_PARTIAL=true"
+        where, reasons = f"{place.repository}@{place.revision}", tuple(map(str, problems))
+        lasted = time.monotonic() - began
+        return Finding(source.key, where, commit[:10], _counted(source, rows), lasted, True, reasons)
+    down = isinstance(problems[-1], Exhausted) or constants.HF_HUB_OFFLINE
+    return Finding(
+        source.key,
+        source.repository,
+        "-",
+        "-",
+        time.monotonic() - began,
+        False,
+        tuple(map(str, problems)),
+        _advice(source, problems, down),
+        down,
     )
-    return Finding(source.key, source.repository, "-", "-", time.monotonic() - began, "; ".join(problems), advice)
+
+
+def _advice(source: DatasetSource, problems: list[Exception], down: bool) -> str:
+    from huggingface_hub import constants
+
+    if down:
+        switch = " with HF_HUB_OFFLINE unset" if constants.HF_HUB_OFFLINE else ""
+        return f"run this where there is internet{switch}, {LOCAL}, {PARTIAL}"
+    if any(isinstance(error, AccessNeeded) for error in problems):
+        page = f"{constants.ENDPOINT}/datasets/{source.repository}"
+        return f"sign in at {page}, accept its terms, export HF_TOKEN=your token; or {LOCAL}, {PARTIAL}"
+    return f"{LOCAL}, or another repository, {PARTIAL}"
 
 
 def _from_hub(source: DatasetSource, place: Mirror) -> tuple[str, list[list[Row]]]:
@@ -82,9 +124,17 @@ def _from_hub(source: DatasetSource, place: Mirror) -> tuple[str, list[list[Row]
 
 
 def _first_rows(repository: str, commit: str, file: RemoteFile, source: DatasetSource) -> list[Row]:
-    """The first rows of a parquet file on the hub, by ranges."""
+    """The first rows of a parquet file on the hub, by ranges; Unavailable also where every try failed."""
+    read = partial(_read_first_rows, repository, commit, file, source)
+    try:
+        return persistently(read, what=f"{repository}/{file.path}", max_retries=TRIES, retry_delay=DELAY)
+    except Exhausted as error:
+        raise Unavailable(str(error)) from error
+
+
+def _read_first_rows(repository: str, commit: str, file: RemoteFile, source: DatasetSource) -> list[Row]:
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, get_session, httpx
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
     from pyarrow import ArrowInvalid, parquet
 
     columns = [source.document, source.summary]
@@ -93,7 +143,7 @@ def _first_rows(repository: str, commit: str, file: RemoteFile, source: DatasetS
     def fetch(start: int, end: int) -> bytes:
         headers = build_hf_headers() | {"Range": f"bytes={start}-{end - 1}"}
         answer = get_session().get(url, headers=headers, follow_redirects=True, timeout=30)
-        answer.raise_for_status()
+        hf_raise_for_status(answer)
         return answer.content if answer.status_code == 206 else answer.content[start:end]
 
     try:
@@ -104,8 +154,8 @@ def _first_rows(repository: str, commit: str, file: RemoteFile, source: DatasetS
             if absent:
                 raise StageError(f"{file.path}: no column {absent[0]!r}; there are {', '.join(present)}.")
             batch = next(table.iter_batches(ROWS, columns=columns)).to_pydict()
-    except (httpx.HTTPError, ArrowInvalid, OSError, StopIteration) as error:
-        raise Unavailable(f"{repository}/{file.path}: cannot be read ({type(error).__name__}: {error})") from error
+    except (ArrowInvalid, StopIteration) as error:
+        raise Unavailable(f"{repository}/{file.path}: cannot be read as parquet ({first_line(error)})") from error
     return [Row(n, *texts) for n, texts in enumerate(zip(*(batch[column] for column in columns), strict=True))]
 
 

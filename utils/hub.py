@@ -8,6 +8,7 @@ So each step is tried again with exponential back-off, and a file whose hash is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import hashlib
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 SECONDS_FOR_AN_ANSWER = 30.0
 MAX_PAUSE = 300.0  # seconds
+ABANDONED_SECONDS = 3600  # a download that nothing was written to for this long is dead
 TRANSIENT_STATUS = (408, 425, 429)  # and 5xx
 
 log = logging.getLogger("mono_s2s.data")
@@ -39,8 +41,12 @@ class UnknownRevision(Unavailable):
     """The repository is there, the revision is not (or no more)."""
 
 
+class AccessNeeded(Unavailable):
+    """The hub has it, for those whom it lets in."""
+
+
 class Exhausted(Unavailable):
-    """It failed at every try for reasons that pass: the hub, or the way to it, is down."""
+    """It failed at every try for reasons that pass. Where `resolve` says so: the hub, or the way to it, is down."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,14 @@ class Pin:
     files: tuple[RemoteFile, ...]
 
 
+def sweep_broken_downloads(cache_dir: Path) -> None:
+    """Remove what killed processes left of their downloads: the client begins a file anew under a name of its own."""
+    for left in cache_dir.rglob("*.incomplete"):
+        with contextlib.suppress(FileNotFoundError):  # another process may be sweeping, too
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                left.unlink()
+
+
 def persistently(action: Callable[[], T], *, what: str, max_retries: int, retry_delay: float) -> T:
     """`action()`, tried up to `max_retries` times while it fails for reasons that pass; one log line per failure.
 
@@ -81,9 +95,11 @@ def persistently(action: Callable[[], T], *, what: str, max_retries: int, retry_
             last = error
         if attempt < max_retries:
             pause = min(MAX_PAUSE, retry_delay * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)
-            log.warning("%s: try %d of %d failed (%s); next in %.0f s", what, attempt, max_retries, _why(last), pause)
+            log.warning(
+                "%s: try %d of %d failed (%s); next in %.0f s", what, attempt, max_retries, first_line(last), pause
+            )
             time.sleep(pause)
-    raise Exhausted(f"{what}: no success in {max_retries} tries, last: {_why(last)}") from last
+    raise Exhausted(f"{what}: no success in {max_retries} tries, last: {first_line(last)}") from last
 
 
 def is_transient(error: BaseException) -> bool:
@@ -107,6 +123,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
 
+def pin_record(cache_dir: Path, repository: str, revision: str) -> Path:
+    """Where the commit is kept that `revision` of a repository was first found at."""
+    return cache_dir / "pins" / f"{repository}@{revision}.json".replace("/", "--")
+
+
 def resolve(
     repository: str, revision: str, *, cache_dir: Path, max_retries: int, retry_delay: float, known: bool = True
 ) -> Pin:
@@ -114,17 +135,29 @@ def resolve(
 
     So all later runs on this cache read the same data, also without a network. `known=False` asks the hub again.
     """
-    record = cache_dir / "pins" / f"{repository}@{revision}.json".replace("/", "--")
+    record = pin_record(cache_dir, repository, revision)
     if known and (pin := _recorded(record)) is not None:
         return pin
     what = f"{repository}@{revision}"
     pin = persistently(lambda: _ask(repository, revision), what=what, max_retries=max_retries, retry_delay=retry_delay)
+    if not known and (old := _recorded(record)) is not None and old.commit != pin.commit:
+        log.warning("%s: commit %s of an earlier run is gone; now %s", what, old.commit[:10], pin.commit[:10])
     write_json(record, asdict(pin))
     return pin
 
 
 def download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
-    """The local copy of a file, its content checked against the hub's hash; wrong content is fetched again, once."""
+    """The local copy of a file, its content checked against the hub's hash; wrong content is fetched again, once.
+
+    Unavailable also where every try failed for reasons that pass: another place may have the file.
+    """
+    try:
+        return _download(pin, file, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay)
+    except Exhausted as error:
+        raise Unavailable(str(error)) from error
+
+
+def _download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
     from huggingface_hub import hf_hub_download
 
     what = f"{pin.repository}/{file.path}"
@@ -233,7 +266,7 @@ def _final(error: Exception, what: str) -> Unavailable:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return Unavailable(f"{what}: access must be granted; accept its terms on the hub and set HF_TOKEN")
+        return AccessNeeded(f"{what}: access must be granted; accept its terms on the hub and set HF_TOKEN")
     if isinstance(error, errors.RepositoryNotFoundError):
         return Unavailable(f"{what}: no such repository, or it is private (then set HF_TOKEN)")
     if isinstance(error, errors.RevisionNotFoundError):
@@ -241,13 +274,13 @@ def _final(error: Exception, what: str) -> Unavailable:
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         return Unavailable(f"{what}: not in the cache, and HF_HUB_OFFLINE keeps the hub off")
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return Unavailable(f"{what}: the hub answers {error.response.status_code}; it may want HF_TOKEN")
-    return Unavailable(f"{what}: {_why(error)}")
+        return AccessNeeded(f"{what}: the hub answers {error.response.status_code}; it may want HF_TOKEN")
+    return Unavailable(f"{what}: {first_line(error)}")
 
 
-def _why(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of the error that lies at the bottom."""
     while isinstance(error, ValueError | FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
+    return f"{type(error).__name__}: {lines[0][:160].rstrip('. ') if lines else 'no message'}"

@@ -17,6 +17,7 @@ from utils.model_download import download_model
 from utils.monotonic import folded_state
 
 SENTINELS = 100
+PADDING = 128  # T5's embeddings are padded to a multiple of this: 32,100 tokens, 32,128 embeddings
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
@@ -120,8 +121,10 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, voca
         raise InputError(
             f"{source}: {len(tokenizer)} tokens, {sentinels} of them sentinels; the vocabulary file was not read"
         )
-    if vocabulary is not None and len(tokenizer) > vocabulary:
-        raise InputError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model only {vocabulary} embeddings")
+    if vocabulary is not None and not vocabulary - PADDING < len(tokenizer) <= vocabulary:
+        raise InputError(
+            f"{source}: tokenizer of {len(tokenizer)} tokens, model of {vocabulary} embeddings: they are not a pair"
+        )
 
 
 def plain_copy(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:

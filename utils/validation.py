@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import cluster, sbatch
-from utils.datasets_registry import sources
+from utils.datasets_registry import DatasetSource, sources
 from utils.errors import UserError
 from utils.flags import problem_of
+from utils.hub import pin_record
 from utils.packages import missing, other_versions
 from utils.places import CHECKOUT, Places
 from utils.provenance import code_revision
+from utils.results import read_result
 from utils.settings import Settings, load_settings
 from utils.stages import STAGES, duration
 
@@ -176,9 +178,15 @@ def _cluster(settings: Settings) -> Iterator[Check]:
 
 
 def _inputs(settings: Settings, places: Places) -> Iterator[Check]:
-    undone = [(stage, problem_of(stage, 42, places, settings)) for stage in STAGES[:2]]
-    if all(problem is None for _, problem in undone):
-        yield Check(OK, "model and data", "prepared: later stages need no network")
+    model_done, data_done = (problem_of(stage, 42, places, settings) is None for stage in STAGES[:2])
+    if model_done and data_done:
+        lacking = read_result(places.results_root / "data_statistics.json")["results"]["missing"]
+        words = "prepared: later stages need no network"
+        if lacking:
+            fix = "if they can be had now: ./run_all.sh --stage 1 --stop-stage 1 --force"
+            yield Check(WARNING, "model and data", f"{words}; but without {', '.join(lacking)}", fix)
+        else:
+            yield Check(OK, "model and data", words)
         return
     file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
     try:
@@ -188,7 +196,7 @@ def _inputs(settings: Settings, places: Places) -> Iterator[Check]:
         return
     wanted = [chosen[key] for key in (*settings.TRAIN_DATASETS, *settings.TEST_DATASETS)]
     local = settings.PROFILE == "demo" or all(source.files for source in wanted)
-    model = settings.PROFILE == "demo" or Path(settings.MODEL_NAME).is_dir()
+    model = settings.PROFILE == "demo" or Path(settings.MODEL_NAME).is_dir() or model_done
     if local and model:
         yield Check(OK, "model and data", "local: no network is needed")
         return
@@ -197,9 +205,18 @@ def _inputs(settings: Settings, places: Places) -> Iterator[Check]:
         yield Check(
             OK, "model and data", words, "nodes without internet: ./run_all.sh --local --stop-stage 1 here first"
         )
+        return
+    cache = Path(settings.HF_CACHE_DIR or places.work / "hf_cache")
+    if model and all(source.files or _pinned(cache, source) for source in wanted):
+        words = f"the hub does not answer here; stage 1 can take all from {cache}, if an earlier run got that far"
+        yield Check(WARNING, "model and data", words, "./run_all.sh --local --stop-stage 1 tries it in seconds")
     else:
         fix = "run stages 0 and 1 where there is internet, or name local copies (README, Your own data)"
         yield Check(PROBLEM, "model and data", "not prepared, and the hub does not answer here", fix)
+
+
+def _pinned(cache: Path, source: DatasetSource) -> bool:
+    return any(pin_record(cache, place.repository, place.revision).exists() for place in source.places)
 
 
 def _hub_answers() -> bool:
