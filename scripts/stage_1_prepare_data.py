@@ -10,8 +10,10 @@ from utils.stage_runner import StageContext, run_stage
 
 def work(context: StageContext) -> None:
     from utils.datasets_registry import sources
+    from utils.files import copy_file
     from utils.models import load_tokenizer
     from utils.prepared_data import prepare
+    from utils.prepared_store import REMOVED
 
     settings, places = context.settings, context.places
     datasets_file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
@@ -40,6 +42,8 @@ def work(context: StageContext) -> None:
         workers=settings.NUM_WORKERS or None,
     )
     context.provenance["missing_datasets"] = statistics["missing"]
+    for directory in (places.results_root, places.results(context.seed)):
+        copy_file(places.prepared / REMOVED, directory / REMOVED)
     context.write_result("data_statistics.json", statistics, shared=True)
 
 

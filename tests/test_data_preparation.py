@@ -97,7 +97,7 @@ def test_held_out_text_leaves_training_and_stays_in_the_test(tmp_path):
     data["arxiv"]["train"][4]["article"] = data["highlightsum"]["validation"][5][dialogue]
     data["cnn_dm"]["validation"][7][article] = data["xsum"]["test"][0]["document"]
     statistics = prepared(tmp_path, data)
-    gone = {row["id"]: row for row in read_jsonl(tmp_path / "prepared" / "removed.jsonl")}
+    gone = {row["id"]: row for row in read_jsonl(tmp_path / "prepared" / "removed_examples.jsonl")}
     assert {(id_, row["with"], row["kind"]) for id_, row in gone.items()} == {
         ("dialogsum/train/1", "cnn_dm/test/3", "exact"),
         ("highlightsum/train/2", "cnn_dm/test/3", "near"),

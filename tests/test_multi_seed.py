@@ -138,6 +138,26 @@ def test_mixed_runs_are_refused_or_said_on_every_page(seeds, aggregate, edit, wo
         assert words in " ".join(said.split()).replace(r"\_", "_")
 
 
+def test_a_set_that_no_seed_had_is_named_and_its_figures_are_not_available(seeds, aggregate):
+    def without(results, metadata):
+        results["missing_datasets"] = {"samsum": "no such repository"}
+        del results["evaluation"]["samsum"]
+
+    for seed in SEEDS:
+        change(seeds / f"seed_{seed}" / "final_results.json", without)
+    code, said = aggregate("1", "2", "3")
+    assert code == 0, said
+    target = seeds.parent / "mono_s2s_multi_seed_results"
+    for name in ("multi_seed_summary.txt", "report.html"):
+        assert "Missing data set: samsum (no such repository)." in (target / name).read_text()
+    envelope = json.loads((target / "multi_seed_results.json").read_text())
+    assert envelope["results"]["missing_datasets"] == {"samsum": "no such repository"}
+    for name, rows in (("rouge", 3), ("comparison", 1)):
+        table = (target / "tables" / f"{name}.csv").read_text().splitlines()
+        of_it = [line.split(",") for line in table if line.lower().startswith("samsum")]
+        assert len(of_it) == rows and all(cell == "not available" for row in of_it for cell in row[1:])
+
+
 @pytest.mark.parametrize("words", [["1"], ["1", "1"], ["x", "1"], ["1", "2", "--fast"]])
 def test_wrong_usage(aggregate, words):
     assert aggregate(*words)[0] == 2

@@ -20,6 +20,7 @@ SEED, COUNT = 7, 3
 def settings(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # stages set it for their process, which is this one
     settings = load_settings()
     settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
     monkeypatch.setattr(stage_runner, "load_settings", lambda: settings)

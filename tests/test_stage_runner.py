@@ -24,6 +24,7 @@ def places(tmp_path, monkeypatch) -> Places:
     for name in list(os.environ):
         if name.startswith("MONO_S2S_"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # stages set it for their process, which is this one
     settings = load_settings()
     settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
     monkeypatch.setattr(stage_runner, "load_settings", lambda: settings)
@@ -51,6 +52,13 @@ def run(number: int, *options: str, work=None) -> int:
 def run_to(last: int) -> None:
     for number in range(last + 1):
         assert run(number) == 0
+
+
+def test_only_stages_0_and_1_may_ask_the_hub(places):
+    run_to(1)
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+    run(2)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 def problem(number: int, places: Places, settings) -> str | None:

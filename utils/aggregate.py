@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import InputError, StageError
-from utils.files import new_directory, sha256_of
+from utils.files import copy_file, new_directory, sha256_of
 from utils.places import MODEL_KEYS, Places
 from utils.reports.table import p_value, signed
 from utils.results import read_result
@@ -23,7 +23,7 @@ FILES = {
     "hotflip": "hotflip_results.json",
 }
 SOURCE = ("run_id", "config_fingerprint", "code", "seconds", "device")  # what final_results.json keeps of each
-SHARED = ("setup", "data")  # made once for all seeds
+SHARED = ("setup_complete.json", "data_statistics.json", "removed_examples.jsonl")  # made once for all seeds
 LIMITS = (
     "The feed-forward layers of `monotonic` are monotone; the network is not: attention, norms and residuals are not.",
     "One training seed: differences between trainings are not in these intervals. Treat the result as preliminary.",
@@ -34,10 +34,8 @@ LIMITS = (
 
 def collect(places: Places, seed: int) -> dict[str, dict[str, Any]]:
     """Every result file of the seed as its envelope, by section; InputError if they are not of one experiment."""
-    for section in SHARED:
-        name = FILES[section]
-        places.results(seed).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(places.results_root / name, places.results(seed) / name)
+    for name in SHARED:
+        copy_file(places.results_root / name, places.results(seed) / name)
     found = {section: read_result(places.results(seed) / name) for section, name in FILES.items()}
     profiles = {envelope["_metadata"]["profile"] for envelope in found.values()}
     if len(profiles) > 1:

@@ -30,6 +30,17 @@ def write_text(path: Path, text: str) -> None:
     sync_directory(path.parent)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Replace `target` by a copy of `source` atomically."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of `value` as JSON. NaN and infinity are refused (ValueError): they are not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 STATISTICS = "statistics.json"
-REMOVED = "removed.jsonl"
+REMOVED = "removed_examples.jsonl"
 FORMAT = 1
 ROWS_PER_BATCH = 1000
 ABANDONED_SECONDS = 2 * 86400  # a build of another host that nobody touched for this long is dead

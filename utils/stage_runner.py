@@ -29,6 +29,7 @@ from utils.stage_lock import taking_turns
 from utils.stages import STAGES, Stage, upstream
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FETCHING = (0, 1)  # stages that may ask the hub; all others read what these two wrote, on nodes without internet too
 
 
 @dataclass
@@ -88,6 +89,9 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
     """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale)."""
     stage = STAGES[number]
     options = _options(stage, argv)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if number not in FETCHING:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries are imported: they read it once
     try:
         if options.settings:
             os.environ["MONO_S2S_SETTINGS_FILE"] = str(options.settings)

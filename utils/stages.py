@@ -101,7 +101,11 @@ STAGES: tuple[Stage, ...] = (
             "TRIGGER_OPTIMIZE_SIZE_FULL",
             "TRIGGER_EVAL_SIZE_FULL",
         ),
-        lambda places, seed: [places.prepared, places.results_root / "data_statistics.json"],
+        lambda places, seed: [
+            places.prepared,
+            places.results_root / "data_statistics.json",
+            places.results_root / "removed_examples.jsonl",
+        ],
         per_seed=False,
     ),
     Stage(

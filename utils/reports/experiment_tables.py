@@ -1,4 +1,4 @@
-"""How the experiment was made, as tables: equal settings, expected values, data and what was taken out, costs."""
+"""How the experiment was made, as tables: equal settings, expected values, costs."""
 
 from __future__ import annotations
 
@@ -69,47 +69,6 @@ def expected(results: dict[str, Any]) -> Table:
     if not same:
         note += " Not comparable: this run's model is not T5-small."
     return Table("expected", "Beside the figures of earlier work", ("figure", "expected", "this run"), rows, note)
-
-
-def data(results: dict[str, Any]) -> Table:
-    """A row for every split that was read; sets that could not be had say so."""
-    statistics, rows = results["data"], []
-    for entry in statistics["sets"].values():
-        for split, facts in entry["splits"].items():
-            rows.append(
-                (
-                    f"{entry['title']} {split}",
-                    f"{facts['raw']:,}",
-                    f"{sum(facts['removed'].values()):,}",
-                    f"{facts['kept']:,}",
-                    percent(facts["document"]["share_truncated"]) if facts["kept"] else "-",
-                    f"{facts['compression']:.1f}" if facts["kept"] else "-",
-                )
-            )
-    rows += [(key, NOT_AVAILABLE, *("",) * 4) for key in statistics["missing"]]
-    used = ", ".join(f"{name} {entry['rows']:,}" for name, entry in sorted(statistics["prepared"].items()))
-    return Table(
-        "data",
-        "Examples",
-        ("set, split", "raw", "removed", "kept", "cut", "ratio"),
-        rows,
-        f"cut: documents longer than the input limit; ratio: words of the document per word of summary. Used: {used}.",
-    )
-
-
-def overlap(results: dict[str, Any]) -> Table:
-    """Why rows were removed: what would have leaked from one part into another, and what stood there twice."""
-    statistics = results["data"]
-    rows = [(o["of"], f"{o['kind']} copy of {o['with']}", f"{o['rows']:,}") for o in statistics["overlap"]]
-    for key, entry in statistics["sets"].items():
-        for split, facts in entry["splits"].items():
-            rows += [
-                (f"{key}/{split}", reason.replace("_", " "), f"{count:,}")
-                for reason, count in sorted(facts["removed"].items())
-                if not reason.startswith("overlap:")
-            ]
-    note = "Copies of test examples leave training and validation; near copies share word 5-grams."
-    return Table("removed", "Removed rows", ("from", "why", "rows"), rows or [("-", "nothing removed", "0")], note)
 
 
 def costs(results: dict[str, Any]) -> Table:

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from utils.reports.table import MODELS, TITLES
+from utils.reports.data_tables import lengths
+from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES
 
 # Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour. Black and nothing else is
 # taken over by the page's own colour of text (report.html in the dark), so what must stay black is INK.
@@ -41,6 +42,7 @@ def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
         "rouge": rouge,
         "trade_off": trade_off,
         "training": training,
+        "lengths": lengths,
         "hotflip_curves": hotflip_curves,
         "hotflip_transfer": hotflip_transfer,
         "trigger_learning": trigger_learning,
@@ -85,7 +87,8 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
         + f", lead-3 {value:.3f}"
         for key, value in zip(keys, lead, strict=True)
     )
-    return figure, f"ROUGE-L with intervals. {words}."
+    missing = "".join(f"; {TITLES[key]}: {NOT_AVAILABLE}" for key in TITLES if key not in keys)
+    return figure, f"ROUGE-L with intervals. {words}{missing}."
 
 
 def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:

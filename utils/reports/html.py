@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from utils.reports.data_tables import doubts
 from utils.reports.examples import Mark
 from utils.reports.table import Table
 from utils.results import profile_note
@@ -64,7 +65,7 @@ SECTIONS = (
     ("Fairness and training", "Both start from the same pretrained weights (monotonic from the absolute values in its "
      "feed-forward layers) and see the same examples in the same order.",
      ("training",), ("fairness", "constraint")),
-    ("Data", "", (), ("data", "removed")),
+    ("Data", "", ("lengths",), ("data", "removed", "texts")),
     ("Costs", "", (), ("costs",)),
 )  # fmt: skip
 
@@ -86,17 +87,16 @@ def page(
         parts += [by_name[name].html() for name in names if name in by_name]
         if parts:
             sections.append((title, (f"<p>{html.escape(words)}</p>" if words else "") + "".join(parts)))
-    doubts = [f"{flag['model']}: {flag['message']}" for flag in results["flags"]] or ["none"]
+    raised = [f"{flag['model']}: {flag['message']}" for flag in results["flags"]] or ["none"]
     sections += [
         ("Attacked examples", "".join(map(_example, examples)) or "<p>No example could be attacked.</p>"),
         ("Data sets and their licences", items(_origins(results))),
-        ("Doubts raised by the checks", items(doubts)),
+        ("Doubts raised by the checks", items(raised)),
         ("Limits", items(results["limits"])),
         ("Provenance", _provenance(results, metadata)),
     ]
     answer = results["verdict"]
-    warnings = [answer["doubt"]]
-    warnings += [f"Missing data set: {key} ({reason})." for key, reason in results["missing_datasets"].items()]
+    warnings = [answer["doubt"], *doubts(results)]
     warnings += [f"The checks raise {len(results['flags'])} doubts: see below."] if results["flags"] else []
     return document(
         f"mono-s2s, seed {metadata['seed']}",

@@ -67,7 +67,10 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
             ]
         ),
         "## Data and their licences",
-        _list([f"{e['title']} ({e['role']}): {e['licence']}. {e['note']}" for e in results["data"]["sets"].values()]),
+        _list(
+            [f"{e['title']} ({e['role']}): {e['licence']}. {e['note']}" for e in results["data"]["sets"].values()]
+            + [f"{key}: {NOT_AVAILABLE}, this run went without it" for key in results["missing_datasets"]]
+        ),
         "The licences above are those that the data sets state; whether they allow a use of this model is for its user "
         "to judge.",
         "## Results",

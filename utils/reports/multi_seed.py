@@ -30,6 +30,8 @@ def tables(results: dict[str, Any]) -> list[Table]:
         for metric, words in metrics.items()
         for model in MODELS
     ]
+    absent = [key for key in TITLES if key not in results["evaluation"]]
+    quality += [(f"{TITLES[key]} ROUGE-L {m}", *(NOT_AVAILABLE,) * len(header)) for key in absent for m in MODELS]
     figures = {
         "success_rate": "success",
         "worst_case_success_rate": "success, worst case",
@@ -77,6 +79,7 @@ def _tests(results: dict[str, Any]) -> Table:
         )
         ps = (p_value(test["p_value_t"]), p_value(test.get("p_value_holm")), p_value(test["p_value_wilcoxon"]))
         rows.append((_titled(name), signed(test["difference"], digits=4), interval, *ps, str(test["n"])))
+    rows += [(f"{TITLES[key]} ROUGE-L", *(NOT_AVAILABLE,) * 6) for key in TITLES if key not in results["evaluation"]]
     best = 2.0 ** (1 - len(results["seeds"]))
     header = ("figure", "difference", f"[{100 * results['confidence']:g} %]", "p (t)", "p (Holm)", "p (W)", "seeds")
     return Table(

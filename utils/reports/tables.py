@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from utils.reports import experiment_tables, result_tables
+from utils.reports import data_tables, experiment_tables, result_tables
 from utils.reports.table import MODELS, Table
 
 
@@ -27,8 +27,9 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
         result_tables.trigger_controls,
         result_tables.attack_tests,
         result_tables.trigger_transfer,
-        experiment_tables.data,
-        experiment_tables.overlap,
+        data_tables.rows,
+        data_tables.removed,
+        data_tables.texts,
         experiment_tables.costs,
     )
     tables = [make(results) for make in makers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from utils.reports.data_tables import doubts
 from utils.reports.table import Table
 from utils.results import profile_note
 
@@ -19,13 +20,12 @@ def summary(results: dict[str, Any], metadata: dict[str, Any], tables: list[Tabl
         parts.append(_wrap(f"*** {note} ***"))
     answer = results["verdict"]
     parts += [_wrap(answer[name]) for name in ("attack", "triggers", "cost", "doubt") if answer[name]]
-    for key, reason in results["missing_datasets"].items():
-        parts.append(_wrap(f"Missing data set: {key} ({reason}). Its figures are not available."))
+    parts += [_wrap(words) for words in doubts(results)]
     for table in tables:
         parts.append(table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else ""))
     if results["flags"]:
-        doubts = [_wrap(f"- {flag['model']}: {flag['message']}", "  ") for flag in results["flags"]]
-        parts.append("Doubts raised by the checks\n" + "\n".join(doubts))
+        raised = [_wrap(f"- {flag['model']}: {flag['message']}", "  ") for flag in results["flags"]]
+        parts.append("Doubts raised by the checks\n" + "\n".join(raised))
     parts.append("Limits\n" + "\n".join(_wrap(f"- {limit}", "  ") for limit in results["limits"]))
     code = metadata["code"]
     parts.append(
