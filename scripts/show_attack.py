@@ -45,8 +45,8 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     attack.add_argument(
         "--candidates", type=number(1), metavar="N", help="exact scores per step (default: the setting)"
     )
-    attack.add_argument("--beam", type=number(1), default=1, metavar="N", help="partial attacks kept (default 1)")
-    attack.add_argument("--restarts", type=number(1), default=1, metavar="N", help="starts (default 1)")
+    attack.add_argument("--beam", type=number(1), metavar="N", help="partial attacks kept (default: the setting)")
+    attack.add_argument("--restarts", type=number(1), metavar="N", help="starts (default: the setting)")
     attack.add_argument("--token-set", choices=("roundtrip", "raw"), default=None,
                         help="roundtrip: typable text only; raw: any token ids (default: the setting)")  # fmt: skip
     attack.add_argument("--attack-seed", type=number(0), default=0, metavar="N", help="random choices (default 0)")
@@ -96,7 +96,8 @@ def picture(given: argparse.Namespace) -> str:
 
     directory = given.model_dir or places(settings).model(given.seed, given.model)
     if not directory.is_dir():
-        raise InputError(f"no model in {directory}. Run the experiment first (./run_all.sh), or give --model-dir.")
+        command = "./run_all.sh --demo" if given.demo else "./run_all.sh"
+        raise InputError(f"no model in {directory}. Run the experiment first ({command}), or give --model-dir.")
     tokenizer = load_tokenizer(given.model_dir or places(settings).pretrained)
     device = choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE)
     model = load_model(directory, device=device)
@@ -139,8 +140,9 @@ def picture(given: argparse.Namespace) -> str:
             num_flips=given.flips or settings.HOTFLIP_NUM_FLIPS,
             candidates=candidates,
             random_candidates=min(4, candidates // 4),
-            beam=given.beam,
-            restarts=given.restarts,
+            beam=given.beam or settings.HOTFLIP_BEAM,
+            restarts=given.restarts or settings.HOTFLIP_RESTARTS,
+            noisy_gradients=settings.HOTFLIP_NOISY_GRADIENTS,
             success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
             min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
             seed=given.attack_seed,

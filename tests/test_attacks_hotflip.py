@@ -26,7 +26,7 @@ from utils.attacks.examples import (
 from utils.attacks.hotflip import HotFlipSettings, attack_examples
 from utils.attacks.hotflip_summary import summarise
 from utils.attacks.objective import Objective, Targets
-from utils.attacks.proposals import Ground, State, random_flips
+from utils.attacks.proposals import Ground, State, Taylor, random_flips
 from utils.attacks.search import GradientProposer, Walk, search
 from utils.attacks.setup import Setup, Victim, exact_losses
 from utils.errors import Interrupted, UsageError
@@ -83,6 +83,26 @@ def test_all_candidates_means_the_best_single_flip(token_set: str) -> None:
     assert walk.queries == len(every)
     assert walk.best[1].ids.tolist() == every[int(np.argmax(losses))]
     assert walk.best[1].loss == pytest.approx(losses.max(), abs=1e-4)
+
+
+def test_proposals_are_the_pairs_of_largest_first_order_gain() -> None:
+    setup = world.setup(TOKENIZER, token_set="raw")
+    (item,) = setup.encode(world.examples(1))
+    embedding = _victim().model.get_input_embeddings().weight.detach()
+    ids = torch.tensor([item.ids])
+    gradient = torch.randn(1, len(item.ids), embedding.shape[1], generator=torch.Generator().manual_seed(0))
+    open_ = np.zeros((1, len(item.ids)), dtype=bool)
+    open_[0, list(item.attackable)] = True
+    (top,) = Taylor(setup.legal, embedding, candidates=8, per_position=50).top(ids, gradient, open_, open_)
+    gains = {
+        (p, v): float(gradient[0, p] @ (embedding[v] - embedding[item.ids[p]]))
+        for p in item.attackable
+        for v in setup.legal.ids.tolist()
+        if v != item.ids[p]
+    }
+    best = sorted(gains, key=lambda pair: -gains[pair])[:16]
+    assert list(zip(top.positions.tolist(), top.tokens.tolist(), strict=True)) == best
+    assert top.gains == pytest.approx([gains[pair] for pair in best], rel=1e-4)
 
 
 def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def hotflip_settings(settings: Settings, seed: int) -> HotFlipSettings:
         num_flips=settings.HOTFLIP_NUM_FLIPS,
         candidates=settings.HOTFLIP_CANDIDATES,
         random_candidates=min(4, settings.HOTFLIP_CANDIDATES // 4),
+        noisy_gradients=settings.HOTFLIP_NOISY_GRADIENTS,
         beam=settings.HOTFLIP_BEAM,
         restarts=settings.HOTFLIP_RESTARTS,
         loss=settings.ATTACK_LOSS,

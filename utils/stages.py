@@ -189,6 +189,7 @@ STAGES: tuple[Stage, ...] = (
             *_SCORING,
             "HOTFLIP_NUM_FLIPS",
             "HOTFLIP_CANDIDATES",
+            "HOTFLIP_NOISY_GRADIENTS",
             "HOTFLIP_BEAM",
             "HOTFLIP_RESTARTS",
             "COMPUTE_GRADIENT_NORMS",

@@ -154,7 +154,7 @@ def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
     figure, (left, right, *beyond) = plt.subplots(1, 2 + longer, figsize=(6.5 + 3 * longer, 2.8), sharey=True)
     for model in MODELS:
         cell = results["hotflip"][model]
-        curve = [point for point in cell["budget_curve"] if point["success_rate"] is not None]
+        curve = cell.get("budget_curve", [])  # none where nothing was attackable
         style = {"color": COLOURS[model], "marker": MARKERS[model], "linestyle": LINES[model], "label": model}
         left.plot([p["flips"] for p in curve], [100 * p["success_rate"] for p in curve], **style)
         more = cell.get("long_budget_curve") or ()
@@ -162,7 +162,7 @@ def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
             names = ["all" if point["flips"] is None else str(point["flips"]) for point in more]
             beyond[0].plot(names, [100 * point["success_rate"] for point in more], **style)
             beyond[0].set_xlabel("flips beyond the budget")
-        sweep = {float(t): 100 * rate for t, rate in cell["success_by_threshold"].items() if rate is not None}
+        sweep = {float(t): 100 * rate for t, rate in cell.get("success_by_threshold", {}).items()}
         right.plot([100 * t for t in sweep], list(sweep.values()), **style)
     right.axvline(100 * results["hotflip"]["baseline"]["threshold"], color="#000000", linewidth=0.8, linestyle=":")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
