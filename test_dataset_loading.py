@@ -22,8 +22,8 @@ def main() -> int:
     if options.demo:
         os.environ["MONO_S2S_PROFILE"] = "demo"
 
-    from utils.data_preflight import look
-    from utils.datasets_registry import sources
+    from utils.data.preflight import look
+    from utils.data.registry import sources
     from utils.errors import UserError
     from utils.places import Places
     from utils.settings import load_settings

@@ -91,7 +91,7 @@ def picture(given: argparse.Namespace) -> str:
     from utils.attacks.legal_tokens import LegalTokens, TokenizerView
     from utils.attacks.setup import Setup, Victim
     from utils.attacks.show import render, show_hotflip, show_trigger
-    from utils.generation import DecodingSettings
+    from utils.generation.summaries import DecodingSettings
     from utils.models import choose_device, load_model, load_tokenizer
 
     directory = given.model_dir or places(settings).model(given.seed, given.model)
@@ -161,7 +161,7 @@ def the_text(given: argparse.Namespace, settings) -> tuple[str, str | None]:  # 
             return (sys.stdin.read() if given.file == "-" else Path(given.file).read_text("utf-8")), given.summary
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {given.file}: {error}") from None
-    from utils.prepared_data import load_prepared
+    from utils.data.preparation import load_prepared
 
     rows = load_prepared(places(settings).prepared, "attack_evaluate")
     if given.example >= len(rows):

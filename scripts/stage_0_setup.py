@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.stage_runner import StageContext, run_stage
+from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
@@ -15,8 +15,8 @@ def work(context: StageContext) -> None:
 
     settings, places = context.settings, context.places
     if settings.PROFILE == "demo" and settings.MODEL_NAME == "demo":
-        from utils.demo_corpus import write_demo_corpus
-        from utils.demo_model import build_demo_model
+        from utils.demo.corpus import write_demo_corpus
+        from utils.demo.model import build_demo_model
 
         context.log.info("writing the demo corpus to %s", places.demo_corpus)
         write_demo_corpus(places.demo_corpus)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.stage_runner import StageContext, run_stage
+from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.datasets_registry import sources
+    from utils.data.preparation import prepare
+    from utils.data.registry import sources
+    from utils.data.store import REMOVED
     from utils.files import copy_file
     from utils.models import load_tokenizer
-    from utils.prepared_data import prepare
-    from utils.prepared_store import REMOVED
 
     settings, places = context.settings, context.places
     datasets_file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None

@@ -5,11 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.stage_runner import StageContext, run_stage
+from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.training_stage import train_arm
+    from utils.training.stage import train_arm
 
     for arm in ("monotonic", *context.settings.CONTROL_ARMS):
         train_arm(context, arm)

@@ -63,7 +63,7 @@ def summary_of(given: argparse.Namespace) -> str:
         raise InputError(f"no model in {candidates[0]}. Run the experiment first (./run_all.sh), or give --model-dir.")
 
     from utils.evaluation_stage import decoding_settings
-    from utils.generation import generate
+    from utils.generation.summaries import generate
     from utils.models import choose_device, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(directory)

@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 TOOLS = {
     "packages": "utils.packages",
-    "job-facts": "utils.job_facts",
-    "submit": "utils.submission",
-    "multi-seed": "utils.multi_seed_submission",
+    "job-facts": "utils.slurm.job_facts",
+    "submit": "utils.slurm.submission",
+    "multi-seed": "utils.slurm.multi_seed_submission",
     "status": "utils.run_status",
     "diagnose": "utils.diagnosis",
     "validate": "utils.validation",

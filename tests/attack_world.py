@@ -11,7 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 from utils.attacks.examples import Example
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.setup import Setup
-from utils.generation import DecodingSettings
+from utils.generation.summaries import DecodingSettings
 
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 PUNCTUATION = [".", ",", ":", "!", "?"]

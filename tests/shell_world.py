@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.errors import Interrupted, StageError
 from utils.files import append_jsonl, read_jsonl, write_text
-from utils.parts import finish_part
-from utils.stage_runner import run_stage
+from utils.pipeline.parts import finish_part
+from utils.pipeline.runner import run_stage
 
 def work(context):
     told = context.places.scratch.parent / "behaviour.json"

@@ -31,7 +31,7 @@ from utils.attacks.search import GradientProposer, Walk, search
 from utils.attacks.setup import Setup, Victim, exact_losses
 from utils.errors import Interrupted, UsageError
 from utils.files import read_jsonl
-from utils.generation import row_key
+from utils.generation.summaries import row_key
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)

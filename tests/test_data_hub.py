@@ -19,11 +19,11 @@ import pytest
 
 from tests.data_world import all_rows, arguments, rows, write_file
 from tests.hub import Hub
-from utils.data_loading import fetch, read_rows
-from utils.datasets_registry import DEFAULTS, DatasetSource, Mirror, sources
+from utils.data.loading import fetch, read_rows
+from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
+from utils.data.registry import DEFAULTS, DatasetSource, Mirror, sources
 from utils.errors import StageError
 from utils.hub import persistently
-from utils.prepared_data import load_prepared, missing_datasets, prepare, read_manifest
 
 SPLITS = {"train": 30, "validation": 6}
 DATA = {split: rows("dialogsum", split, count) for split, count in SPLITS.items()}

@@ -10,8 +10,8 @@ from tests.data_world import rows
 from tests.test_data_hub import CSV, DATA, SOURCE, as_parquet, hub  # noqa: F401 - the fixture
 from tests.tiny import write_data
 from utils import validation
-from utils.data_preflight import look
-from utils.datasets_registry import DEFAULTS
+from utils.data.preflight import look
+from utils.data.registry import DEFAULTS
 from utils.hub import pin_record
 from utils.places import Places
 from utils.results import write_result

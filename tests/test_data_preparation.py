@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.data_world import COLUMNS, all_rows, arguments, rows, tokenizer, write_sets
-from utils.datasets_registry import sources
+from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
+from utils.data.registry import sources
 from utils.errors import InputError, StageError
 from utils.files import read_jsonl, sha256_of
-from utils.prepared_data import load_prepared, missing_datasets, prepare, read_manifest
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def test_the_same_input_gives_the_same_files(plain, tmp_path):
 
 def test_several_processes_give_the_same_files(plain, tmp_path, monkeypatch):
     directory, _ = plain
-    monkeypatch.setattr("utils.data_rows.BYTES_WORTH_PROCESSES", 1)
-    monkeypatch.setattr("utils.data_rows.ROWS_PER_TASK", 7)
+    monkeypatch.setattr("utils.data.rows.BYTES_WORTH_PROCESSES", 1)
+    monkeypatch.setattr("utils.data.rows.ROWS_PER_TASK", 7)
     prepare(**arguments(tmp_path, sources(directory / "datasets.json"), workers=2))
     assert sha256_of(tmp_path / "prepared") == sha256_of(directory / "prepared")
 
@@ -186,16 +186,16 @@ def test_loading_what_is_not_there(plain, tmp_path):
 
 
 def _prepare_slowly(directory: Path, pause: float) -> None:
-    import utils.data_splits
+    import utils.data.splits
 
-    original = utils.data_splits.Build._training
+    original = utils.data.splits.Build._training
 
     def slow(self: object, split: str, keys: list[str]) -> None:
         (directory / f"reached_{os.getpid()}").touch()
         time.sleep(pause)
         original(self, split, keys)
 
-    utils.data_splits.Build._training = slow
+    utils.data.splits.Build._training = slow
     prepare(**arguments(directory, sources(directory / "datasets.json")))
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.data_world import tokenizer, words
 from tests.tiny import write_model
-from utils.contamination import OverlapIndex, fingerprint
-from utils.data_cleaning import as_text, clean_text, problem_of
-from utils.data_rows import Encoding
-from utils.data_statistics import SplitStatistics, draw, lead3, novel_ngrams
+from utils.data.cleaning import as_text, clean_text, problem_of
+from utils.data.contamination import OverlapIndex, fingerprint
+from utils.data.rows import Encoding
+from utils.data.statistics import SplitStatistics, draw, lead3, novel_ngrams
 from utils.models import load_tokenizer
 
 CLEAN = {

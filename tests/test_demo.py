@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from utils.demo_corpus import COLUMNS, ROWS, write_demo_corpus
-from utils.demo_model import PREFIX, SENTINELS, corrupt, new_model, train_tokenizer, training_texts
+from utils.demo.corpus import COLUMNS, ROWS, write_demo_corpus
+from utils.demo.model import PREFIX, SENTINELS, corrupt, new_model, train_tokenizer, training_texts
 from utils.files import sha256_of
 from utils.models import load_tokenizer
 from utils.rouge import rouge_scores

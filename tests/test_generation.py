@@ -15,9 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from utils import generation
 from utils.errors import Interrupted
-from utils.generation import MAX_ROWS, DecodingSettings, generate, generate_timed, plan_batches, resolve_precision
+from utils.generation import summaries as generation
+from utils.generation.summaries import (
+    MAX_ROWS,
+    DecodingSettings,
+    generate,
+    generate_timed,
+    plan_batches,
+    resolve_precision,
+)
 
 DECODING = DecodingSettings(num_beams=3, min_new_tokens=2, max_new_tokens=8)
 VOCABULARY = 120

@@ -5,13 +5,13 @@ import os
 
 import pytest
 
-from utils import stage_runner
 from utils.files import write_text
-from utils.flags import problem_of
-from utils.parts import finish_part
+from utils.pipeline import runner as stage_runner
+from utils.pipeline.flags import problem_of
+from utils.pipeline.parts import finish_part
+from utils.pipeline.stages import STAGES
 from utils.places import Places
 from utils.settings import load_settings
-from utils.stages import STAGES
 
 SEED, COUNT = 7, 3
 

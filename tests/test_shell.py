@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.shell_world import ROOT, World
-from utils.stages import STAGES
+from utils.pipeline.stages import STAGES
 
 WRAPPERS = [stage.wrapper for stage in STAGES]
 COMMANDS = ["run_all.sh", "scripts/environment.sh", "tests/run.sh"]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from utils import stage_runner
 from utils.errors import StageError
 from utils.files import write_text
-from utils.flags import problem_of, read_flag
+from utils.pipeline import runner as stage_runner
+from utils.pipeline.flags import problem_of, read_flag
+from utils.pipeline.stages import STAGES, upstream
 from utils.places import Places
 from utils.settings import load_settings
-from utils.stages import STAGES, upstream
 
 SEED = 7
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.shell_world import ROOT, World
-from utils import cluster, sbatch
-from utils.cluster import Site
 from utils.errors import InputError, StageError, UsageError
+from utils.pipeline.plan import make_plan, to_run
+from utils.pipeline.stages import STAGES, table
 from utils.places import Places
-from utils.plan import make_plan, to_run
-from utils.run_record import new_directory, new_record, records
 from utils.settings import load_settings
-from utils.stages import STAGES, table
+from utils.slurm import cluster, sbatch
+from utils.slurm.cluster import Site
+from utils.slurm.run_record import new_directory, new_record, records
 
 GOLDEN = ROOT / "tests" / "golden" / "sbatch_lines.txt"
 CASES = {

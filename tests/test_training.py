@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import utils.trainer
+import utils.training.trainer
 from tests.tiny import write_model
 from tests.training_world import BATCH, EPOCHS, EXAMPLES, SETTINGS, STEPS, child, rows, run
-from utils.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
-from utils.checkpoints import COMPLETE, whole_checkpoints
 from utils.errors import InputError, Interrupted, StageError
 from utils.models import load_model, weights_sha256
 from utils.monotonic import constrain, ffn_layers, is_constrained
-from utils.trainer import validation_loss
-from utils.training import TrainingSettings
-from utils.training_record import TrainingRecord
+from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
+from utils.training.checkpoints import COMPLETE, whole_checkpoints
+from utils.training.record import TrainingRecord
+from utils.training.train import TrainingSettings
+from utils.training.trainer import validation_loss
 
 TIMES = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_mb", "cumulative_seconds"}
 
@@ -173,7 +173,7 @@ def test_a_run_leaves_plain_models_and_a_complete_history(undisturbed, pretraine
 def test_all_arms_see_the_same_batches_with_the_same_settings(pretrained, tmp_path, monkeypatch):
     seen: dict[str, list] = {}
     rates: dict[str, list] = {}
-    original = utils.trainer.ArmTrainer.compute_loss
+    original = utils.training.trainer.ArmTrainer.compute_loss
 
     def spy(self, model, inputs, **kwargs):
         arm = self.record.what
@@ -186,7 +186,7 @@ def test_all_arms_see_the_same_batches_with_the_same_settings(pretrained, tmp_pa
         )
         return original(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(utils.trainer.ArmTrainer, "compute_loss", spy)
+    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "compute_loss", spy)
     for arm in ("baseline", "monotonic", "sign_frozen", "abs_init_free"):
         run(pretrained, tmp_path / arm, arm, dataclasses.replace(SETTINGS, epochs=2))
     for arm in ("monotonic", "sign_frozen", "abs_init_free"):
@@ -218,13 +218,13 @@ def test_no_step_reads_a_number_back_from_the_device(pretrained, tmp_path, monke
 
 def test_schedule_is_linear_with_the_arms_own_warmup(pretrained, tmp_path, monkeypatch):
     rates = []
-    original = utils.trainer.ArmTrainer.compute_loss
+    original = utils.training.trainer.ArmTrainer.compute_loss
 
     def spy(self, model, inputs, **kwargs):
         rates.append(self.optimizer.param_groups[0]["lr"])
         return original(self, model, inputs, **kwargs)
 
-    monkeypatch.setattr(utils.trainer.ArmTrainer, "compute_loss", spy)
+    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "compute_loss", spy)
     run(pretrained, tmp_path / "run", "baseline")
     total, warmup = STEPS * EPOCHS, 3  # 15 % of 15 steps, rounded up
     expected = [min(step / warmup, (total - step) / (total - warmup)) for step in range(total)]
@@ -371,7 +371,7 @@ def test_a_torn_checkpoint_is_skipped_with_a_message(finished, pretrained, undis
 
 def test_a_finished_training_is_not_repeated(finished, pretrained, undisturbed, monkeypatch):
     shutil.rmtree(finished / "best")
-    monkeypatch.setattr(utils.trainer.ArmTrainer, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "train", lambda *a, **k: pytest.fail("trained again"))
     history = run(pretrained, finished)
     assert timeless(history) == timeless(undisturbed["monotonic"][1]) and history["resumes"] == 0
     assert (finished / "best" / "config.json").exists()
@@ -408,7 +408,7 @@ def test_without_the_best_epoch_training_goes_back_to_where_it_can(finished, pre
     "error", [OSError(28, "No space left on device"), RuntimeError("write failed: [enforce fail]")]
 )
 def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_lives(pretrained, tmp_path, monkeypatch, moment, error):
-    place = utils.trainer if moment == "save_plain" else utils.trainer.ArmTrainer
+    place = utils.training.trainer if moment == "save_plain" else utils.training.trainer.ArmTrainer
     output, original, calls = tmp_path / "run", getattr(place, moment), 0
 
     def full(*args, **kwargs):
@@ -426,7 +426,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_lives(pretrained, 
 
 
 def test_a_loss_that_explodes_stops_the_stage_and_keeps_what_was_good(pretrained, tmp_path, monkeypatch):
-    original = utils.trainer.ArmTrainer.training_step
+    original = utils.training.trainer.ArmTrainer.training_step
 
     def poison(self, model, *args, **kwargs):
         if self.state.global_step == STEPS + 2:
@@ -434,14 +434,14 @@ def test_a_loss_that_explodes_stops_the_stage_and_keeps_what_was_good(pretrained
                 next(model.parameters()).fill_(float("nan"))
         return original(self, model, *args, **kwargs)
 
-    monkeypatch.setattr(utils.trainer.ArmTrainer, "training_step", poison)
+    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "training_step", poison)
     with pytest.raises(StageError, match=r"not finite any more.*LEARNING_RATE"):
         run(pretrained, tmp_path / "run")
     assert [checkpoint.directory.name for checkpoint in whole_checkpoints(tmp_path / "run")] == ["epoch_1"]
 
 
 def test_empty_or_foreign_data_are_refused(pretrained, tmp_path):
-    from utils.training import train
+    from utils.training.train import train
 
     data = rows(pretrained, 5, 0)
     common = {"arm": "baseline", "pretrained_dir": pretrained, "output_dir": tmp_path / "run", "settings": SETTINGS}
@@ -462,10 +462,10 @@ def test_bfloat16_is_refused_or_used_as_asked(pretrained, tmp_path):
 
 
 def test_log_lines_are_plain_and_tell_where_it_stands(pretrained, tmp_path, caplog, capfd, monkeypatch):
-    import utils.training_record
+    import utils.training.record
 
-    monkeypatch.setattr(utils.training_record, "SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(utils.training_record, "SECONDS_BETWEEN_LOG_LINES", 0.0)
+    monkeypatch.setattr(utils.training.record, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(utils.training.record, "SECONDS_BETWEEN_LOG_LINES", 0.0)
     started = time.time()
     with caplog.at_level("INFO", logger="mono_s2s"):
         run(pretrained, tmp_path / "run", "baseline", dataclasses.replace(SETTINGS, epochs=1))

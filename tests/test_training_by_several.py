@@ -11,13 +11,13 @@ import torch
 
 from tests.tiny import write_model
 from tests.training_world import SETTINGS, STEPS, rows
-from utils import training_launcher
-from utils.batches import TokenRows
-from utils.checkpoints import whole_checkpoints
+from utils.data.store import FORMAT, MANIFEST
 from utils.errors import InputError, Interrupted
 from utils.models import load_model
-from utils.prepared_store import FORMAT, MANIFEST
-from utils.training import train
+from utils.training import launcher as training_launcher
+from utils.training.batches import TokenRows
+from utils.training.checkpoints import whole_checkpoints
+from utils.training.train import train
 
 
 @pytest.fixture(scope="module")

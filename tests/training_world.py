@@ -14,7 +14,7 @@ import datasets
 from tests.tiny import example
 from utils.files import write_json
 from utils.models import load_tokenizer
-from utils.training import TrainingSettings, train
+from utils.training.train import TrainingSettings, train
 
 EXAMPLES, BATCH, EPOCHS = 18, 4, 3  # 5 steps an epoch, the last batch of two
 STEPS = 5
@@ -100,10 +100,10 @@ def child(pretrained: Path, output: Path, arm: str, death: str) -> None:
 
 def _count_calls(count: Callable[[str], None]) -> None:
     """Let `count(name)` know of every call, before it happens, of what writes and removes checkpoints."""
-    import utils.checkpoints
-    import utils.trainer
-    import utils.training
-    import utils.training_record
+    import utils.training.checkpoints
+    import utils.training.record
+    import utils.training.train
+    import utils.training.trainer
 
     def announced(name: str, function: Callable) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -113,12 +113,15 @@ def _count_calls(count: Callable[[str], None]) -> None:
         return call
 
     places = {
-        "model": (utils.trainer, "save_plain"),  # before anything is in the new directory
-        "state": (utils.trainer.ArmTrainer, "_save_rng_state"),  # model and optimizer are, the rest is not
-        "seal": (utils.checkpoints, "write_json"),  # all is but COMPLETE.json; later calls: while old ones are pruned
-        "prune": (utils.trainer, "keep_newest"),  # the new one is whole
-        "validate": (utils.training, "validation_loss"),
-        "best": (utils.training, "_export_best"),
+        "model": (utils.training.trainer, "save_plain"),  # before anything is in the new directory
+        "state": (utils.training.trainer.ArmTrainer, "_save_rng_state"),  # model and optimizer are, the rest is not
+        "seal": (
+            utils.training.checkpoints,
+            "write_json",
+        ),  # all is but COMPLETE.json; later calls: while old ones are pruned
+        "prune": (utils.training.trainer, "keep_newest"),  # the new one is whole
+        "validate": (utils.training.train, "validation_loss"),
+        "best": (utils.training.train, "_export_best"),
     }
     for name, (module, attribute) in places.items():
         setattr(module, attribute, announced(name, getattr(module, attribute)))

@@ -18,14 +18,14 @@ from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.setup import Setup, Victim
 from utils.attacks.trigger_experiment import learned_triggers_csv, trigger_results, trigger_sections
 from utils.attacks.triggers import TriggerSettings
+from utils.data.store import load_prepared, missing_datasets
 from utils.evaluation_stage import decoding_settings, summaries_of
 from utils.files import write_jsonl, write_text
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
-from utils.parts import finish_part
+from utils.pipeline.parts import finish_part
+from utils.pipeline.runner import StageContext
 from utils.places import models_of
-from utils.prepared_store import load_prepared, missing_datasets
 from utils.settings import Settings
-from utils.stage_runner import StageContext
 
 RANDOM_DRAWS = 10  # random attacks per example; the strongest by loss is the control
 

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils import cluster
 from utils.errors import UsageError, UserError
-from utils.live_jobs import live_jobs
+from utils.pipeline.stages import STAGES
 from utils.places import Places
-from utils.run_record import records
 from utils.settings import load_settings
-from utils.stages import STAGES
+from utils.slurm import cluster
+from utils.slurm.live_jobs import live_jobs
+from utils.slurm.run_record import records
 
 CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model")  # made by stages 0 and 1
 OURS = ("runs", "stage_logs")

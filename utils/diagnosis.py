@@ -18,12 +18,12 @@ from pathlib import Path
 from utils.cleanup import refuse_while_running
 from utils.errors import UserError
 from utils.files import TEMPORARY_SUFFIX
-from utils.flags import problem_of
+from utils.pipeline.flags import problem_of
+from utils.pipeline.stages import STAGES
 from utils.places import CHECKOUT, Places
-from utils.run_record import RunRecord, records
 from utils.run_status import BEHIND, SeedStatus, StageStatus, status_of
 from utils.settings import load_settings
-from utils.stages import STAGES
+from utils.slurm.run_record import RunRecord, records
 
 BROKEN = {
     "failed",

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.bootstrap import bootstrap_cis
+from utils.data.store import load_prepared, missing_datasets
 from utils.errors import InputError
 from utils.files import read_jsonl, write_jsonl
-from utils.generation import DecodingSettings, generate_timed, row_key
+from utils.generation.summaries import DecodingSettings, generate_timed, row_key
 from utils.models import choose_device, load_model, load_tokenizer, weights_sha256
-from utils.parts import Sections, finish_part
+from utils.pipeline.parts import Sections, finish_part
+from utils.pipeline.runner import StageContext
 from utils.places import models_of
-from utils.prepared_store import load_prepared, missing_datasets
 from utils.results import read_result
 from utils.rouge import rouge_scores
 from utils.settings import Settings
-from utils.stage_runner import StageContext
 from utils.statistics import compare_models, correct_family
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ def fair_settings(settings: Settings) -> tuple[bool, str]:
 
 def full_test_sets(settings: Settings) -> tuple[bool, str]:
     """Every row of every test set is used."""
-    from utils.datasets_registry import sources
+    from utils.data.registry import sources
 
     if not settings.USE_FULL_TEST_SETS:
         return False, f"{settings.QUICK_TEST_SIZE} rows of each only: set USE_FULL_TEST_SETS, profile full"
@@ -105,9 +105,9 @@ def retries(settings: Settings) -> tuple[bool, str]:
 
 def timestamps(settings: Settings) -> tuple[bool, str]:
     """A result file says when, in which run and with which seed it was made."""
+    from utils.pipeline.runner import StageContext
+    from utils.pipeline.stages import STAGES
     from utils.places import Places
-    from utils.stage_runner import StageContext
-    from utils.stages import STAGES
 
     with tempfile.TemporaryDirectory() as folder:
         places = Places(Path(folder) / "scratch", Path(folder) / "project", "")

@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from utils import cluster
-from utils.cluster import JobState, NoAnswer
 from utils.errors import UserError
-from utils.flags import problem_of, read_flag
-from utils.live_jobs import cluster_of
+from utils.pipeline.flags import problem_of, read_flag
+from utils.pipeline.stages import STAGES, Stage
 from utils.places import Places
-from utils.run_record import RunRecord, records
 from utils.settings import Settings, load_settings
-from utils.stages import STAGES, Stage
+from utils.slurm import cluster
+from utils.slurm.cluster import JobState, NoAnswer
+from utils.slurm.live_jobs import cluster_of
+from utils.slurm.run_record import RunRecord, records
 
 TRAINED = {2: "baseline", 3: "monotonic"}
 REFRESH = 15  # seconds between two looks with --watch
@@ -260,7 +260,7 @@ def _in_words(progress: dict[str, Any]) -> str:
 
 
 def _at_work(stage: Stage, seed: int, places: Places) -> bool:
-    """Whether a process on this machine holds the stage's lock (utils/stage_lock.py)."""
+    """Whether a process on this machine holds the stage's lock (utils/pipeline/lock.py)."""
     log = places.log(stage.key, stage.seed_of(seed))
     for path in log.parent.glob(f"{log.stem}.*.lock"):
         with path.open("r") as handle:

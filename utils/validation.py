@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils import cluster, sbatch
-from utils.datasets_registry import DatasetSource, sources
+from utils.data.registry import DatasetSource, sources
 from utils.errors import UserError
-from utils.flags import problem_of
 from utils.hub import pin_record
 from utils.packages import missing, other_versions
+from utils.pipeline.flags import problem_of
+from utils.pipeline.stages import STAGES, duration
 from utils.places import CHECKOUT, Places
 from utils.provenance import code_revision
 from utils.results import read_result
 from utils.settings import Settings, load_settings
-from utils.stages import STAGES, duration
+from utils.slurm import cluster, sbatch
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
 COLOURS = {OK: "\033[32m", WARNING: "\033[33m", PROBLEM: "\033[31m"}

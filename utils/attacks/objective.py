@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from utils.errors import StageError
+from utils.generation.t5_inference import T5Inference
 from utils.products import fast_products
-from utils.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

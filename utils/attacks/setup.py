@@ -16,7 +16,7 @@ from utils.attacks.examples import Encoded, Example, encode_examples
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.errors import Interrupted
-from utils.generation import DecodingSettings, generate, row_key
+from utils.generation.summaries import DecodingSettings, generate, row_key
 from utils.rouge import rouge_scores
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ class Setup:
 
     `batch_tokens`: padded tokens in one forward pass of an attack; `generation_tokens`: input tokens in one batch of
     summaries. `precision`: of the search, "fp32" or "bf16" or "auto" (bf16 where the GPU has it and where it ranks
-    candidates as float32 does); reported losses are float32 always. `generation_precision` as in utils.generation.
+    candidates as float32 does); reported losses are float32 always. `generation_precision`
+    as in utils/generation/summaries.py.
     """
 
     tokenizer: PreTrainedTokenizerBase

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from utils.beam_search import DecodingSettings, beam_search
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops
 from utils.benchmarks.world import (
     Size,
@@ -25,9 +24,10 @@ from utils.benchmarks.world import (
     token_rows,
     tokenizer,
 )
-from utils.generation import generate, pad_rows, transformers_beam_search
+from utils.generation.beam_search import DecodingSettings, beam_search
+from utils.generation.summaries import generate, pad_rows, transformers_beam_search
+from utils.generation.t5_inference import T5Inference
 from utils.monotonic import constrain, fold
-from utils.t5_inference import T5Inference
 
 TRANSFORMERS_BATCH = 16
 ONE_AT_A_TIME = 4  # of the documents, spread over their lengths: it is slow, and its rate is what counts

@@ -12,9 +12,9 @@ from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.search import GradientProposer, Walk, search
 from utils.attacks.setup import Setup
-from utils.beam_search import DecodingSettings
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops, relative_difference
 from utils.benchmarks.world import PREFIX, Size, examples, new_model, precision, product_dtype, tokenizer
+from utils.generation.beam_search import DecodingSettings
 
 CANDIDATES, RANDOM_CANDIDATES, PER_POSITION, FLIPS = 32, 4, 4, 1
 SINGLY = 8  # candidates that the reference scores: its rate is what counts

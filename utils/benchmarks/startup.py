@@ -28,7 +28,7 @@ def stage_modules() -> dict[int, str]:
 def case(size: Size, device: str) -> list[Comparison]:
     """Every stage's imports, and the commands that a login node sees."""
     ways = [
-        Way(f"stage {stage} imports", lambda module=module: _python(f"import utils.stage_runner, {module}"))
+        Way(f"stage {stage} imports", lambda module=module: _python(f"import utils.pipeline.runner, {module}"))
         for stage, module in stage_modules().items()
     ]
     plain = Way("torch and transformers alone", lambda: _python(PLAIN))
@@ -75,5 +75,5 @@ def _timed(command: list[str]) -> None:
 
 
 def _imports_torch() -> bool:
-    code = "import sys, utils.stage_runner; sys.exit('torch' in sys.modules)"
+    code = "import sys, utils.pipeline.runner; sys.exit('torch' in sys.modules)"
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode != 0

@@ -18,13 +18,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from utils.batches import LengthBuckets, TokenRows
 from utils.benchmarks.measure import Clock, Comparison, Span, Way, alternate, check, count_flops, relative_difference
 from utils.benchmarks.world import Size, new_model, precision, product_dtype, token_rows, tokenizer
 from utils.monotonic import constrain
-from utils.trainer import ArmTrainer
-from utils.training import TrainingSettings, _arguments
-from utils.training_record import TrainingRecord
+from utils.training.batches import LengthBuckets, TokenRows
+from utils.training.record import TrainingRecord
+from utils.training.train import TrainingSettings, _arguments
+from utils.training.trainer import ArmTrainer
 
 BATCH = 4
 LEARNING_RATE = 5e-5

@@ -18,7 +18,7 @@ import sentencepiece
 import torch
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
-from utils.demo_corpus import Event, brief, chat, dialogue, news, paper
+from utils.demo.corpus import Event, brief, chat, dialogue, news, paper
 from utils.files import new_directory
 from utils.models import load_tokenizer, save_plain
 from utils.progress import progress

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils import cluster, sbatch
 from utils.errors import UsageError
+from utils.pipeline.stages import STAGES
 from utils.places import Places
-from utils.run_record import RunRecord, records
-from utils.stages import STAGES
+from utils.slurm import cluster, sbatch
+from utils.slurm.run_record import RunRecord, records
 
 
 def live_jobs(runs: Sequence[RunRecord]) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """Summaries in bulk: length-sorted batches sized by tokens, resumable batch by batch, the same bits every time.
 
-The engine is utils/beam_search.py (the ids of transformers' beam search, several times faster);
+The engine is utils/generation/beam_search.py (the ids of transformers' beam search, several times faster);
 `transformers_beam_search` stays as the reference that tests and benchmark hold it against.
 
 The composition of every batch follows from the whole list of inputs alone, never from what an earlier run finished.
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.beam_search import DecodingSettings, beam_search, through_end
 from utils.errors import Interrupted
 from utils.files import append_jsonl, read_jsonl, write_jsonl
+from utils.generation.beam_search import DecodingSettings, beam_search, through_end
+from utils.generation.t5_inference import T5Inference
 from utils.progress import progress
-from utils.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
 

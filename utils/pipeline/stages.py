@@ -1,6 +1,6 @@
 """The stage graph, written once: number, name, needs, resources, settings, outputs. Torch-free.
 
-python -m utils.stages      prints the stage table of the README
+python -m utils.pipeline.stages      prints the stage table of the README
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.data_cleaning import as_text
-from utils.datasets_registry import SUFFIXES, DatasetSource, Mirror
+from utils.data.cleaning import as_text
+from utils.data.registry import SUFFIXES, DatasetSource, Mirror
 from utils.errors import StageError
 from utils.files import sha256_of
 from utils.hub import (

@@ -16,15 +16,15 @@ import datasets
 import torch
 from transformers import TrainingArguments
 
-from utils import ranks
-from utils.batches import TokenRows
-from utils.checkpoints import NOT_THE_MODEL, Checkpoint, for_training_only, keep_newest, starting_point
 from utils.errors import InputError, Interrupted, StageError
 from utils.files import append_jsonl, new_directory, read_jsonl
 from utils.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
 from utils.monotonic import audit, constrain, ffn_layers, min_ffn_weight
-from utils.trainer import ArmTrainer, validation_loss
-from utils.training_record import TrainingRecord
+from utils.training import ranks
+from utils.training.batches import TokenRows
+from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, for_training_only, keep_newest, starting_point
+from utils.training.record import TrainingRecord
+from utils.training.trainer import ArmTrainer, validation_loss
 
 # May differ between the sessions of one training: they change nothing that is computed (the device hardly).
 FREE_TO_CHANGE = ("device", "compute_gradient_norms", "checkpoints_to_keep", "checkpoint_minutes")

@@ -2,7 +2,7 @@
 
 A flag is JSON: the settings that the stage depends on, the code revision, the tokens of the stages it read, and its
 outputs, each with sha256 and a stamp (names, sizes, times). It is written last and atomically, by
-utils/stage_runner.py alone. `problem_of` says in words why a flag does not hold, or None if it does. An output whose
+utils/pipeline/runner.py alone. `problem_of` says in words why a flag does not hold, or None if it does. An output whose
 stamp is as recorded is not hashed again (as git and make do); any other is.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import sha256_of, write_json
+from utils.pipeline.stages import STAGES, Stage
 from utils.places import Places
 from utils.settings import Settings
-from utils.stages import STAGES, Stage
 
 FORMAT = 1
 _FIELDS = {"format", "stage", "seed", "settings", "outputs", "needs", "token", "code", "finished"}

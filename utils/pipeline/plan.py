@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from utils.errors import InputError
-from utils.flags import problem_of
+from utils.pipeline.flags import problem_of
+from utils.pipeline.stages import STAGES, Stage
 from utils.places import Places
 from utils.settings import Settings
-from utils.stages import STAGES, Stage
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils import cluster, sbatch
-from utils.cluster import NoAnswer, Site
 from utils.errors import StageError, UsageError, UserError
-from utils.live_jobs import cancel_seed, cluster_of, own_ids, refuse_if_live
+from utils.pipeline.plan import Step, make_plan, table, to_run
+from utils.pipeline.stages import STAGES, Stage
 from utils.places import CHECKOUT, Places
-from utils.plan import Step, make_plan, table, to_run
-from utils.run_record import RunRecord, new_record
 from utils.settings import Settings, freeze, load_settings
-from utils.shared_jobs import shared_jobs
-from utils.stages import STAGES, Stage
+from utils.slurm import cluster, sbatch
+from utils.slurm.cluster import NoAnswer, Site
+from utils.slurm.live_jobs import cancel_seed, cluster_of, own_ids, refuse_if_live
+from utils.slurm.run_record import RunRecord, new_record
+from utils.slurm.shared_jobs import shared_jobs
 
 
 def main(arguments: list[str]) -> int:

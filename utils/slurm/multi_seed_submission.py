@@ -1,6 +1,6 @@
 """run_multi_seed.sh: several seeds and their aggregate, queued at once or run here. Torch-free.
 
-Each seed is an ordinary run of utils/submission.py. Seeds beyond MAX_PARALLEL_SEEDS wait for the end of an earlier one,
+Each seed is an ordinary run of submission.py. Seeds beyond MAX_PARALLEL_SEEDS wait for the end of an earlier one,
 and the aggregate for the end of all, however they ended: it checks itself which are complete.
 """
 
@@ -15,15 +15,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from utils import cluster, sbatch, submission
 from utils.errors import StageError, UserError
 from utils.files import write_json
-from utils.live_jobs import cancel_seed, live_jobs
+from utils.pipeline.stages import STAGES
 from utils.places import CHECKOUT, Places
 from utils.provenance import timestamp
-from utils.run_record import RunRecord, new_directory, records
 from utils.settings import Settings, freeze, load_settings
-from utils.stages import STAGES
+from utils.slurm import cluster, sbatch, submission
+from utils.slurm.live_jobs import cancel_seed, live_jobs
+from utils.slurm.run_record import RunRecord, new_directory, records
 
 AGGREGATE = replace(STAGES[-1], wrapper="jobs/job_multi_seed_aggregate.sh", minutes=30)
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.cluster import Site
 from utils.errors import StageError, UsageError
+from utils.pipeline.stages import Stage, duration
 from utils.places import CHECKOUT
 from utils.settings import Settings
-from utils.stages import Stage, duration
+from utils.slurm.cluster import Site
 
 TIMEOUT = 120  # seconds until a submission that gives no answer is given up
 SHORTEST = 10  # minutes; a scaled time limit stays above this, or above the stage's own limit where that is less

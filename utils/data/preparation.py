@@ -1,7 +1,7 @@
 """Stage 1's work: from data sets to clean, disjoint, tokenised splits in one directory, with a manifest and statistics.
 
 Held-out text is protected in this order: test sets, the examples that attacks are optimised on, validation, training.
-A row that overlaps (utils/contamination.py) something more protected is removed; a test row never is.
+A row that overlaps (utils/data/contamination.py) something more protected is removed; a test row never is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data_loading import fetch
-from utils.data_rows import Encoding
-from utils.data_splits import ATTACK_SET, Build, Request
-from utils.datasets_registry import DatasetSource
-from utils.errors import StageError
-from utils.files import write_json
-from utils.prepared_store import (
+from utils.data.loading import fetch
+from utils.data.registry import DatasetSource
+from utils.data.rows import Encoding
+from utils.data.splits import ATTACK_SET, Build, Request
+from utils.data.store import (
     FORMAT,
     MANIFEST,
     STATISTICS,
@@ -31,6 +29,8 @@ from utils.prepared_store import (
     missing_datasets,
     read_manifest,
 )
+from utils.errors import StageError
+from utils.files import write_json
 
 __all__ = ["load_prepared", "missing_datasets", "prepare", "read_manifest"]
 

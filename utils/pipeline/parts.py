@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils.data.store import exclusive
 from utils.errors import PartDone
 from utils.files import read_jsonl, write_jsonl
-from utils.flags import problem_of, read_flag
-from utils.prepared_store import exclusive
+from utils.pipeline.flags import problem_of, read_flag
+from utils.pipeline.runner import StageContext
+from utils.pipeline.stages import STAGES
 from utils.settings import fingerprint
-from utils.stage_runner import StageContext
-from utils.stages import STAGES
 
 Sections = dict[str, list[dict[str, Any]]]
 

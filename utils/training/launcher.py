@@ -1,7 +1,7 @@
 """One training on all GPUs of a job: torchrun starts a process for each, and they share every batch.
 
 The stage's own process stays what the job wrapper sees: it starts torchrun, passes a stop on, and takes the history or
-the error that the processes leave. `python -m utils.training_launcher JOB.json` is what torchrun runs in each of them.
+the error that the processes leave. `python -m utils.training.launcher JOB.json` is what torchrun runs in each of them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from utils.errors import InputError, Interrupted, StageError, UserError
 from utils.files import write_json
+from utils.places import CHECKOUT
 
 if TYPE_CHECKING:
-    from utils.training import TrainingSettings
+    from utils.training.train import TrainingSettings
 
 SECONDS_BETWEEN_LOOKS = 0.5
 ERRORS = {kind.__name__: kind for kind in (StageError, InputError, Interrupted)}
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def processes_for(device: str, batch_size: int) -> int:
@@ -49,7 +49,7 @@ def train_on_all(
     settings: TrainingSettings,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """`utils.training.train` by several processes that share each batch: returns the history, raises what it raises.
+    """`train.train` by several processes that share each batch: returns the history, raises what it raises.
 
     The training and validation sets are those of `prepared_dir`.
     """
@@ -59,8 +59,8 @@ def train_on_all(
         paths = {name: str(Path(path).absolute()) for name, path in places.items()}
         write_json(job, {"arm": arm, "settings": asdict(settings), **paths})
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *torchrun, "-m", "utils.training_launcher", str(job)]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, *torchrun, "-m", "utils.training.launcher", str(job)]
+        path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
         running = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
         try:
             while running.poll() is None:
@@ -88,9 +88,9 @@ def _outcome(folder: Path, processes: int, status: int) -> dict[str, Any]:
 
 def main(job_file: Path) -> int:
     """What each process does: train, and leave its outcome beside `job_file`."""
-    from utils import ranks
-    from utils.prepared_store import load_prepared
-    from utils.training import TrainingSettings, train
+    from utils.data.store import load_prepared
+    from utils.training import ranks
+    from utils.training.train import TrainingSettings, train
 
     number, stopped = int(os.environ["RANK"]), list[int]()
     signal.signal(signal.SIGTERM, lambda signum, _: stopped.append(signum))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from utils.errors import UserError
+from utils.pipeline.stages import STAGES
 from utils.settings import load_settings
-from utils.stages import STAGES
 
 
 def main(arguments: list[str]) -> int:

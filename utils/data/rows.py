@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.contamination import Fingerprint, Match, OverlapIndex, fingerprint
-from utils.data_cleaning import clean_text, problem_of
-from utils.data_loading import Row
+from utils.data.cleaning import clean_text, problem_of
+from utils.data.contamination import Fingerprint, Match, OverlapIndex, fingerprint
+from utils.data.loading import Row
 from utils.errors import StageError
 
 ROWS_PER_TASK = 200

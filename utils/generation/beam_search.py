@@ -5,8 +5,8 @@ summaries are comparable with everybody else's: 2 × beams candidates a step, fi
 of them, scores divided by length ** length_penalty, an example done when its best running score can no longer beat
 its worst finished one. tests/test_beam_search.py compares ids with transformers over many models and inputs.
 
-Faster, because: utils/t5_inference.py does not copy caches; examples that are done leave the batch; candidates come
-from the largest logits of each beam, so the log-softmax is never written out.
+Faster, because: t5_inference.py does not copy caches; examples that are done leave the batch; candidates come from the
+largest logits of each beam, so the log-softmax is never written out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.t5_inference import T5Inference
+from utils.generation.t5_inference import T5Inference
 
 # Stands for "impossible" in sums of log-probabilities, as in transformers: far below any, and still a number.
 IMPOSSIBLE = -1.0e9

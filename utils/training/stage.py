@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from utils.data.store import load_prepared, missing_datasets
 from utils.models import choose_device, weights_sha256
-from utils.prepared_store import load_prepared, missing_datasets
-from utils.stage_runner import StageContext
-from utils.training import TrainingSettings, train
-from utils.training_launcher import processes_for, train_on_all
+from utils.pipeline.runner import StageContext
+from utils.training.launcher import processes_for, train_on_all
+from utils.training.train import TrainingSettings, train
 
 
 def training_settings(context: StageContext, arm: str) -> TrainingSettings:

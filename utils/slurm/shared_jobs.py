@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from utils.errors import UsageError
-from utils.live_jobs import live_jobs
+from utils.pipeline.plan import Step
+from utils.pipeline.stages import Stage
 from utils.places import Places
-from utils.plan import Step
-from utils.run_record import RunRecord, records
 from utils.settings import Settings
-from utils.stages import Stage
+from utils.slurm.live_jobs import live_jobs
+from utils.slurm.run_record import RunRecord, records
 
 
 def shared_jobs(steps: list[Step], places: Places, settings: Settings) -> dict[str, dict[str, Any]]:

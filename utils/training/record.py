@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils import ranks
 from utils.errors import StageError
 from utils.files import write_json
 from utils.progress import SECONDS_BETWEEN_LOG_LINES, progress
+from utils.training import ranks
 
 # Several processes ask each other whether to stop or save only now and then: asking waits for the GPU.
 STEPS_BETWEEN_QUESTIONS = 16

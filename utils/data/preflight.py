@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.data_loading import Row, read_rows
-from utils.datasets_registry import DatasetSource, Mirror
+from utils.data.loading import Row, read_rows
+from utils.data.registry import DatasetSource, Mirror
 from utils.errors import StageError, UserError
 from utils.hub import (
     AccessNeeded,

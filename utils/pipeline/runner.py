@@ -20,13 +20,13 @@ from types import FrameType
 from typing import Any
 
 from utils.errors import InputError, Interrupted, PartDone, StageError, UsageError, UserError
-from utils.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
+from utils.pipeline.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
+from utils.pipeline.lock import taking_turns
+from utils.pipeline.stages import STAGES, Stage, upstream
 from utils.places import Places
 from utils.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.results import write_result
 from utils.settings import Settings, fingerprint, load_settings
-from utils.stage_lock import taking_turns
-from utils.stages import STAGES, Stage, upstream
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FETCHING = (0, 1)  # stages that may ask the hub; all others read what these two wrote, on nodes without internet too

@@ -1,7 +1,7 @@
 """Builds the splits one after the other, each held against the text that is protected before it.
 
 Order of protection: test sets, the examples that attacks are optimised on, validation, training. A row that overlaps
-(utils/contamination.py) something more protected is removed; a test row never is.
+(utils/data/contamination.py) something more protected is removed; a test row never is.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 
 from datasets import Dataset
 
-from utils.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
-from utils.data_cleaning import clean_text
-from utils.data_loading import Fetched, Row, read_rows
-from utils.data_rows import Done, Encoding, Task, do_rows
-from utils.data_statistics import SplitStatistics, draw, draw_key
-from utils.datasets_registry import DatasetSource
+from utils.data.cleaning import clean_text
+from utils.data.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
+from utils.data.loading import Fetched, Row, read_rows
+from utils.data.registry import DatasetSource
+from utils.data.rows import Done, Encoding, Task, do_rows
+from utils.data.statistics import SplitStatistics, draw, draw_key
+from utils.data.store import REMOVED, SplitWriter
 from utils.errors import StageError
 from utils.files import write_jsonl
-from utils.prepared_store import REMOVED, SplitWriter
 
 ATTACK_SET = "cnn_dm"  # attacks are optimised on its validation part and measured on its test part
 OVERSAMPLING = 4  # rows looked at for each training row wanted, where only some are

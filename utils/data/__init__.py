@@ -1,0 +1,1 @@
+"""From the six data sets to tokenised, decontaminated splits on disk."""
