@@ -67,8 +67,8 @@ def _beyond_the_budget(key: str, curve: Sequence[Mapping[str, Any]]) -> list[dic
             flips = "every token open" if after["flips"] is None else f"{after['flips']} flips"
             flags.append(_flag(key, "budget_not_monotone", f"success falls by {lost:.1%} with {flips}"))
     if curve and curve[-1]["success_rate"] < COLLAPSE:
-        message = f"with every token open the attack succeeds on {curve[-1]['success_rate']:.0%} only: it is broken"
-        flags.append(_flag(key, "no_collapse", message))
+        reached = f"with every token open the attack succeeds on {curve[-1]['success_rate']:.0%} only"
+        flags.append(_flag(key, "no_collapse", f"{reached}: it is too weak, or the model hardly reads its text"))
     return flags
 
 
