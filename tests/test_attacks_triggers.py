@@ -16,9 +16,10 @@ from utils.attacks.examples import LOW_CLEAN_ROUGE, Example
 from utils.attacks.objective import Objective
 from utils.attacks.setup import Setup, Victim
 from utils.attacks.slots import TRIGGER_TYPES, Slotted, slotted_examples
+from utils.attacks.trigger_candidates import token_pool
 from utils.attacks.trigger_evaluation import clean_side, evaluate_trigger
 from utils.attacks.trigger_experiment import with_own_output
-from utils.attacks.triggers import TriggerSettings, Universe, optimise_trigger, split_examples
+from utils.attacks.triggers import TriggerSettings, Universe, optimise_trigger, slot_gains, split_examples
 from utils.errors import Interrupted, StageError, UsageError
 
 TOKENIZER = world.tokenizer()
@@ -172,6 +173,18 @@ def test_slot_gradients_are_those_of_the_slots() -> None:
                 objective.gradients([items[row].filled(kind, trigger, place)], universe.targets, [row], use)
                 single[t] += kept["gradient"][slot : slot + 5] / 3
         assert np.abs(gradients - single).max() <= 1e-3 * np.abs(single).max()
+
+
+def test_slot_gains_are_those_of_every_token_against_the_one_in_the_slot() -> None:
+    universe = Universe(
+        Objective(world.planted_model(), batch_tokens=4096), _slotted(world.planted_examples(2)), "lead", 0
+    )
+    trigger, pool = [5, 6, 7, 8, 9], token_pool(SETUP.legal, "lead")
+    gradients = np.random.default_rng(0).normal(size=(1, 5, 32)).astype(np.float32)
+    (found,) = slot_gains(SETUP, universe, [trigger], gradients)
+    table = universe.objective.embedding.detach().numpy()
+    for slot, old in enumerate(trigger):
+        assert found[slot] == pytest.approx((table[pool] - table[old]) @ gradients[0, slot], rel=1e-4, abs=1e-4)
 
 
 def test_too_few_examples_are_refused(tmp_path: Path) -> None:

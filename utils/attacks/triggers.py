@@ -229,7 +229,7 @@ def _iterate(setup: Setup, train: Universe, settings: TriggerSettings, climb: Cl
     if settings.method == "gradient":
         rows = _draw(rng, len(train.items), settings.gradient_examples)
         gradients = train.slot_gradients(now, rows, moment)
-        gains = _slot_gains(setup, train, now, gradients)
+        gains = slot_gains(setup, train, now, gradients)
         climb.gradient_rows += len(rows) * len(active)
     else:  # the gradient's cost, spent on more candidates
         count += -(-3 * settings.gradient_examples // settings.race_examples)
@@ -268,7 +268,7 @@ def _iterate(setup: Setup, train: Universe, settings: TriggerSettings, climb: Cl
     climb.iteration += 1
 
 
-def _slot_gains(
+def slot_gains(
     setup: Setup, train: Universe, triggers: Sequence[Sequence[int]], gradients: np.ndarray
 ) -> list[np.ndarray]:
     """First-order gain of every legal token at every slot, float64 [length, V] per trigger."""
