@@ -190,6 +190,10 @@ def shown(results):
         for split, facts in entry["splits"].items():
             yield "data", f"{entry['title']} {split}", 1, f"{facts['raw']:,}"
             yield "data", f"{entry['title']} {split}", 3, f"{facts['kept']:,}"
+            if facts["kept"]:
+                yield "texts", f"{entry['title']} {split}", 1, f"{facts['document']['words']['mean']:,.0f}"
+                yield "texts", f"{entry['title']} {split}", 5, f"{facts['compression']:.1f}"
+                yield "texts", f"{entry['title']} {split}", 8, rounded(facts["sampled"]["lead3"]["rougeL"])
 
 
 def wrong_cells(tables, results):
@@ -226,7 +230,7 @@ def test_the_page_needs_nothing_else_and_says_what_it_must(final, page):
     for model in MODELS:
         assert final["_metadata"]["checkpoints"][model] in words
     assert "the network is not" in words and "preliminary" in words
-    assert page.count("<svg") == 7 and page.count("<mark>") > 0
+    assert page.count("<svg") == 8 and page.count("<mark>") > 0
     differing = [row for row in Page(page).tables["fairness"] if row[-1] == "DIFFERS"]
     assert [row[0] for row in differing] == ["warmup_ratio"]
 
@@ -262,7 +266,7 @@ def test_the_summary_fits_a_terminal_and_tables_are_latex(done, final):
         body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
         assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body), path
     figures = {path.name for path in (done.final / "figures").iterdir()}
-    assert len(figures) == 14 and {path.split(".")[1] for path in figures} == {"svg", "pdf"}
+    assert len(figures) == 16 and {path.split(".")[1] for path in figures} == {"svg", "pdf"}
 
 
 def test_latex_escapes_what_it_must():

@@ -169,7 +169,7 @@ def test_a_lost_node_gives_its_job_back_to_the_queue(cluster, world):
 def test_a_slurm_that_does_not_answer_is_said_and_nothing_is_queued_twice(cluster, world, command, body):
     world.behave(s0_setup={"units": 60, "seconds": 1})
     first = submit(world)
-    patience = world.checkout / "utils" / "cluster.py"
+    patience = world.checkout / "utils" / "slurm" / "cluster.py"
     patience.write_text(patience.read_text().replace("TIMEOUT = 30", "TIMEOUT = 2"))
     site = world.root / "site"
     site.mkdir()

@@ -98,7 +98,7 @@ def test_a_cancellation_that_fails_is_said_beside_the_refusal(cluster, world):
 
 def test_an_sbatch_that_hangs_is_given_up_and_what_was_queued_is_cancelled(cluster, world):
     world.behave(s0_setup=LONG)
-    patience = world.checkout / "utils" / "sbatch.py"
+    patience = world.checkout / "utils" / "slurm" / "sbatch.py"
     patience.write_text(patience.read_text().replace("TIMEOUT = 120", "TIMEOUT = 2"))
     site = world.root / "site"
     path = fake(site, sbatch=f'echo x >>"{site}/calls"\nn=$(wc -l <"{site}/calls")\n((n < 3)) || exec sleep 60\n'
