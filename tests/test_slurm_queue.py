@@ -46,7 +46,7 @@ def test_cancelling_a_seed_leaves_what_another_seed_waits_for(cluster, world):
     assert world.all("1", "--cancel").returncode == 0
     # When nobody waits for it any more, it can go.
     assert world.all("2", "--cancel").returncode == world.all("1", "--cancel").returncode == 0
-    cluster.until(lambda: not queued(cluster), 20, "an empty queue")
+    cluster.until(lambda: not cluster("squeue", "-h"), 60, "an empty queue, nothing still ending")
     assert "no jobs" in world.all("1", "--cancel").stdout
 
 
