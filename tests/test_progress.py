@@ -11,4 +11,6 @@ from utils.progress import progress
 def test_a_log_file_gets_the_bar_unless_it_has_no_name(what, shown, capfd):
     for _ in progress(range(3), what=what):
         pass
-    assert (f"{what}: 100%|" in capfd.readouterr().err) == shown
+    lines = capfd.readouterr().err.split("\n")
+    assert any(line.startswith(f"{what}: 100%|") for line in lines) == shown
+    assert not any("\r" in line for line in lines)

@@ -11,6 +11,18 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LOG_LINES = 30.0
 
 
+class _Lines:
+    """Standard error for a bar in a log file: each of its states is a line, where a terminal writes over the last."""
+
+    def write(self, text: str) -> None:
+        state = text.replace("\r", "").strip()
+        if state:
+            sys.stderr.write(state + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | None = None, unit: str = "it") -> tqdm:
     """A tqdm bar named `what` that shows rate and time left; `set_postfix` adds running figures.
 
@@ -25,6 +37,6 @@ def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | N
         dynamic_ncols=terminal,
         ascii=not terminal,
         mininterval=0.2 if terminal else SECONDS_BETWEEN_LOG_LINES,
-        file=sys.stderr,
+        file=sys.stderr if terminal else _Lines(),
         disable=not what,  # None would mean: off where stderr is no terminal, and a job would say nothing for hours
     )

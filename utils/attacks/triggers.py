@@ -188,7 +188,7 @@ def optimise_trigger(
             _iterate(setup, train, settings, climb)
             if climb.iteration % settings.dev_every == 0 or climb.iteration == settings.iterations:
                 _select_on_dev(dev, clean_dev, settings, climb)
-                bar.set_postfix(dev=f"+{max(s[0][0] for s in climb.snapshots):.3f}")
+                bar.set_postfix(refresh=False, dev=f"+{max(s[0][0] for s in climb.snapshots):.3f}")
             bar.update(1)
             stop = setup.stop_requested()
             if stop or climb.iteration % settings.dev_every == 0:
