@@ -22,18 +22,18 @@ def main() -> int:
     if options.demo:
         os.environ["MONO_S2S_PROFILE"] = "demo"
 
+    from utils.core.errors import UserError
+    from utils.core.paths import Paths
+    from utils.core.settings import load_settings
     from utils.data.preflight import look
     from utils.data.registry import sources
-    from utils.errors import UserError
-    from utils.places import Places
-    from utils.settings import load_settings
 
     logging.basicConfig(level=logging.ERROR)
     try:
         settings = load_settings()
         file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
         if file is None and options.demo:
-            file = Places.of(settings).demo_corpus / "datasets.json"
+            file = Paths.of(settings).demo_corpus / "datasets.json"
         wanted = {*settings.TRAIN_DATASETS, *settings.TEST_DATASETS}
         chosen = [source for key, source in sources(file).items() if key in wanted]
     except UserError as error:

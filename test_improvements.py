@@ -22,9 +22,9 @@ def main() -> int:
     if options.demo:
         os.environ["MONO_S2S_PROFILE"] = "demo"
 
-    from utils.errors import UserError
-    from utils.promises import PROMISES
-    from utils.settings import load_settings
+    from utils.core.errors import UserError
+    from utils.core.settings import load_settings
+    from utils.operations.preflight_checks import PROMISES
 
     try:
         settings = load_settings()

@@ -116,7 +116,7 @@ TRIGGER_GRADIENT_FREE_TYPES = TRIGGER_TYPES  # types that are searched without g
 TRIGGER_RANDOM_CONTROLS = 20  # random triggers of the same length, best of these is the control
 HOTFLIP_NUM_FLIPS = 5  # tokens changed in one example, at most
 HOTFLIP_CANDIDATES = 32  # flips per step that are scored exactly
-HOTFLIP_NOISY_GRADIENTS = (
+HOTFLIP_SMOOTHGRAD_SAMPLES = (
     2  # averaged with the gradient at each step: they look as far as a flip goes; 0: plain HotFlip
 )
 HOTFLIP_BEAM = 1  # partial attacks kept per step; the cost of a step grows with it

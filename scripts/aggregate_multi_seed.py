@@ -23,7 +23,7 @@ def main() -> int:
     )
     options = parser.parse_args()
 
-    from utils.errors import UserError
+    from utils.core.errors import UserError
 
     try:
         return _aggregate(options.seeds, options.allow_mixed)
@@ -33,21 +33,21 @@ def main() -> int:
 
 
 def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
-    from utils.errors import UsageError
-    from utils.files import write_text
-    from utils.multi_seed import aggregate, check_independent, differences, load_seeds
-    from utils.places import Places
-    from utils.provenance import surroundings, timestamp
+    from utils.analysis.multi_seed import aggregate, check_independent, differences, load_seeds
+    from utils.core.errors import UsageError
+    from utils.core.files import write_text
+    from utils.core.paths import Paths
+    from utils.core.provenance import surroundings, timestamp
+    from utils.core.results import write_result
+    from utils.core.settings import load_settings
     from utils.reports import multi_seed
     from utils.reports.multi_seed_figures import draw_all
-    from utils.results import write_result
-    from utils.settings import load_settings
 
     if len(set(seeds)) < max(2, len(seeds)):
         raise UsageError("give at least two different seeds.")
     settings = load_settings()
-    places = Places.of(settings)
-    runs = load_seeds(seeds, places)
+    paths = Paths.of(settings)
+    runs = load_seeds(seeds, paths)
     check_independent(runs)
     mixed = differences(runs)
     if mixed and not allow_mixed:
@@ -69,7 +69,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
         "seconds": round(time.time() - now, 3),
         **surroundings(),
     }
-    target, warning = places.multi_seed, " ".join(multi_seed.warnings(results, metadata))
+    target, warning = paths.multi_seed, " ".join(multi_seed.warnings(results, metadata))
     for table in multi_seed.tables(results):
         write_text(target / "tables" / f"{table.name}.csv", table.csv())
         write_text(target / "tables" / f"{table.name}.tex", table.tex(warning))

@@ -45,10 +45,10 @@ def measure(options: argparse.Namespace) -> int:
     import torch
 
     from utils.benchmarks import report
-    from utils.benchmarks.world import SIZES, on_gpu
-    from utils.errors import StageError
-    from utils.files import write_json
-    from utils.models import choose_device, quiet_transformers
+    from utils.benchmarks.synthetic import SIZES, on_gpu
+    from utils.core.errors import StageError
+    from utils.core.files import write_json
+    from utils.modeling.models import choose_device, quiet_transformers
 
     try:
         device = choose_device(options.device)

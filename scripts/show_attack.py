@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of a second or two would only push the picture up
 
-from utils.errors import InputError, UsageError, UserError
+from utils.core.errors import InputError, UsageError, UserError
 
 EXAMPLES = """examples:
   scripts/show_attack.py --demo --example 3
@@ -82,26 +82,26 @@ def main(argv: list[str] | None = None) -> int:
 
 def picture(given: argparse.Namespace) -> str:
     """Load what is needed, attack, and render."""
-    from utils.settings import load_settings
+    from utils.core.settings import load_settings
 
     settings = load_settings()
     document, reference = the_text(given, settings)
 
-    from utils.attacks.hotflip import HotFlipSettings
+    from utils.attacks.context import AttackContext, Victim
+    from utils.attacks.hotflip.attack import HotFlipSettings
     from utils.attacks.legal_tokens import LegalTokens, TokenizerView
-    from utils.attacks.setup import Setup, Victim
     from utils.attacks.show import render, show_hotflip, show_trigger
-    from utils.generation.summaries import DecodingSettings
-    from utils.models import choose_device, load_model, load_tokenizer
+    from utils.evaluation.generation import DecodingSettings
+    from utils.modeling.models import choose_device, load_model, load_tokenizer
 
-    directory = given.model_dir or places(settings).model(given.seed, given.model)
+    directory = given.model_dir or paths(settings).model(given.seed, given.model)
     if not directory.is_dir():
         command = "./run_all.sh --demo" if given.demo else "./run_all.sh"
         raise InputError(f"no model in {directory}. Run the experiment first ({command}), or give --model-dir.")
-    tokenizer = load_tokenizer(given.model_dir or places(settings).pretrained)
+    tokenizer = load_tokenizer(given.model_dir or paths(settings).pretrained)
     device = choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE)
     model = load_model(directory, device=device)
-    setup = Setup(
+    setup = AttackContext(
         tokenizer=tokenizer,
         legal=LegalTokens(
             TokenizerView(tokenizer),
@@ -142,7 +142,7 @@ def picture(given: argparse.Namespace) -> str:
             random_candidates=min(4, candidates // 4),
             beam=given.beam or settings.HOTFLIP_BEAM,
             restarts=given.restarts or settings.HOTFLIP_RESTARTS,
-            noisy_gradients=settings.HOTFLIP_NOISY_GRADIENTS,
+            noisy_gradients=settings.HOTFLIP_SMOOTHGRAD_SAMPLES,
             success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
             min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
             seed=given.attack_seed,
@@ -163,7 +163,7 @@ def the_text(given: argparse.Namespace, settings) -> tuple[str, str | None]:  # 
             raise InputError(f"cannot read {given.file}: {error}") from None
     from utils.data.preparation import load_prepared
 
-    rows = load_prepared(places(settings).prepared, "attack_evaluate")
+    rows = load_prepared(paths(settings).prepared, "attack_evaluate")
     if given.example >= len(rows):
         raise UsageError(f"--example {given.example}: the attack evaluation set has {len(rows)} examples, from 0")
     row = rows[given.example]
@@ -174,7 +174,7 @@ def learned_trigger(given: argparse.Namespace, settings, kind: str) -> str:  # t
     """The words of the trigger that stage 5 found against --model."""
     if given.model_dir:
         raise UsageError("--trigger-type with --model-dir needs --trigger: stage 5 learned none against that model")
-    path = places(settings).results(given.seed) / "uat_results.json"
+    path = paths(settings).results(given.seed) / "uat_results.json"
     if not path.is_file():
         raise InputError(f"no {path}: run stage 5 first, or give --trigger WORDS")
     try:
@@ -184,11 +184,11 @@ def learned_trigger(given: argparse.Namespace, settings, kind: str) -> str:  # t
     return words
 
 
-def places(settings):  # type: ignore[no-untyped-def]
+def paths(settings):  # type: ignore[no-untyped-def]
     """Where the experiment keeps its files."""
-    from utils.places import Places
+    from utils.core.paths import Paths
 
-    return Places.of(settings)
+    return Paths.of(settings)
 
 
 if __name__ == "__main__":

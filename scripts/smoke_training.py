@@ -21,9 +21,9 @@ def main() -> int:
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
-    from utils.errors import UserError
-    from utils.models import choose_device
-    from utils.monotonic import constrain, fold
+    from utils.core.errors import UserError
+    from utils.modeling.models import choose_device
+    from utils.modeling.monotonic import constrain, fold
 
     try:
         device = choose_device(options.device)

@@ -10,18 +10,25 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.models import count_parameters, export, fetch_pretrained, load_model, load_tokenizer, weights_sha256
-    from utils.provenance import surroundings
+    from utils.core.provenance import surroundings
+    from utils.modeling.models import (
+        count_parameters,
+        export,
+        fetch_pretrained,
+        load_model,
+        load_tokenizer,
+        weights_sha256,
+    )
 
-    settings, places = context.settings, context.places
+    settings, paths = context.settings, context.paths
     if settings.PROFILE == "demo" and settings.MODEL_NAME == "demo":
         from utils.demo.corpus import write_demo_corpus
         from utils.demo.model import build_demo_model
 
-        context.log.info("writing the demo corpus to %s", places.demo_corpus)
-        write_demo_corpus(places.demo_corpus)
+        context.log.info("writing the demo corpus to %s", paths.demo_corpus)
+        write_demo_corpus(paths.demo_corpus)
         context.log.info("pretraining a small T5 on it (about a minute)")
-        build_demo_model(places.demo_corpus, places.pretrained)
+        build_demo_model(paths.demo_corpus, paths.pretrained)
         source, revision = "demo model, pretrained by stage 0", None
     else:
         context.log.info("fetching %s", settings.MODEL_NAME)
@@ -30,14 +37,14 @@ def work(context: StageContext) -> None:
             settings.MODEL_REVISION,
             max_retries=settings.DATASET_MAX_RETRIES,
             retry_delay=settings.DATASET_RETRY_DELAY,
-            cache_dir=Path(settings.HF_CACHE_DIR or places.work / "hf_cache"),
+            cache_dir=Path(settings.HF_CACHE_DIR or paths.work / "hf_cache"),
         )
-        export(model, tokenizer, places.pretrained)
+        export(model, tokenizer, paths.pretrained)
         source = settings.MODEL_NAME
-    model, tokenizer = load_model(places.pretrained), load_tokenizer(places.pretrained)
-    for directory in (places.results_root, places.project):
+    model, tokenizer = load_model(paths.pretrained), load_tokenizer(paths.pretrained)
+    for directory in (paths.results_root, paths.project):
         directory.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(places.work).free
+    free = shutil.disk_usage(paths.work).free
     context.write_result(
         "setup_complete.json",
         {
@@ -45,15 +52,15 @@ def work(context: StageContext) -> None:
                 "source": source,
                 "revision": revision,
                 "parameters": count_parameters(model),
-                "weights_sha256": weights_sha256(places.pretrained),
+                "weights_sha256": weights_sha256(paths.pretrained),
                 "vocabulary": len(tokenizer),
                 "feed_forward": model.config.feed_forward_proj,
             },
             "machine": {**surroundings(), "free_gb": round(free / 1e9, 1)},
             "directories": {
-                "work": str(places.work),
-                "results": str(places.results_root),
-                "final": str(places.final_root),
+                "work": str(paths.work),
+                "results": str(paths.results_root),
+                "final": str(paths.final_root),
             },
         },
         shared=True,

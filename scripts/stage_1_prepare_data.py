@@ -9,26 +9,26 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
+    from utils.core.files import copy_file
     from utils.data.preparation import prepare
     from utils.data.registry import sources
     from utils.data.store import REMOVED
-    from utils.files import copy_file
-    from utils.models import load_tokenizer
+    from utils.modeling.models import load_tokenizer
 
-    settings, places = context.settings, context.places
+    settings, paths = context.settings, context.paths
     datasets_file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
     if datasets_file is None and settings.PROFILE == "demo":
-        datasets_file = places.demo_corpus / "datasets.json"
+        datasets_file = paths.demo_corpus / "datasets.json"
     statistics = prepare(
         sources=sources(datasets_file),
         train_keys=settings.TRAIN_DATASETS,
         test_keys=settings.TEST_DATASETS,
-        tokenizer=load_tokenizer(places.pretrained),
+        tokenizer=load_tokenizer(paths.pretrained),
         task_prefix=settings.TASK_PREFIX,
         max_input_length=settings.MAX_INPUT_LENGTH,
         max_target_length=settings.MAX_TARGET_LENGTH,
-        output_dir=places.prepared,
-        cache_dir=Path(settings.HF_CACHE_DIR or places.work / "hf_cache"),
+        output_dir=paths.prepared,
+        cache_dir=Path(settings.HF_CACHE_DIR or paths.work / "hf_cache"),
         seed=settings.DATA_SEED,
         attack_optimize_size=settings.TRIGGER_OPTIMIZE_SIZE_FULL,
         attack_evaluate_size=settings.TRIGGER_EVAL_SIZE_FULL,
@@ -42,8 +42,8 @@ def work(context: StageContext) -> None:
         workers=settings.NUM_WORKERS or None,
     )
     context.provenance["missing_datasets"] = statistics["missing"]
-    for directory in (places.results_root, places.results(context.seed)):
-        copy_file(places.prepared / REMOVED, directory / REMOVED)
+    for directory in (paths.results_root, paths.results(context.seed)):
+        copy_file(paths.prepared / REMOVED, directory / REMOVED)
     context.write_result("data_statistics.json", statistics, shared=True)
 
 

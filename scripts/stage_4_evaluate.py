@@ -9,7 +9,7 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.evaluation_stage import evaluate
+    from utils.evaluation.experiment import evaluate
 
     evaluate(context)
 

@@ -9,7 +9,7 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.attack_stage import attack_with_triggers
+    from utils.attacks.stage import attack_with_triggers
 
     attack_with_triggers(context)
 

@@ -9,7 +9,7 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.attack_stage import attack_with_hotflip
+    from utils.attacks.stage import attack_with_hotflip
 
     attack_with_hotflip(context)
 

@@ -10,16 +10,16 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.aggregate import collect, copy_to_permanent, final_results, hashes_below, publish_model
-    from utils.files import write_text
+    from utils.analysis.aggregate import collect, copy_to_permanent, final_results, hashes_below, publish_model
+    from utils.core.files import write_text
     from utils.reports.examples import shown_examples
     from utils.reports.figures import draw_all
     from utils.reports.files import text_files
     from utils.reports.html import page
     from utils.reports.tables import all_tables
 
-    directory, permanent = context.places.results(context.seed), context.places.final(context.seed)
-    found = collect(context.places, context.seed)
+    directory, permanent = context.paths.results(context.seed), context.paths.final(context.seed)
+    found = collect(context.paths, context.seed)
     results = final_results(found)
     context.provenance |= {
         "checkpoints": found["evaluation"]["_metadata"]["checkpoints"],
@@ -27,14 +27,14 @@ def work(context: StageContext) -> None:
     }
     metadata = context.metadata()
     for arm in ("baseline", "monotonic"):
-        publish_model(context.places.model(context.seed, arm), directory / "models" / arm)
+        publish_model(context.paths.model(context.seed, arm), directory / "models" / arm)
     for name in ("tables", "figures"):  # what an earlier run had and this one has not must not stay
         shutil.rmtree(directory / name, ignore_errors=True)
     tables = all_tables(results)
     for name, text in text_files(results, metadata, tables).items():
         write_text(directory / name, text)
     alternative = draw_all(results, directory / "figures")
-    examples = shown_examples(directory / "hotflip_records.jsonl", context.places.pretrained / "tokenizer.json")
+    examples = shown_examples(directory / "hotflip_records.jsonl", context.paths.pretrained / "tokenizer.json")
     write_text(directory / "report.html", page(results, metadata, tables, directory / "figures", alternative, examples))
     context.provenance["files"] = hashes_below(directory, without="final_results.json")
     context.write_result("final_results.json", results)

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["MONO_S2S_PROFILE"] = "demo"
     os.environ.setdefault("TQDM_DISABLE", "1")
 
-    from utils.errors import UserError
+    from utils.core.errors import UserError
 
     try:
         print(summary_of(given))
@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def summary_of(given: argparse.Namespace) -> str:
     """Find the model (work directory, else permanent storage), and summarise."""
-    from utils.errors import InputError, UsageError
-    from utils.places import Places
-    from utils.settings import load_settings
+    from utils.core.errors import InputError, UsageError
+    from utils.core.paths import Paths
+    from utils.core.settings import load_settings
 
     text = sys.stdin.read() if given.text == "-" else given.text
     if not text.strip():
@@ -56,15 +56,15 @@ def summary_of(given: argparse.Namespace) -> str:
     if given.model_dir:
         candidates = [given.model_dir]
     else:
-        places = Places.of(settings)
-        candidates = [places.model(given.seed, given.model), places.final(given.seed) / "models" / given.model]
+        paths = Paths.of(settings)
+        candidates = [paths.model(given.seed, given.model), paths.final(given.seed) / "models" / given.model]
     directory = next((path for path in candidates if path.is_dir()), None)
     if directory is None:
         raise InputError(f"no model in {candidates[0]}. Run the experiment first (./run_all.sh), or give --model-dir.")
 
-    from utils.evaluation_stage import decoding_settings
-    from utils.generation.summaries import generate
-    from utils.models import choose_device, load_model, load_tokenizer
+    from utils.evaluation.experiment import decoding_settings
+    from utils.evaluation.generation import generate
+    from utils.modeling.models import choose_device, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     model = load_model(directory, device=choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE))

@@ -7,14 +7,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 TOOLS = {
-    "packages": "utils.packages",
+    "packages": "utils.core.packages",
     "job-facts": "utils.slurm.job_facts",
     "submit": "utils.slurm.submission",
     "multi-seed": "utils.slurm.multi_seed_submission",
-    "status": "utils.run_status",
-    "diagnose": "utils.diagnosis",
-    "validate": "utils.validation",
-    "clean": "utils.cleanup",
+    "status": "utils.operations.status",
+    "diagnose": "utils.operations.diagnosis",
+    "validate": "utils.operations.validation",
+    "clean": "utils.operations.cleanup",
 }
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def main() -> int:
     parser.add_argument("directory", type=Path, metavar="DIR", help="results directory of a seed")
     options = parser.parse_args()
 
-    from utils.errors import UserError
-    from utils.verification import verify
+    from utils.analysis.verification import verify
+    from utils.core.errors import UserError
 
     wrong = 0
     try:

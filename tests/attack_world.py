@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
-from utils.attacks.examples import Example
+from utils.attacks.encoding import Example
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
-from utils.attacks.setup import Setup
-from utils.generation.summaries import DecodingSettings
+from utils.evaluation.generation import DecodingSettings
 
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 PUNCTUATION = [".", ",", ":", "!", "?"]
@@ -66,7 +65,7 @@ def examples(count: int, words: int = 20) -> list[Example]:
     return [Example(f"test/{i}", document(i, words + i % 5), document(i + 500, 5)) for i in range(count)]
 
 
-def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int = 4096, **more: object) -> Setup:
+def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int = 4096, **more: object) -> AttackContext:
     values: dict = {
         "prefix": "summarize: ",
         "max_input_length": 48,
@@ -74,7 +73,7 @@ def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int =
         "decoding": DecodingSettings(2, 1.0, 2, 8, 3),
         "generation_tokens": 4096,
     } | more
-    return Setup(tok, LegalTokens(TokenizerView(tok), token_set=token_set), batch_tokens=batch_tokens, **values)
+    return AttackContext(tok, LegalTokens(TokenizerView(tok), token_set=token_set), batch_tokens=batch_tokens, **values)
 
 
 STEPS = 160

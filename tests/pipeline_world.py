@@ -1,4 +1,4 @@
-"""The whole experiment on local files with a tiny T5: the settings, the places, and the command that runs it."""
+"""The whole experiment on local files with a tiny T5: the settings, the paths, and the command that runs it."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ STAGE = '''"""A quick stage for the tests of the shell layer."""
 import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils.errors import Interrupted, StageError
-from utils.files import append_jsonl, read_jsonl, write_text
-from utils.pipeline.parts import finish_part
+from utils.core.errors import Interrupted, StageError
+from utils.core.files import append_jsonl, read_jsonl, write_text
+from utils.pipeline.array_parts import finish_part
 from utils.pipeline.runner import run_stage
 
 def work(context):
-    told = context.places.scratch.parent / "behaviour.json"
+    told = context.paths.scratch.parent / "behaviour.json"
     behaviour = json.loads(told.read_text()).get(context.stage.key, {}) if told.exists() else {}
     if behaviour.get("fail"):
         raise StageError(behaviour["fail"])
@@ -39,7 +39,7 @@ def work(context):
         context.stop_requested = lambda: False
     index, count = context.shard
     name = "units.jsonl" if count == 1 else f"units_{index}.jsonl"
-    units = context.places.units(context.seed, context.stage.name) / name
+    units = context.paths.units(context.seed, context.stage.name) / name
     done = {row["unit"] for row in read_jsonl(units)} if units.exists() else set()
     mine = range(index, behaviour.get("units", 1), count)
     for unit in mine:
@@ -55,7 +55,7 @@ def work(context):
     def finish(sections):
         made = json.dumps({"seed": context.seed, "lr": context.settings.LEARNING_RATE, "stage": context.stage.key,
                            "units": sorted(row["unit"] for row in sections["units"])})
-        for path in context.stage.outputs(context.places, context.seed):
+        for path in context.stage.outputs(context.paths, context.seed):
             write_text(path if path.suffix else path / "file", made)
 
     finish_part(context, units.parent, {"units": [{"unit": unit} for unit in mine]}, finish)

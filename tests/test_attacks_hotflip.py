@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tests import attack_world as world
-from utils.attacks import hotflip
-from utils.attacks.examples import (
+from utils.analysis.hotflip_summary import summarise
+from utils.attacks.context import AttackContext, Victim, exact_losses
+from utils.attacks.encoding import (
     EMPTY_ARTICLE,
     EMPTY_REFERENCE,
     LOSS_NOT_FINITE,
@@ -23,15 +24,14 @@ from utils.attacks.examples import (
     SKIP_REASONS,
     Example,
 )
-from utils.attacks.hotflip import HotFlipSettings, attack_examples
-from utils.attacks.hotflip_summary import summarise
+from utils.attacks.hotflip import attack as hotflip
+from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
+from utils.attacks.hotflip.proposals import EditablePositions, FirstOrderScorer, State, random_flips
+from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, search
 from utils.attacks.objective import Objective, Targets
-from utils.attacks.proposals import Ground, State, Taylor, random_flips
-from utils.attacks.search import GradientProposer, Walk, search
-from utils.attacks.setup import Setup, Victim, exact_losses
-from utils.errors import Interrupted, UsageError
-from utils.files import read_jsonl
-from utils.generation.summaries import row_key
+from utils.core.errors import Interrupted, UsageError
+from utils.core.files import read_jsonl
+from utils.evaluation.generation import row_key
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)
@@ -46,7 +46,7 @@ def _planted() -> Victim:
     return Victim("standard", world.planted_model(), "planted")
 
 
-def _search(setup: Setup, victim: Victim, examples: list[Example], **more: int) -> list[Walk]:
+def _search(setup: AttackContext, victim: Victim, examples: list[Example], **more: int) -> list[SearchTrajectory]:
     items = setup.encode(examples)
     objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
     targets = Targets([item.labels for item in items], objective.device)
@@ -93,7 +93,7 @@ def test_proposals_are_the_pairs_of_largest_first_order_gain() -> None:
     gradient = torch.randn(1, len(item.ids), embedding.shape[1], generator=torch.Generator().manual_seed(0))
     open_ = np.zeros((1, len(item.ids)), dtype=bool)
     open_[0, list(item.attackable)] = True
-    (top,) = Taylor(setup.legal, embedding, candidates=8, per_position=50).top(ids, gradient, open_, open_)
+    (top,) = FirstOrderScorer(setup.legal, embedding, candidates=8, per_position=50).top(ids, gradient, open_, open_)
     gains = {
         (p, v): float(gradient[0, p] @ (embedding[v] - embedding[item.ids[p]]))
         for p in item.attackable
@@ -234,8 +234,8 @@ def test_the_gradient_free_control_has_as_many_passes(tmp_path: Path) -> None:
 def test_what_a_step_found_and_did_not_take_is_tried_again() -> None:
     victim, (example,) = _victim(), world.examples(1)
     (item,) = SETUP.encode([example])
-    walk = Walk(0, 0, [state := State(np.array(item.ids), 0.0)], np.random.default_rng(0), best=[state])
-    ground = Ground(SETUP.legal, item, state)
+    walk = SearchTrajectory(0, 0, [state := State(np.array(item.ids), 0.0)], np.random.default_rng(0), best=[state])
+    ground = EditablePositions(SETUP.legal, item, state)
     flips = random_flips(ground, 4, walk.rng)
     objective = Objective(victim.model, batch_tokens=4096)
     targets = Targets([item.labels], objective.device)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests import attack_world as world
+from utils.attacks.context import Victim
 from utils.attacks.objective import Objective, Smoothing, Targets
 from utils.attacks.precision import rank_agreement, search_objective
-from utils.attacks.setup import Victim
-from utils.errors import StageError
+from utils.core.errors import StageError
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)

@@ -16,9 +16,12 @@ import torch
 from scipy.stats import spearmanr
 
 from tests import attack_world as world
-from utils.attacks.controls import everything_changed, one_shot, random_sets
-from utils.attacks.hotflip import HotFlipSettings
-from utils.attacks.hotflip_experiment import (
+from utils.analysis.attack_warnings import doubling_matters, hotflip_flags, trigger_flags
+from utils.analysis.hotflip_summary import summarise, worst_case
+from utils.attacks.context import Victim
+from utils.attacks.hotflip.attack import HotFlipSettings
+from utils.attacks.hotflip.controls import everything_changed, one_shot, random_sets
+from utils.attacks.hotflip.experiment import (
     ControlSettings,
     Sections,
     hotflip_results,
@@ -26,14 +29,11 @@ from utils.attacks.hotflip_experiment import (
     rows_of,
     sections_of,
 )
-from utils.attacks.hotflip_summary import summarise, worst_case
-from utils.attacks.masking import doubling_matters, hotflip_flags, trigger_flags
 from utils.attacks.objective import Objective
-from utils.attacks.setup import Victim
 from utils.attacks.transfer import attacked_inputs, replay
-from utils.attacks.trigger_experiment import learned_triggers_csv, trigger_results, trigger_sections
-from utils.attacks.triggers import TriggerSettings
-from utils.errors import Interrupted
+from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results, trigger_sections
+from utils.attacks.triggers.search import TriggerSettings
+from utils.core.errors import Interrupted
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import T5Tokenizer
 
 from tests import attack_world as world
-from utils.attacks.examples import (
+from utils.attacks.encoding import (
     EMPTY_ARTICLE,
     EMPTY_REFERENCE,
     Example,
@@ -17,11 +17,11 @@ from utils.attacks.examples import (
     encode_examples,
     reads_as,
 )
+from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView, word_bounds
-from utils.attacks.proposals import Ground, State, random_flips
-from utils.attacks.slots import TRIGGER_TYPES, check_in_place, slotted_examples
-from utils.attacks.trigger_candidates import candidate_triggers, random_triggers, token_pool, typable
-from utils.errors import StageError, UsageError
+from utils.attacks.triggers.candidates import candidate_triggers, random_triggers, token_pool, typable
+from utils.attacks.triggers.inputs import TRIGGER_TYPES, check_in_place, slotted_examples
+from utils.core.errors import StageError, UsageError
 
 TOKENIZER = world.tokenizer()
 VIEW = TokenizerView(TOKENIZER)
@@ -123,7 +123,7 @@ def test_random_flips_are_typable_text(seed: int, words: int, count: int) -> Non
     (item,) = encode_examples(VIEW, [Example("x", world.document(seed, words), "ba")], **LIMITS)
     state, rng = State(np.array(item.ids), 0.0), np.random.default_rng(seed)
     for _ in range(count):
-        for flip in random_flips(Ground(legal, item, state), 1, rng):
+        for flip in random_flips(EditablePositions(legal, item, state), 1, rng):
             assert flip.position in item.attackable
             state = state.child(flip, 0.0)
     text = attacked_document(VIEW, item, state.ids)

@@ -12,15 +12,21 @@ import pytest
 import torch
 
 from tests import attack_world as world
-from utils.attacks.examples import LOW_CLEAN_ROUGE, Example
+from utils.attacks.context import AttackContext, Victim
+from utils.attacks.encoding import LOW_CLEAN_ROUGE, Example
 from utils.attacks.objective import Objective
-from utils.attacks.setup import Setup, Victim
-from utils.attacks.slots import TRIGGER_TYPES, Slotted, slotted_examples
-from utils.attacks.trigger_candidates import token_pool
-from utils.attacks.trigger_evaluation import clean_side, evaluate_trigger
-from utils.attacks.trigger_experiment import with_own_output
-from utils.attacks.triggers import TriggerSettings, Universe, optimise_trigger, slot_gains, split_examples
-from utils.errors import Interrupted, StageError, UsageError
+from utils.attacks.triggers.candidates import token_pool
+from utils.attacks.triggers.evaluation import clean_side, evaluate_trigger
+from utils.attacks.triggers.experiment import with_own_output
+from utils.attacks.triggers.inputs import TRIGGER_TYPES, TriggerExample, slotted_examples
+from utils.attacks.triggers.search import (
+    TriggerObjective,
+    TriggerSettings,
+    optimise_trigger,
+    slot_gains,
+    split_examples,
+)
+from utils.core.errors import Interrupted, StageError, UsageError
 
 TOKENIZER = world.tokenizer()
 SETUP = world.setup(TOKENIZER)
@@ -37,7 +43,7 @@ SETTINGS = TriggerSettings(
 )
 
 
-def _slotted(examples: list[Example]) -> list[Slotted]:
+def _slotted(examples: list[Example]) -> list[TriggerExample]:
     return slotted_examples(SETUP.legal, examples, **LIMITS)
 
 
@@ -46,7 +52,12 @@ def _victim() -> Victim:
 
 
 def _optimise(
-    kind: str, state: Path, *, setup: Setup = SETUP, settings: TriggerSettings = SETTINGS, batch_tokens: int = 4096
+    kind: str,
+    state: Path,
+    *,
+    setup: AttackContext = SETUP,
+    settings: TriggerSettings = SETTINGS,
+    batch_tokens: int = 4096,
 ) -> dict:
     objective = Objective(world.planted_model(), batch_tokens=batch_tokens)
     items = _slotted(world.planted_examples(40))
@@ -56,7 +67,7 @@ def _optimise(
 def _planted_gain(kind: str) -> float:
     """What the planted words alone do to the dev part."""
     _, dev = split_examples(_slotted(world.planted_examples(40)), SETTINGS.dev_share, SETTINGS.seed)
-    universe = Universe(Objective(world.planted_model(), batch_tokens=4096), dev, kind, SETTINGS.seed)
+    universe = TriggerObjective(Objective(world.planted_model(), batch_tokens=4096), dev, kind, SETTINGS.seed)
     trigger = TOKENIZER(" ".join([*world.PLANTED, "be be be"]), add_special_tokens=False)["input_ids"]
     return float(universe.losses([trigger], range(len(dev)), "dev").mean() - universe.clean_losses().mean())
 
@@ -158,7 +169,7 @@ def test_slot_gradients_are_those_of_the_slots() -> None:
     objective = Objective(world.planted_model(), batch_tokens=4096)
     triggers = [[5, 6, 7, 8, 9], [50, 51, 52, 53, 54]]
     for kind in ("instruction", "tail", "infix"):
-        universe = Universe(objective, items, kind, seed=0)
+        universe = TriggerObjective(objective, items, kind, seed=0)
         gradients = universe.slot_gradients(triggers, [0, 1, 2], "moment")
         single = np.zeros_like(gradients)
         for t, trigger in enumerate(triggers):
@@ -176,7 +187,7 @@ def test_slot_gradients_are_those_of_the_slots() -> None:
 
 
 def test_slot_gains_are_those_of_every_token_against_the_one_in_the_slot() -> None:
-    universe = Universe(
+    universe = TriggerObjective(
         Objective(world.planted_model(), batch_tokens=4096), _slotted(world.planted_examples(2)), "lead", 0
     )
     trigger, pool = [5, 6, 7, 8, 9], token_pool(SETUP.legal, "lead")

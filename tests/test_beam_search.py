@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from utils.generation import beam_search as beams
-from utils.generation.beam_search import DecodingSettings, beam_search
-from utils.generation.summaries import pad_rows, transformers_beam_search
-from utils.generation.t5_inference import T5Inference
+from utils.evaluation import beam_search as beams
+from utils.evaluation.beam_search import DecodingSettings, beam_search
+from utils.evaluation.generation import pad_rows, transformers_beam_search
+from utils.modeling.t5_inference import T5Inference
 
 CPU = torch.device("cpu")
 # Sums that differ in the last float32 bit decide ties between beams, and after a tie two searches part for good.

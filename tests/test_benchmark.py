@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from utils.benchmarks import measure, report, training
-from utils.benchmarks.world import SIZES, new_model, tokenizer, word
+from utils.benchmarks.synthetic import SIZES, new_model, tokenizer, word
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark.py"

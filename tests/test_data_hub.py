@@ -19,11 +19,11 @@ import pytest
 
 from tests.data_world import all_rows, arguments, rows, write_file
 from tests.hub import Hub
+from utils.core.errors import StageError
+from utils.data.hub import persistently
 from utils.data.loading import fetch, read_rows
 from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
 from utils.data.registry import DEFAULTS, DatasetSource, Mirror, sources
-from utils.errors import StageError
-from utils.hub import persistently
 
 SPLITS = {"train": 30, "validation": 6}
 DATA = {split: rows("dialogsum", split, count) for split, count in SPLITS.items()}
@@ -322,7 +322,7 @@ def test_a_full_disk_is_no_network_problem(tmp_path):
 
 def test_pauses_double(monkeypatch):
     pauses: list[float] = []
-    monkeypatch.setattr("utils.hub.time", types.SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr("utils.data.hub.time", types.SimpleNamespace(sleep=pauses.append))
 
     def reset() -> None:
         raise ConnectionResetError("again")

@@ -9,13 +9,13 @@ from pathlib import Path
 from tests.data_world import rows
 from tests.test_data_hub import CSV, DATA, SOURCE, as_parquet, hub  # noqa: F401 - the fixture
 from tests.tiny import write_data
-from utils import validation
+from utils.core.paths import Paths
+from utils.core.results import write_result
+from utils.core.settings import load_settings
+from utils.data.hub import pin_record
 from utils.data.preflight import look
 from utils.data.registry import DEFAULTS
-from utils.hub import pin_record
-from utils.places import Places
-from utils.results import write_result
-from utils.settings import load_settings
+from utils.operations import validation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,20 +79,20 @@ def test_the_command_does_not_go_on_asking_a_hub_that_is_down():
 
 def test_validate_tells_whether_nodes_without_internet_will_do(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    places, done = Places(tmp_path, tmp_path), {0, 1}
+    paths, done = Paths(tmp_path, tmp_path), {0, 1}
     problem_of = lambda stage, *_: None if stage.number in done else "not run"  # noqa: E731
     monkeypatch.setattr(validation, "problem_of", problem_of)
 
     def said() -> tuple[str, str]:
-        (check,) = validation._inputs(load_settings(), places)
+        (check,) = validation._inputs(load_settings(), paths)
         return check.state, check.found
 
     for missing, state in (({}, "ok"), ({"samsum": "gone"}, "warning")):
-        write_result(places.results_root / "data_statistics.json", {"missing": missing}, {})
+        write_result(paths.results_root / "data_statistics.json", {"missing": missing}, {})
         assert said()[0] == state and "need no network" in said()[1] and all(key in said()[1] for key in missing)
     done.remove(1)
     assert said()[0] == "PROBLEM" and "the hub does not answer" in said()[1]
     for source in DEFAULTS:  # an earlier run asked for all of them
-        pin_record(places.work / "hf_cache", source.repository, "main").parent.mkdir(parents=True, exist_ok=True)
-        pin_record(places.work / "hf_cache", source.repository, "main").touch()
+        pin_record(paths.work / "hf_cache", source.repository, "main").parent.mkdir(parents=True, exist_ok=True)
+        pin_record(paths.work / "hf_cache", source.repository, "main").touch()
     assert said()[0] == "warning" and "stage 1 can take all from" in said()[1]

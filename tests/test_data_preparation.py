@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.data_world import COLUMNS, all_rows, arguments, rows, tokenizer, write_sets
+from utils.core.errors import InputError, StageError
+from utils.core.files import read_jsonl, sha256_of
 from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
 from utils.data.registry import sources
-from utils.errors import InputError, StageError
-from utils.files import read_jsonl, sha256_of
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from utils.data.cleaning import as_text, clean_text, problem_of
 from utils.data.contamination import OverlapIndex, fingerprint
 from utils.data.rows import Encoding
 from utils.data.statistics import SplitStatistics, draw, lead3, novel_ngrams
-from utils.models import load_tokenizer
+from utils.modeling.models import load_tokenizer
 
 CLEAN = {
     "highlights keep their lines": ("First one .\nSecond one .", "First one .\nSecond one ."),

@@ -5,11 +5,11 @@ import random
 
 import pytest
 
+from utils.core.files import sha256_of
 from utils.demo.corpus import COLUMNS, ROWS, write_demo_corpus
 from utils.demo.model import PREFIX, SENTINELS, corrupt, new_model, train_tokenizer, training_texts
-from utils.files import sha256_of
-from utils.models import load_tokenizer
-from utils.rouge import rouge_scores
+from utils.evaluation.rouge import rouge_scores
+from utils.modeling.models import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.files import append_jsonl, new_directory, read_jsonl, sha256_of, write_json, write_text
+from utils.core.files import append_jsonl, new_directory, read_jsonl, sha256_of, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
-from utils.errors import Interrupted
-from utils.generation import summaries as generation
-from utils.generation.summaries import (
+from utils.core.errors import Interrupted
+from utils.evaluation import generation as generation
+from utils.evaluation.generation import (
     MAX_ROWS,
     DecodingSettings,
     generate,

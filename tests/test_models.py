@@ -16,8 +16,8 @@ from transformers import T5ForConditionalGeneration, T5Tokenizer
 
 from tests.hub import Hub
 from tests.tiny import example, write_model
-from utils.errors import InputError, StageError, UserError
-from utils.models import (
+from utils.core.errors import InputError, StageError, UserError
+from utils.modeling.models import (
     check_tokenizer,
     choose_device,
     count_parameters,
@@ -27,7 +27,7 @@ from utils.models import (
     load_tokenizer,
     weights_sha256,
 )
-from utils.monotonic import constrain, is_constrained, min_ffn_weight
+from utils.modeling.monotonic import constrain, is_constrained, min_ffn_weight
 
 TEXT = "summarize: " + example(random.Random(3))[0]
 

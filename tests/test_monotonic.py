@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import parametrize
 from transformers import T5Config, T5ForConditionalGeneration
 
-from utils.monotonic import (
+from utils.modeling.monotonic import (
     audit,
     constrain,
     effective_weight_decay,

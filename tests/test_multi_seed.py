@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from tests.pipeline_world import in_process
-from utils.multi_seed import hierarchical_bootstrap, over_seeds
+from utils.analysis.multi_seed import hierarchical_bootstrap, over_seeds
 
 SEEDS = (1, 2, 3)
 

@@ -13,15 +13,15 @@ AGGREGATE = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from utils.files import write_json
-from utils.places import Places
-from utils.settings import load_settings
-places = Places.of(load_settings())
-missing = [seed for seed in sys.argv[1:] if not (places.final(int(seed)) / "final_results.json").exists()]
+from utils.core.files import write_json
+from utils.core.paths import Paths
+from utils.core.settings import load_settings
+paths = Paths.of(load_settings())
+missing = [seed for seed in sys.argv[1:] if not (paths.final(int(seed)) / "final_results.json").exists()]
 if missing:
     print("missing seeds:", *missing)
     sys.exit(3)
-write_json(places.multi_seed / "multi_seed_results.json", {"seeds": sys.argv[1:]})
+write_json(paths.multi_seed / "multi_seed_results.json", {"seeds": sys.argv[1:]})
 """
 
 

@@ -5,13 +5,13 @@ import os
 
 import pytest
 
-from utils.files import write_text
+from utils.core.files import write_text
+from utils.core.paths import Paths
+from utils.core.settings import load_settings
 from utils.pipeline import runner as stage_runner
+from utils.pipeline.array_parts import finish_part
 from utils.pipeline.flags import problem_of
-from utils.pipeline.parts import finish_part
 from utils.pipeline.stages import STAGES
-from utils.places import Places
-from utils.settings import load_settings
 
 SEED, COUNT = 7, 3
 
@@ -31,7 +31,7 @@ def prepare(word="first", *options) -> None:
     """Stages 0 to 3, whose outputs say `word`."""
 
     def work(context):
-        for path in context.stage.outputs(context.places, context.seed):
+        for path in context.stage.outputs(context.paths, context.seed):
             write_text(path if path.suffix else path / "file", word)
 
     for number in range(4):
@@ -42,25 +42,25 @@ def evaluate(index: int, *options, count=COUNT) -> int:
     """One task of stage 4: its row says which beam width it was made with and what the model file holds."""
 
     def work(context):
-        places, settings = context.places, context.settings
+        paths, settings = context.paths, context.settings
         row = {"task": context.shard[0], "beams": settings.NUM_BEAMS,
-               "model": (places.model(SEED, "baseline") / "file").read_text()}  # fmt: skip
+               "model": (paths.model(SEED, "baseline") / "file").read_text()}  # fmt: skip
 
         def finish(sections):
-            for path in context.stage.outputs(places, SEED):
+            for path in context.stage.outputs(paths, SEED):
                 write_text(path, json.dumps(sections))
 
-        finish_part(context, places.units(SEED, "evaluate"), {"rows": [row]}, finish)
+        finish_part(context, paths.units(SEED, "evaluate"), {"rows": [row]}, finish)
 
     return stage_runner.run_stage(4, work, ["--seed", str(SEED), "--shard", f"{index}/{count}", *options])
 
 
 def merged(settings) -> list[dict]:
-    return json.loads((Places.of(settings).results(SEED) / "evaluation_results.json").read_text())["rows"]
+    return json.loads((Paths.of(settings).results(SEED) / "evaluation_results.json").read_text())["rows"]
 
 
 def is_done(settings) -> bool:
-    return problem_of(STAGES[4], SEED, Places.of(settings), settings) is None
+    return problem_of(STAGES[4], SEED, Paths.of(settings), settings) is None
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])

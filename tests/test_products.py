@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 
 from tests.attack_world import model
-from utils import products
-from utils.generation import t5_inference
-from utils.generation.beam_search import DecodingSettings, beam_search
+from utils.evaluation.beam_search import DecodingSettings, beam_search
+from utils.modeling import onednn as products
+from utils.modeling import t5_inference
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.progress import progress
+from utils.core.progress import progress
 
 
 @pytest.mark.parametrize(("what", "shown"), [("baseline: HotFlip", True), ("", False)])

@@ -12,11 +12,11 @@ import jsonschema
 import pytest
 
 from tests.pipeline_world import ROOT, SEED, in_process
-from utils import promises
+from utils.core.settings import Settings, load_settings
+from utils.operations import preflight_checks as promises
 from utils.reports.html import CSS
 from utils.reports.table import Table
 from utils.reports.tables import all_tables
-from utils.settings import Settings, load_settings
 
 MODELS = ("standard", "baseline", "monotonic")
 SETS = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}

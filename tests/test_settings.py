@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.settings import Settings, fingerprint, freeze
+from utils.core.settings import Settings, fingerprint, freeze
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = (
@@ -119,7 +119,9 @@ def test_every_profile_makes_only_known_fair_settings():
 
 def test_a_frozen_file_beats_the_environment_and_later_edits(tmp_path):
     frozen = tmp_path / "settings.json"
-    command = f"from utils.settings import *; from pathlib import Path; freeze(load_settings(), Path({str(frozen)!r}))"
+    command = (
+        f"from utils.core.settings import *; from pathlib import Path; freeze(load_settings(), Path({str(frozen)!r}))"
+    )
     assert read(command, MONO_S2S_LEARNING_RATE="2e-4").returncode == 0
     stray = {"MONO_S2S_SETTINGS_FILE": str(frozen), "MONO_S2S_LEARNING_RATE": "9", "MONO_S2S_NOT_A_SETTING": "1"}
     assert value("LEARNING_RATE", **stray) == "0.0002"

@@ -168,8 +168,8 @@ def test_a_local_dry_run_touches_nothing(still, options):
 def test_a_local_run_does_all_stages_in_order_and_a_second_one_nothing(world):
     result = world.all("7", "--local")
     assert result.returncode == 0, result.stdout + result.stderr
-    places = [result.stdout.index(f"stage {stage.key}:") for stage in STAGES]
-    assert places == sorted(places)
+    paths = [result.stdout.index(f"stage {stage.key}:") for stage in STAGES]
+    assert paths == sorted(paths)
     assert (world.project / "mono_s2s_final_results" / "seed_7" / "final_results.json").exists()
     again = world.all("7", "--local")
     assert again.returncode == 0 and "everything is done" in again.stdout

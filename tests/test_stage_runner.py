@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import StageError
-from utils.files import write_text
+from utils.core.errors import StageError
+from utils.core.files import write_text
+from utils.core.paths import Paths
+from utils.core.settings import load_settings
 from utils.pipeline import runner as stage_runner
 from utils.pipeline.flags import problem_of, read_flag
 from utils.pipeline.stages import STAGES, upstream
-from utils.places import Places
-from utils.settings import load_settings
 
 SEED = 7
 
 
 @pytest.fixture
-def places(tmp_path, monkeypatch) -> Places:
+def paths(tmp_path, monkeypatch) -> Paths:
     for name in list(os.environ):
         if name.startswith("MONO_S2S_"):
             monkeypatch.delenv(name)
@@ -28,11 +28,11 @@ def places(tmp_path, monkeypatch) -> Places:
     settings = load_settings()
     settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
     monkeypatch.setattr(stage_runner, "load_settings", lambda: settings)
-    return Places.of(settings)
+    return Paths.of(settings)
 
 
 @pytest.fixture
-def settings(places):
+def settings(paths):
     return stage_runner.load_settings()
 
 
@@ -40,7 +40,7 @@ def run(number: int, *options: str, work=None) -> int:
     """Stage `number` with a work that only writes its outputs (the real ones have tests of their own)."""
 
     def write_outputs(context: stage_runner.StageContext) -> None:
-        for path in context.stage.outputs(context.places, context.seed):
+        for path in context.stage.outputs(context.paths, context.seed):
             if path.suffix:
                 write_text(path, f"made by {context.stage.key} with lr {context.settings.LEARNING_RATE}")
             else:
@@ -54,15 +54,15 @@ def run_to(last: int) -> None:
         assert run(number) == 0
 
 
-def test_only_stages_0_and_1_may_ask_the_hub(places):
+def test_only_stages_0_and_1_may_ask_the_hub(paths):
     run_to(1)
     assert os.environ["HF_HUB_OFFLINE"] == "0"
     run(2)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def problem(number: int, places: Places, settings) -> str | None:
-    return problem_of(STAGES[number], SEED, places, settings)
+def problem(number: int, paths: Paths, settings) -> str | None:
+    return problem_of(STAGES[number], SEED, paths, settings)
 
 
 def never(context: stage_runner.StageContext) -> None:
@@ -83,36 +83,36 @@ def test_every_setting_a_stage_names_exists(settings):
         settings.subset(stage.settings)
 
 
-def test_a_finished_stage_is_skipped_and_all_hold(places, settings, capsys):
+def test_a_finished_stage_is_skipped_and_all_hold(paths, settings, capsys):
     run_to(7)
-    assert [problem(n, places, settings) for n in range(8)] == [None] * 8
+    assert [problem(n, paths, settings) for n in range(8)] == [None] * 8
     assert run(4, work=never) == 0
     assert "already done" in capsys.readouterr().out
 
 
-def test_flags_and_logs_have_the_names_of_the_contract(places):
+def test_flags_and_logs_have_the_names_of_the_contract(paths):
     run_to(4)
-    work = places.work
+    work = paths.work
     assert (work / "stage_0_setup.flag").is_file() and (work / "stage_1_prepare_data.flag").is_file()
     assert (work / f"stage_4_evaluate_seed{SEED}.flag").is_file()
     assert (work / "stage_logs" / f"stage_4_evaluate_seed{SEED}.log").is_file()
     assert work.name == "mono_s2s_work"
 
 
-def test_a_changed_setting_makes_its_stages_stale_and_names_itself(places, settings):
+def test_a_changed_setting_makes_its_stages_stale_and_names_itself(paths, settings):
     run_to(7)
     settings.LEARNING_RATE = 1e-3
-    assert [problem(n, places, settings) for n in (0, 1)] == [None, None]
-    assert problem(2, places, settings) == "settings changed: LEARNING_RATE 5e-05 -> 0.001"
+    assert [problem(n, paths, settings) for n in (0, 1)] == [None, None]
+    assert problem(2, paths, settings) == "settings changed: LEARNING_RATE 5e-05 -> 0.001"
     for number in (4, 5, 6, 7):
-        assert "LEARNING_RATE" in problem(number, places, settings)
+        assert "LEARNING_RATE" in problem(number, paths, settings)
     settings.LEARNING_RATE = 5e-5
     settings.HOTFLIP_NUM_FLIPS = 3
-    assert problem(6, places, settings) and problem(7, places, settings)
-    assert problem(5, places, settings) is None
+    assert problem(6, paths, settings) and problem(7, paths, settings)
+    assert problem(5, paths, settings) is None
 
 
-def test_inputs_missing_or_stale_are_refused_with_exit_3(places, settings, capsys):
+def test_inputs_missing_or_stale_are_refused_with_exit_3(paths, settings, capsys):
     assert run(2, work=never) == 3
     assert "stage 0_setup: not done yet" in capsys.readouterr().out
     run_to(3)
@@ -121,76 +121,76 @@ def test_inputs_missing_or_stale_are_refused_with_exit_3(places, settings, capsy
     assert "MAX_INPUT_LENGTH 512 -> 256" in capsys.readouterr().out
 
 
-def test_a_rerun_of_what_it_needs_makes_a_stage_stale(places, settings):
+def test_a_rerun_of_what_it_needs_makes_a_stage_stale(paths, settings):
     run_to(4)
     assert run(2, "--force") == 0
-    assert problem(4, places, settings) == "stage 2_train_baseline has run again since"
+    assert problem(4, paths, settings) == "stage 2_train_baseline has run again since"
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "same length"])
-def test_a_changed_output_makes_the_flag_invalid(places, settings, change):
+def test_a_changed_output_makes_the_flag_invalid(paths, settings, change):
     run_to(4)
-    path = places.results(SEED) / "evaluation_results.json"
+    path = paths.results(SEED) / "evaluation_results.json"
     text = path.read_text()
     if change == "gone":
         path.unlink()
     else:
         path.write_text(text + "x" if change == "longer" else text.replace("made", "fake"))
-    assert str(path) in problem(4, places, settings)
+    assert str(path) in problem(4, paths, settings)
     assert run(5, work=never) == 3
 
 
-def test_touching_an_output_without_changing_it_is_fine(places, settings):
+def test_touching_an_output_without_changing_it_is_fine(paths, settings):
     run_to(4)
-    path = places.results(SEED) / "evaluation_results.json"
+    path = paths.results(SEED) / "evaluation_results.json"
     os.utime(path, (1, 1))
-    assert problem(4, places, settings) is None
+    assert problem(4, paths, settings) is None
 
 
 @pytest.mark.parametrize("content", ["", "done\n", "{}", b"\xff\xfe", '{"format": 1}'])
-def test_empty_forged_and_damaged_flags_do_not_count(places, settings, content):
+def test_empty_forged_and_damaged_flags_do_not_count(paths, settings, content):
     run_to(4)
-    flag = places.flag("4_evaluate", SEED)
+    flag = paths.flag("4_evaluate", SEED)
     flag.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert "flag" in problem(4, places, settings)
+    assert "flag" in problem(4, paths, settings)
     assert run(5, work=never) == 3
-    assert run(4) == 0 and problem(4, places, settings) is None
+    assert run(4) == 0 and problem(4, paths, settings) is None
 
 
-def test_an_edited_flag_does_not_count(places, settings):
+def test_an_edited_flag_does_not_count(paths, settings):
     run_to(2)
     settings.LEARNING_RATE = 1.0
-    path = places.flag("2_train_baseline", SEED)
+    path = paths.flag("2_train_baseline", SEED)
     flag = json.loads(path.read_text())
     flag["settings"]["LEARNING_RATE"] = 1.0
     path.write_text(json.dumps(flag))
-    assert "changed after it was written" in problem(2, places, settings)
+    assert "changed after it was written" in problem(2, paths, settings)
 
 
-def test_another_seeds_flag_does_not_count(places, settings):
+def test_another_seeds_flag_does_not_count(paths, settings):
     run_to(2)
-    places.flag("2_train_baseline", 8).write_text(places.flag("2_train_baseline", SEED).read_text())
-    assert problem_of(STAGES[2], 8, places, settings)
+    paths.flag("2_train_baseline", 8).write_text(paths.flag("2_train_baseline", SEED).read_text())
+    assert problem_of(STAGES[2], 8, paths, settings)
 
 
-def test_a_stage_clears_its_flag_when_it_starts(places, settings):
+def test_a_stage_clears_its_flag_when_it_starts(paths, settings):
     run_to(2)
 
     def check_and_fail(context: stage_runner.StageContext) -> None:
-        assert not context.places.flag("2_train_baseline", SEED).exists()
+        assert not context.paths.flag("2_train_baseline", SEED).exists()
         raise StageError("out of luck, do this instead")
 
     assert run(2, "--force", work=check_and_fail) == 1
-    assert not places.flag("2_train_baseline", SEED).exists()
+    assert not paths.flag("2_train_baseline", SEED).exists()
 
 
-def test_a_stage_that_leaves_an_output_out_fails(places, settings, capsys):
+def test_a_stage_that_leaves_an_output_out_fails(paths, settings, capsys):
     assert run(0, work=lambda context: None) == 1
     assert "finished without writing" in capsys.readouterr().out
-    assert problem(0, places, settings) == "not done yet"
+    assert problem(0, paths, settings) == "not done yet"
 
 
-def test_an_expected_error_is_one_line_and_a_bug_keeps_its_traceback(places, capsys):
+def test_an_expected_error_is_one_line_and_a_bug_keeps_its_traceback(paths, capsys):
     def fail(context: stage_runner.StageContext) -> None:
         raise StageError("the loss is NaN. Lower LEARNING_RATE")
 
@@ -204,7 +204,7 @@ def test_an_expected_error_is_one_line_and_a_bug_keeps_its_traceback(places, cap
     assert "Traceback" in capsys.readouterr().out
 
 
-def test_a_full_disk_is_said_in_words(places, capsys):
+def test_a_full_disk_is_said_in_words(paths, capsys):
     def fill(context: stage_runner.StageContext) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/scratch/file")
 
@@ -212,10 +212,10 @@ def test_a_full_disk_is_said_in_words(places, capsys):
     assert "no space left for /scratch/file" in capsys.readouterr().out
 
 
-def test_a_stop_signal_ends_the_stage_without_a_flag(places, settings, capsys):
+def test_a_stop_signal_ends_the_stage_without_a_flag(paths, settings, capsys):
     import signal
 
-    from utils.errors import Interrupted
+    from utils.core.errors import Interrupted
 
     def stop(context: stage_runner.StageContext) -> None:
         assert not context.stop_requested()
@@ -231,18 +231,18 @@ def test_a_stop_signal_ends_the_stage_without_a_flag(places, settings, capsys):
         for number, handler in kept.items():
             signal.signal(number, handler)
     assert "stopped by SIGUSR1" in capsys.readouterr().out
-    assert problem(2, places, settings) == "not done yet"
+    assert problem(2, paths, settings) == "not done yet"
 
 
 @pytest.mark.parametrize("options", [["--sed", "1"], ["--seed", "abc"], ["--seed", "-1"], ["--shard", "2/2"], ["x"]])
-def test_wrong_usage_exits_2_and_touches_nothing(places, options, capsys):
+def test_wrong_usage_exits_2_and_touches_nothing(paths, options, capsys):
     with pytest.raises(SystemExit) as stop:
         stage_runner.run_stage(0, never, options)
     assert stop.value.code == 2
-    assert not places.scratch.exists()
+    assert not paths.scratch.exists()
 
 
-def test_an_unset_or_unwritable_scratch_exits_2(places, settings, capsys, tmp_path):
+def test_an_unset_or_unwritable_scratch_exits_2(paths, settings, capsys, tmp_path):
     settings.SCRATCH_DIR = ""
     assert run(0, work=never) == 2
     assert "SCRATCH_DIR is not set" in capsys.readouterr().err
@@ -252,13 +252,13 @@ def test_an_unset_or_unwritable_scratch_exits_2(places, settings, capsys, tmp_pa
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_the_envelope_carries_its_provenance(places):
+def test_the_envelope_carries_its_provenance(paths):
     def work(context: stage_runner.StageContext) -> None:
-        write_text(context.places.pretrained / "file", "x")
+        write_text(context.paths.pretrained / "file", "x")
         context.write_result("setup_complete.json", {"a": 1}, shared=True)
 
     assert run(0, work=work) == 0
-    for path in (places.results_root, places.results(SEED)):
+    for path in (paths.results_root, paths.results(SEED)):
         envelope = json.loads((path / "setup_complete.json").read_text())
         assert set(envelope) == {"results", "_metadata"} and envelope["results"] == {"a": 1}
         facts = envelope["_metadata"]
@@ -269,25 +269,25 @@ def test_the_envelope_carries_its_provenance(places):
             assert name in facts
 
 
-def test_not_a_number_never_reaches_a_result_file(places):
+def test_not_a_number_never_reaches_a_result_file(paths):
     def work(context: stage_runner.StageContext) -> None:
         context.write_result("setup_complete.json", {"a": float("nan")}, shared=True)
 
     assert run(0, work=work) == 1
-    assert not (places.results(SEED) / "setup_complete.json").exists()
-    assert not list(places.results_root.rglob("*.tmp"))
+    assert not (paths.results(SEED) / "setup_complete.json").exists()
+    assert not list(paths.results_root.rglob("*.tmp"))
 
 
 def test_quick_runs_keep_apart(settings):
     settings.PROFILE = "quick"
-    quick = Places.of(settings)
+    quick = Paths.of(settings)
     assert quick.work.name == "mono_s2s_work_quick" and quick.results(1).parent.name == "mono_s2s_results_quick"
     assert quick.final(1).parent.name == "mono_s2s_final_results_quick"
 
 
-def test_the_flag_records_what_made_it(places, settings):
+def test_the_flag_records_what_made_it(paths, settings):
     run_to(2)
-    flag = read_flag(STAGES[2], SEED, places)
+    flag = read_flag(STAGES[2], SEED, paths)
     assert flag["settings"]["LEARNING_RATE"] == settings.LEARNING_RATE
     assert {"commit", "dirty"} == set(flag["code"]) and set(flag["needs"]) == {"0", "1"}
     assert all(len(facts["sha256"]) == 64 for facts in flag["outputs"].values())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.bootstrap import bootstrap_ci, paired_bootstrap
-from utils.statistics import (
+from utils.analysis.bootstrap import bootstrap_ci, paired_bootstrap
+from utils.analysis.statistics import (
     cliffs_delta,
     cohens_dz,
     compare_models,

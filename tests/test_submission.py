@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.shell_world import ROOT, World
-from utils.errors import InputError, StageError, UsageError
+from utils.core.errors import InputError, StageError, UsageError
+from utils.core.paths import Paths
+from utils.core.settings import load_settings
 from utils.pipeline.plan import make_plan, to_run
 from utils.pipeline.stages import STAGES, table
-from utils.places import Places
-from utils.settings import load_settings
 from utils.slurm import cluster, sbatch
 from utils.slurm.cluster import Site
 from utils.slurm.run_record import new_directory, new_record, records
@@ -226,26 +226,26 @@ def test_the_queue_is_read_field_by_field(monkeypatch, tmp_path):
 
 
 def test_a_late_start_without_its_inputs_is_refused_and_says_where_to_start(settings):
-    places = Places.of(settings)
+    paths = Paths.of(settings)
     with pytest.raises(InputError, match=r"4_evaluate needs stage 2_train_baseline.*--stage 2"):
-        make_plan(42, places, settings, first=4)
-    assert [step.stage.number for step in to_run(make_plan(42, places, settings, last=1))] == [0, 1]
+        make_plan(42, paths, settings, first=4)
+    assert [step.stage.number for step in to_run(make_plan(42, paths, settings, last=1))] == [0, 1]
 
 
 def test_two_submissions_of_one_second_get_directories_of_their_own(settings):
-    made = [new_directory(Places.of(settings), "20260101_000000_multi_seed").name for _ in range(3)]
+    made = [new_directory(Paths.of(settings), "20260101_000000_multi_seed").name for _ in range(3)]
     assert made == [f"20260101_000000_multi_seed{end}" for end in ("", "_1", "_2")]
 
 
 def test_runs_are_kept_apart_newest_first_and_a_damaged_record_is_named(settings, caplog):
-    places = Places.of(settings)
-    made = [new_record(places, seed) for seed in (1, 1, 2)]
+    paths = Paths.of(settings)
+    made = [new_record(paths, seed) for seed in (1, 1, 2)]
     for count, record in enumerate(made):
         record.facts["unix_timestamp"] = count
         record.add_job("0_setup", {"job_id": str(count)})
     assert len({record.directory for record in made}) == 3
-    assert [record.jobs["0_setup"]["job_id"] for record in records(places, 1)] == ["1", "0"]
-    assert re.match(r"\d{8}_\d{6}_seed2", records(places, 2)[0].run_id)
+    assert [record.jobs["0_setup"]["job_id"] for record in records(paths, 1)] == ["1", "0"]
+    assert re.match(r"\d{8}_\d{6}_seed2", records(paths, 2)[0].run_id)
     (made[0].directory / "run.json").write_text('{"seed": 1')
-    assert [record.jobs["0_setup"]["job_id"] for record in records(places, 1)] == ["1"]
+    assert [record.jobs["0_setup"]["job_id"] for record in records(paths, 1)] == ["1"]
     assert "damaged" in caplog.text and str(made[0].directory) in caplog.text

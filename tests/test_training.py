@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import utils.training.trainer
 from tests.tiny import write_model
 from tests.training_world import BATCH, EPOCHS, EXAMPLES, SETTINGS, STEPS, child, rows, run
-from utils.errors import InputError, Interrupted, StageError
-from utils.models import load_model, weights_sha256
-from utils.monotonic import constrain, ffn_layers, is_constrained
+from utils.core.errors import InputError, Interrupted, StageError
+from utils.modeling.models import load_model, weights_sha256
+from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
 from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
 from utils.training.checkpoints import COMPLETE, whole_checkpoints
 from utils.training.record import TrainingRecord

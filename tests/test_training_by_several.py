@@ -11,9 +11,9 @@ import torch
 
 from tests.tiny import write_model
 from tests.training_world import SETTINGS, STEPS, rows
+from utils.core.errors import InputError, Interrupted
 from utils.data.store import FORMAT, MANIFEST
-from utils.errors import InputError, Interrupted
-from utils.models import load_model
+from utils.modeling.models import load_model
 from utils.training import launcher as training_launcher
 from utils.training.batches import TokenRows
 from utils.training.checkpoints import whole_checkpoints

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.pipeline_world import in_process
-from utils.verification import verify
+from utils.analysis.verification import verify
 
 EVERYTHING = 11  # checks
 

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 
 from tests.tiny import example
-from utils.files import write_json
-from utils.models import load_tokenizer
+from utils.core.files import write_json
+from utils.modeling.models import load_tokenizer
 from utils.training.train import TrainingSettings, train
 
 EXAMPLES, BATCH, EPOCHS = 18, 4, 3  # 5 steps an epoch, the last batch of two

@@ -2,7 +2,7 @@
 
 What a stage uses (everything below is keyword or positional exactly as written):
 
-    setup.Setup(tokenizer, legal, prefix, max_input_length, max_target_length, decoding, batch_tokens,
+    setup.AttackContext(tokenizer, legal, prefix, max_input_length, max_target_length, decoding, batch_tokens,
                 generation_tokens, precision="auto", generation_precision="fp32", rouge_processes=1, stop_requested=...)
         legal = legal_tokens.LegalTokens(legal_tokens.TokenizerView(tokenizer), token_set="roundtrip",
                                          embedding_size=model.config.vocab_size)      built once

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from utils.errors import StageError, UsageError
+from utils.core.errors import StageError, UsageError
 
 SPACE = "▁"  # SentencePiece writes a space as this sign, at the start of a piece that starts a word
 TOKEN_SETS = ("roundtrip", "raw")

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from utils.errors import StageError
-from utils.generation.t5_inference import T5Inference
-from utils.products import fast_products
+from utils.core.errors import StageError
+from utils.modeling.onednn import fast_products
+from utils.modeling.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from utils.attacks.examples import Encoded
+from utils.attacks.context import AttackContext, Victim
+from utils.attacks.encoding import Encoded
+from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
 from utils.attacks.objective import Objective, Targets
-from utils.attacks.proposals import Ground, State, random_flips
 from utils.attacks.seeding import generator
-from utils.attacks.setup import Setup, Victim
-from utils.errors import UsageError
+from utils.core.errors import UsageError
 
 log = logging.getLogger(__name__)
 SMALLEST_AGREEMENT = 0.98  # Spearman correlation of bf16 and fp32 gains
 PROBES = 64
 
 
-def search_objective(setup: Setup, victim: Victim, items: Sequence[Encoded]) -> Objective:
+def search_objective(setup: AttackContext, victim: Victim, items: Sequence[Encoded]) -> Objective:
     """The objective that a search uses: bfloat16 if `setup.precision` allows it and it agrees with float32."""
     exact = Objective(victim.model, batch_tokens=setup.batch_tokens)
     if setup.precision not in ("auto", "fp32", "bf16"):
@@ -42,11 +42,11 @@ def search_objective(setup: Setup, victim: Victim, items: Sequence[Encoded]) -> 
     return quick
 
 
-def rank_agreement(setup: Setup, exact: Objective, quick: Objective, items: Sequence[Encoded]) -> float:
+def rank_agreement(setup: AttackContext, exact: Objective, quick: Objective, items: Sequence[Encoded]) -> float:
     """Spearman correlation of the two objectives' losses over 64 random flips of one example; 0 if undefined."""
     item = max(items[:PROBES], key=lambda e: len(e.attackable))
     state = State(np.asarray(item.ids, dtype=np.int64), 0.0)
-    flips = random_flips(Ground(setup.legal, item, state), PROBES, generator("rank agreement", item.id))
+    flips = random_flips(EditablePositions(setup.legal, item, state), PROBES, generator("rank agreement", item.id))
     inputs = [state.child(flip, 0.0).ids for flip in flips]
     if len(inputs) < 4:
         return 0.0

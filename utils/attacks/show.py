@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.attacks.examples import LOW_CLEAN_ROUGE, Example, Segment, segments
-from utils.attacks.hotflip import HotFlipSettings, attack_examples
-from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
-from utils.attacks.slots import slotted_examples
-from utils.errors import StageError, UsageError
+from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.encoding import LOW_CLEAN_ROUGE, Example, Segment, segments
+from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
+from utils.attacks.triggers.inputs import slotted_examples
+from utils.core.errors import StageError, UsageError
 
 REASONS = {
     "empty_article": "the text is empty",
@@ -42,7 +42,7 @@ class Shown:
 
 
 def show_hotflip(
-    setup: Setup, victim: Victim, document: str, reference: str | None, settings: HotFlipSettings
+    setup: AttackContext, victim: Victim, document: str, reference: str | None, settings: HotFlipSettings
 ) -> Shown:
     """Attack `document` by HotFlip. Without a reference the model's own summary is what the attack destroys."""
     own = reference is None
@@ -86,7 +86,14 @@ def show_hotflip(
 
 
 def show_trigger(
-    setup: Setup, victim: Victim, document: str, reference: str | None, *, kind: str, words: str, threshold: float
+    setup: AttackContext,
+    victim: Victim,
+    document: str,
+    reference: str | None,
+    *,
+    kind: str,
+    words: str,
+    threshold: float,
 ) -> Shown:
     """Put the trigger `words` into `document` where a trigger of type `kind` stands, and summarise both."""
     trigger = setup.view.encode([words])[0]
@@ -123,7 +130,7 @@ def show_trigger(
     )
 
 
-def own_summary(setup: Setup, victim: Victim, document: str) -> str:
+def own_summary(setup: AttackContext, victim: Victim, document: str) -> str:
     """The model's summary of `document`; StageError where there is none to attack."""
     (item,) = setup.encode([Example("text", document, "x")])
     if not item.attackable:

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.attacks.examples import LOSS_NOT_FINITE
-from utils.attacks.setup import Setup, Victim, exact_losses, rouge_l, summaries
-from utils.attacks.units import blocks_of, load_unit, save_unit
+from utils.attacks.cache import blocks_of, load_unit, save_unit
+from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.encoding import LOSS_NOT_FINITE
 
 Record = Mapping[str, Any]
 
 
 def replay(
-    setup: Setup,
+    setup: AttackContext,
     victim: Victim,
     attacks: Mapping[str, Sequence[int]],
     own: Sequence[Record],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from utils.analysis.bootstrap import bootstrap_cis
 from utils.benchmarks.measure import Comparison, Way, alternate, check
-from utils.benchmarks.world import Size
-from utils.bootstrap import bootstrap_cis
+from utils.benchmarks.synthetic import Size
 
 SAMPLES = 1000
 METRICS = 4

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops
-from utils.benchmarks.world import (
+from utils.benchmarks.synthetic import (
     Size,
     new_model,
     precision,
@@ -24,10 +24,10 @@ from utils.benchmarks.world import (
     token_rows,
     tokenizer,
 )
-from utils.generation.beam_search import DecodingSettings, beam_search
-from utils.generation.summaries import generate, pad_rows, transformers_beam_search
-from utils.generation.t5_inference import T5Inference
-from utils.monotonic import constrain, fold
+from utils.evaluation.beam_search import DecodingSettings, beam_search
+from utils.evaluation.generation import generate, pad_rows, transformers_beam_search
+from utils.modeling.monotonic import constrain, fold
+from utils.modeling.t5_inference import T5Inference
 
 TRANSFORMERS_BATCH = 16
 ONE_AT_A_TIME = 4  # of the documents, spread over their lengths: it is slow, and its rate is what counts

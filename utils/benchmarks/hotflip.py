@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from transformers import T5ForConditionalGeneration
 
+from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, search
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
-from utils.attacks.search import GradientProposer, Walk, search
-from utils.attacks.setup import Setup
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops, relative_difference
-from utils.benchmarks.world import PREFIX, Size, examples, new_model, precision, product_dtype, tokenizer
-from utils.generation.beam_search import DecodingSettings
+from utils.benchmarks.synthetic import PREFIX, Size, examples, new_model, precision, product_dtype, tokenizer
+from utils.evaluation.beam_search import DecodingSettings
 
 CANDIDATES, RANDOM_CANDIDATES, PER_POSITION, FLIPS = 32, 4, 4, 1
 SINGLY = 8  # candidates that the reference scores: its rate is what counts
@@ -29,7 +28,7 @@ def case(size: Size, device: str) -> list[Comparison]:
     objective = Objective(model, batch_tokens=setup.batch_tokens, precision=precision(device))
     targets = Targets([item.labels for item in encoded], objective.device)
     clean = objective.losses([np.asarray(item.ids) for item in encoded], targets, np.arange(len(encoded))).tolist()
-    walks: list[Walk] = []
+    walks: list[SearchTrajectory] = []
 
     def ours() -> None:
         proposer = GradientProposer(
@@ -75,10 +74,10 @@ def case(size: Size, device: str) -> list[Comparison]:
     return [alternate(found, rounds=size.rounds, device=device, dtype=product_dtype(device))]
 
 
-def attack_setup(size: Size, model: T5ForConditionalGeneration, device: str) -> Setup:
+def attack_setup(size: Size, model: T5ForConditionalGeneration, device: str) -> AttackContext:
     """What the attacks share, for this size; the tokenizer's own words are the legal tokens."""
     words = tokenizer(size.vocabulary)
-    return Setup(
+    return AttackContext(
         tokenizer=words,
         legal=LegalTokens(TokenizerView(words), embedding_size=model.config.vocab_size),
         prefix=PREFIX,

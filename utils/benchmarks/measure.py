@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from utils.products import fast_linear, onednn_is_faster
+from utils.modeling.onednn import fast_linear, onednn_is_faster
 
 
 class Span(NamedTuple):

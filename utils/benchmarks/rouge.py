@@ -7,8 +7,8 @@ import random
 import numpy as np
 
 from utils.benchmarks.measure import Comparison, Way, alternate, check
-from utils.benchmarks.world import Size, word
-from utils.rouge import METRICS, rouge_scores, split_sentences
+from utils.benchmarks.synthetic import Size, word
+from utils.evaluation.rouge import METRICS, rouge_scores, split_sentences
 
 REFERENCE_PAIRS = 2000  # rouge-score scores these of all pairs: the rates are compared
 COMMON = 3000  # different words in the texts

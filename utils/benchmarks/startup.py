@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from utils.benchmarks.measure import Comparison, Way, alternate, check
-from utils.benchmarks.world import Size
+from utils.benchmarks.synthetic import Size
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = "import torch; from transformers import AutoTokenizer, T5ForConditionalGeneration, Trainer"

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from utils.benchmarks.measure import Clock, Comparison, Span, Way, alternate, check, count_flops, relative_difference
-from utils.benchmarks.world import Size, new_model, precision, product_dtype, token_rows, tokenizer
-from utils.monotonic import constrain
+from utils.benchmarks.synthetic import Size, new_model, precision, product_dtype, token_rows, tokenizer
+from utils.modeling.monotonic import constrain
 from utils.training.batches import LengthBuckets, TokenRows
 from utils.training.record import TrainingRecord
 from utils.training.train import TrainingSettings, _arguments

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from transformers import T5ForConditionalGeneration
 
-from utils.attacks.examples import Example
+from utils.attacks.context import AttackContext, Victim
+from utils.attacks.encoding import Example
 from utils.attacks.legal_tokens import LegalTokens
 from utils.attacks.objective import Objective
-from utils.attacks.setup import Setup, Victim
-from utils.attacks.slots import Slotted, slotted_examples
-from utils.attacks.trigger_candidates import random_triggers
-from utils.attacks.triggers import TriggerSettings, Universe, optimise_trigger, split_examples
+from utils.attacks.triggers.candidates import random_triggers
+from utils.attacks.triggers.inputs import TriggerExample, slotted_examples
+from utils.attacks.triggers.search import TriggerObjective, TriggerSettings, optimise_trigger, split_examples
 from utils.benchmarks.hotflip import attack_setup, padded_loss
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops, relative_difference
-from utils.benchmarks.world import PREFIX, Size, examples, new_model, precision, product_dtype, tokenizer, word
+from utils.benchmarks.synthetic import PREFIX, Size, examples, new_model, precision, product_dtype, tokenizer, word
 
 LENGTH = 5
 TRIGGERS, TEXTS = 4, 4  # scored against each other in the timing of passes
@@ -51,7 +51,7 @@ def _passes(size: Size, device: str) -> Comparison:
     texts = TEXTS if device == "cpu" else 64
     items = _slotted(setup, examples(texts, size, seed=4))
     objective = Objective(model, batch_tokens=setup.batch_tokens, precision=precision(device))
-    universe = Universe(objective, items, "lead", 0)
+    universe = TriggerObjective(objective, items, "lead", 0)
     triggers = random_triggers(setup.legal, "lead", LENGTH, TRIGGERS, np.random.default_rng(0))
     rows = range(len(items))
     kept: list[np.ndarray] = []
@@ -78,7 +78,7 @@ def _passes(size: Size, device: str) -> Comparison:
     return alternate(found, rounds=size.rounds, device=device, dtype=product_dtype(device))
 
 
-def _slotted(setup: Setup, texts: list[Example]) -> list[Slotted]:
+def _slotted(setup: AttackContext, texts: list[Example]) -> list[TriggerExample]:
     return slotted_examples(
         setup.legal,
         texts,
@@ -120,7 +120,13 @@ def _time_to_gain(size: Size, device: str) -> Comparison:
 
 
 def _our_curve(
-    setup: Setup, victim: Victim, objective: Objective, items: list[Slotted], seed: int, *, iterations: int
+    setup: AttackContext,
+    victim: Victim,
+    objective: Objective,
+    items: list[TriggerExample],
+    seed: int,
+    *,
+    iterations: int,
 ) -> list[tuple[float, float]]:
     """(seconds, best held-out gain so far) after each iteration of the pipeline's search, one restart."""
     moments: list[float] = []
@@ -149,7 +155,7 @@ def _our_curve(
 
 
 def _random_search(
-    setup: Setup, objective: Objective, items: list[Slotted], seed: int, *, goal: float, patience: float
+    setup: AttackContext, objective: Objective, items: list[TriggerExample], seed: int, *, goal: float, patience: float
 ) -> tuple[float, float]:
     """Coordinate search without a gradient: for one slot after the other, random tokens scored on all texts.
 
@@ -157,7 +163,7 @@ def _random_search(
     to reach `goal`, or that it was given, and the gain reached.
     """
     train_items, dev_items = split_examples(items, TriggerSettings().dev_share, seed)
-    train, dev = (Universe(objective, part, "lead", seed) for part in (train_items, dev_items))
+    train, dev = (TriggerObjective(objective, part, "lead", seed) for part in (train_items, dev_items))
     rng = np.random.default_rng(seed)
     legal: LegalTokens = setup.legal
     trigger = random_triggers(legal, "lead", LENGTH, 1, rng, common=False)[0]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_json
+from utils.core.files import write_json
 
 WORDS_READ = 1024
 NGRAM = 4

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import StageError
+from utils.core.files import sha256_of
 from utils.data.cleaning import as_text
-from utils.data.registry import SUFFIXES, DatasetSource, Mirror
-from utils.errors import StageError
-from utils.files import sha256_of
-from utils.hub import (
+from utils.data.hub import (
     Exhausted,
     Pin,
     RemoteFile,
@@ -29,6 +28,7 @@ from utils.hub import (
     split_files,
     sweep_broken_downloads,
 )
+from utils.data.registry import SUFFIXES, DatasetSource, Mirror
 
 ROWS_AT_A_TIME = 500
 

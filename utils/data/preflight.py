@@ -16,10 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from utils.data.loading import Row, read_rows
-from utils.data.registry import DatasetSource, Mirror
-from utils.errors import StageError, UserError
-from utils.hub import (
+from utils.core.errors import StageError, UserError
+from utils.data.hub import (
     AccessNeeded,
     Exhausted,
     RemoteFile,
@@ -30,6 +28,8 @@ from utils.hub import (
     resolve,
     split_files,
 )
+from utils.data.loading import Row, read_rows
+from utils.data.registry import DatasetSource, Mirror
 
 ROWS = 3  # of each split
 TRIES = 2

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.core.errors import StageError
+from utils.core.files import write_json
 from utils.data.loading import fetch
 from utils.data.registry import DatasetSource
 from utils.data.rows import Encoding
@@ -29,8 +31,6 @@ from utils.data.store import (
     missing_datasets,
     read_manifest,
 )
-from utils.errors import StageError
-from utils.files import write_json
 
 __all__ = ["load_prepared", "missing_datasets", "prepare", "read_manifest"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from utils.core.errors import StageError
 from utils.data.cleaning import clean_text, problem_of
 from utils.data.contamination import Fingerprint, Match, OverlapIndex, fingerprint
 from utils.data.loading import Row
-from utils.errors import StageError
 
 ROWS_PER_TASK = 200
 # Starting processes costs seconds: below this many bytes of input the rows are done in this process.

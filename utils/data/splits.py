@@ -17,6 +17,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from utils.core.errors import StageError
+from utils.core.files import write_jsonl
 from utils.data.cleaning import clean_text
 from utils.data.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
 from utils.data.loading import Fetched, Row, read_rows
@@ -24,8 +26,6 @@ from utils.data.registry import DatasetSource
 from utils.data.rows import Done, Encoding, Task, do_rows
 from utils.data.statistics import SplitStatistics, draw, draw_key
 from utils.data.store import REMOVED, SplitWriter
-from utils.errors import StageError
-from utils.files import write_jsonl
 
 ATTACK_SET = "cnn_dm"  # attacks are optimised on its validation part and measured on its test part
 OVERSAMPLING = 4  # rows looked at for each training row wanted, where only some are

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.files import sync_directory
+from utils.core.errors import InputError
+from utils.core.files import sync_directory
 
 if TYPE_CHECKING:
     from datasets import Dataset

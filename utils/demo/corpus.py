@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_json, write_jsonl
+from utils.core.files import write_json, write_jsonl
 
 NAMES = (
     "Anna Ben Carla David Emma Felix Greta Henry Iris Jonas Karin Leo Mona Nils Olga Paul Rosa Simon Tara Umar Vera "

@@ -18,10 +18,10 @@ import sentencepiece
 import torch
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
+from utils.core.files import new_directory
+from utils.core.progress import progress
 from utils.demo.corpus import Event, brief, chat, dialogue, news, paper
-from utils.files import new_directory
-from utils.models import load_tokenizer, save_plain
-from utils.progress import progress
+from utils.modeling.models import load_tokenizer, save_plain
 
 VOCABULARY = 400  # SentencePiece pieces, pad, eos and unk among them
 SENTINELS = 100

@@ -13,39 +13,39 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.files import sha256_of, write_json
+from utils.core.files import sha256_of, write_json
+from utils.core.paths import Paths
+from utils.core.settings import Settings
 from utils.pipeline.stages import STAGES, Stage
-from utils.places import Places
-from utils.settings import Settings
 
 FORMAT = 1
 _FIELDS = {"format", "stage", "seed", "settings", "outputs", "needs", "token", "code", "finished"}
 
 
-def write_flag(stage: Stage, seed: int, places: Places, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
+def write_flag(stage: Stage, seed: int, paths: Paths, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
     """Describe the stage's outputs as they are now and write the flag; `facts` (code, finished, run_id...) go along."""
     flag = {
         "format": FORMAT,
         "stage": stage.key,
         "seed": stage.seed_of(seed),
         "settings": settings.subset(stage.settings),
-        "needs": {str(n): read_flag(STAGES[n], seed, places)["token"] for n in stage.needs},
-        "outputs": {str(path): describe(path) for path in stage.outputs(places, seed)},
+        "needs": {str(n): read_flag(STAGES[n], seed, paths)["token"] for n in stage.needs},
+        "outputs": {str(path): describe(path) for path in stage.outputs(paths, seed)},
         **facts,
     }
     flag["token"] = _token(flag)
-    write_json(places.flag(stage.key, stage.seed_of(seed)), flag)
+    write_json(paths.flag(stage.key, stage.seed_of(seed)), flag)
     return flag
 
 
-def clear_flag(stage: Stage, seed: int, places: Places) -> None:
+def clear_flag(stage: Stage, seed: int, paths: Paths) -> None:
     """Remove the stage's flag: from here on it is not done."""
-    places.flag(stage.key, stage.seed_of(seed)).unlink(missing_ok=True)
+    paths.flag(stage.key, stage.seed_of(seed)).unlink(missing_ok=True)
 
 
-def read_flag(stage: Stage, seed: int, places: Places) -> dict[str, Any]:
+def read_flag(stage: Stage, seed: int, paths: Paths) -> dict[str, Any]:
     """The flag's content; FileNotFoundError if there is none, ValueError (in words) if it is not one of ours."""
-    path = places.flag(stage.key, stage.seed_of(seed))
+    path = paths.flag(stage.key, stage.seed_of(seed))
     try:
         flag = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -59,10 +59,10 @@ def read_flag(stage: Stage, seed: int, places: Places) -> dict[str, Any]:
     return flag
 
 
-def problem_of(stage: Stage, seed: int, places: Places, settings: Settings) -> str | None:
+def problem_of(stage: Stage, seed: int, paths: Paths, settings: Settings) -> str | None:
     """Why the stage is not done under these settings, in words, or None if it is."""
     try:
-        flag = read_flag(stage, seed, places)
+        flag = read_flag(stage, seed, paths)
     except FileNotFoundError:
         return "not done yet"
     except ValueError as error:
@@ -72,13 +72,13 @@ def problem_of(stage: Stage, seed: int, places: Places, settings: Settings) -> s
         return "settings changed: " + ", ".join(changed)
     for number in stage.needs:
         needed = STAGES[number]
-        problem = problem_of(needed, seed, places, settings)
+        problem = problem_of(needed, seed, paths, settings)
         if problem:
             return f"needs stage {needed.key}, which must run again ({problem})"
-        if flag["needs"].get(str(number)) != read_flag(needed, seed, places)["token"]:
+        if flag["needs"].get(str(number)) != read_flag(needed, seed, paths)["token"]:
             return f"stage {needed.key} has run again since"
     recorded = {Path(path): facts for path, facts in flag["outputs"].items()}
-    if set(recorded) != set(stage.outputs(places, seed)):
+    if set(recorded) != set(stage.outputs(paths, seed)):
         return "its outputs lie elsewhere now (the directories changed)"
     for path, facts in recorded.items():
         problem = _output_problem(path, facts)
@@ -87,10 +87,10 @@ def problem_of(stage: Stage, seed: int, places: Places, settings: Settings) -> s
     return None
 
 
-def input_problem(stage: Stage, seed: int, places: Places, settings: Settings) -> str | None:
+def input_problem(stage: Stage, seed: int, paths: Paths, settings: Settings) -> str | None:
     """Which stage must run before this one can, and why; None if all inputs are there and current."""
     for number in stage.needs:
-        problem = problem_of(STAGES[number], seed, places, settings)
+        problem = problem_of(STAGES[number], seed, paths, settings)
         if problem:
             return f"stage {STAGES[number].key}: {problem}"
     return None
@@ -101,9 +101,9 @@ def describe(path: Path) -> dict[str, Any]:
     return {"sha256": sha256_of(path), "stamp": _stamp(path)}
 
 
-def output_hashes(stage: Stage, seed: int, places: Places) -> dict[str, str]:
+def output_hashes(stage: Stage, seed: int, paths: Paths) -> dict[str, str]:
     """sha256 of each output by path, as the stage's flag recorded it."""
-    return {path: facts["sha256"] for path, facts in read_flag(stage, seed, places)["outputs"].items()}
+    return {path: facts["sha256"] for path, facts in read_flag(stage, seed, paths)["outputs"].items()}
 
 
 def _stamp(path: Path) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.errors import InputError
+from utils.core.errors import InputError
+from utils.core.paths import Paths
+from utils.core.settings import Settings
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES, Stage
-from utils.places import Places
-from utils.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Step:
 
 
 def make_plan(
-    seed: int, places: Places, settings: Settings, *, first: int = 0, last: int = 7, force: bool = False
+    seed: int, paths: Paths, settings: Settings, *, first: int = 0, last: int = 7, force: bool = False
 ) -> list[Step]:
     """The stages `first` to `last` in order. `force` runs them all; a stage behind one that runs, runs too.
 
@@ -35,13 +35,13 @@ def make_plan(
         elif ahead:
             reason = "follows stage " + " and ".join(STAGES[number].key for number in ahead)
         else:
-            reason = problem_of(stage, seed, places, settings)
+            reason = problem_of(stage, seed, paths, settings)
         steps.append(Step(stage, reason))
         if reason is None:
             continue
         running.add(stage.number)
         for number in stage.needs:
-            if number < first and (problem := problem_of(STAGES[number], seed, places, settings)):
+            if number < first and (problem := problem_of(STAGES[number], seed, paths, settings)):
                 raise InputError(
                     f"stage {stage.key} needs stage {STAGES[number].key}: {problem}. "
                     f"Start with that one, --stage {number}, or leave --stage out."

@@ -19,14 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils.errors import InputError, Interrupted, PartDone, StageError, UsageError, UserError
+from utils.core.errors import InputError, Interrupted, PartDone, StageError, UsageError, UserError
+from utils.core.locks import taking_turns
+from utils.core.paths import Paths
+from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
+from utils.core.results import write_result
+from utils.core.settings import Settings, fingerprint, load_settings
 from utils.pipeline.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
-from utils.pipeline.lock import taking_turns
 from utils.pipeline.stages import STAGES, Stage, upstream
-from utils.places import Places
-from utils.provenance import code_revision, new_run_id, surroundings, timestamp
-from utils.results import write_result
-from utils.settings import Settings, fingerprint, load_settings
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FETCHING = (0, 1)  # stages that may ask the hub; all others read what these two wrote, on nodes without internet too
@@ -34,12 +34,12 @@ FETCHING = (0, 1)  # stages that may ask the hub; all others read what these two
 
 @dataclass
 class StageContext:
-    """What a stage's work gets: who it is, its settings and places, a log, and whether it was asked to stop."""
+    """What a stage's work gets: who it is, its settings and paths, a log, and whether it was asked to stop."""
 
     stage: Stage
     seed: int
     settings: Settings
-    places: Places
+    paths: Paths
     log: logging.Logger
     started: float
     shard: tuple[int, int] = (0, 1)
@@ -56,7 +56,7 @@ class StageContext:
         inputs = {
             path: digest
             for number in self.stage.needs
-            for path, digest in output_hashes(STAGES[number], self.seed, self.places).items()
+            for path, digest in output_hashes(STAGES[number], self.seed, self.paths).items()
         }
         return {
             "timestamp": timestamp(self.started),
@@ -78,8 +78,8 @@ class StageContext:
         """Write a result file into the seed's results directory (`shared`: into that of all seeds as well)."""
         metadata = self.metadata()
         if shared:
-            write_result(self.places.results_root / name, results, metadata)
-        path = self.places.results(self.seed) / name
+            write_result(self.paths.results_root / name, results, metadata)
+        path = self.paths.results(self.seed) / name
         write_result(path, results, metadata)
         self.log.info("wrote %s", path)
         return path
@@ -96,9 +96,9 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
         if options.settings:
             os.environ["MONO_S2S_SETTINGS_FILE"] = str(options.settings)
         settings = load_settings()
-        places = Places.of(settings)
-        places.check_writable()
-        return _run(stage, work, options, settings, places)
+        paths = Paths.of(settings)
+        paths.check_writable()
+        return _run(stage, work, options, settings, paths)
     except UserError as error:
         print(f"stage {stage.key}: {error}", file=sys.stderr)
         return error.exit_code
@@ -109,14 +109,14 @@ def _run(
     work: Callable[[StageContext], None],
     options: argparse.Namespace,
     settings: Settings,
-    places: Places,
+    paths: Paths,
 ) -> int:
     seed = options.seed
-    log = _open_log(stage, seed, places)
+    log = _open_log(stage, seed, paths)
     started = time.time()
-    context = StageContext(stage, seed, settings, places, log, started, _shard(options.shard))
+    context = StageContext(stage, seed, settings, paths, log, started, _shard(options.shard))
     _listen(context)
-    lock = places.log(stage.key, stage.seed_of(seed)).with_suffix(f".{options.shard.replace('/', 'of')}.lock")
+    lock = paths.log(stage.key, stage.seed_of(seed)).with_suffix(f".{options.shard.replace('/', 'of')}.lock")
     try:
         with taking_turns(lock, log, context.stop_requested):
             return _work(context, work, force=options.force)
@@ -126,22 +126,22 @@ def _run(
 
 
 def _work(context: StageContext, work: Callable[[StageContext], None], *, force: bool) -> int:
-    stage, seed, settings, places, log = context.stage, context.seed, context.settings, context.places, context.log
+    stage, seed, settings, paths, log = context.stage, context.seed, context.settings, context.paths, context.log
     started = context.started = time.time()  # waiting for another process is not part of the work
-    problem = problem_of(stage, seed, places, settings)
+    problem = problem_of(stage, seed, paths, settings)
     if problem is None and not force:
-        _note_other_code(stage, seed, places, log)
+        _note_other_code(stage, seed, paths, log)
         log.info("already done: its flag matches settings, inputs and outputs. --force makes it again.")
         return 0
     log.info("starts: %s", "forced" if problem is None else problem)
-    missing = input_problem(stage, seed, places, settings)
+    missing = input_problem(stage, seed, paths, settings)
     if missing:
         log.error("inputs missing or stale: %s. Run that first: ./run_all.sh %d", missing, seed)
         return InputError.exit_code
-    clear_flag(stage, seed, places)
+    clear_flag(stage, seed, paths)
     try:
         work(context)
-        absent = [str(path) for path in stage.outputs(places, seed) if not path.exists()]
+        absent = [str(path) for path in stage.outputs(paths, seed) if not path.exists()]
         if absent:
             raise StageError(f"finished without writing {', '.join(absent)}. This is a bug of the stage.")
         facts = {
@@ -151,7 +151,7 @@ def _work(context: StageContext, work: Callable[[StageContext], None], *, force:
             "seconds": round(time.time() - started, 3),
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         }
-        write_flag(stage, seed, places, settings, facts)
+        write_flag(stage, seed, paths, settings, facts)
     except Interrupted:
         raise
     except PartDone as part:
@@ -205,8 +205,8 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _open_log(stage: Stage, seed: int, places: Places) -> logging.Logger:
-    path = places.log(stage.key, stage.seed_of(seed))
+def _open_log(stage: Stage, seed: int, paths: Paths) -> logging.Logger:
+    path = paths.log(stage.key, stage.seed_of(seed))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(path, encoding="utf-8")
@@ -240,7 +240,7 @@ def _listen(context: StageContext) -> None:
         signal.signal(name, ask)
 
 
-def _note_other_code(stage: Stage, seed: int, places: Places, log: logging.Logger) -> None:
-    made, now = read_flag(stage, seed, places)["code"], code_revision()
+def _note_other_code(stage: Stage, seed: int, paths: Paths, log: logging.Logger) -> None:
+    made, now = read_flag(stage, seed, paths)["code"], code_revision()
     if made["commit"] != now["commit"]:
         log.info("note: it was made by code revision %s, this is %s", made["commit"][:10], now["commit"][:10])

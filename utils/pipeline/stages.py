@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.places import Places
+from utils.core.paths import Paths
 
 _MODEL = ("PROFILE", "MODEL_NAME", "MODEL_REVISION")
 _LENGTHS = ("TASK_PREFIX", "MAX_INPUT_LENGTH", "MAX_TARGET_LENGTH")
@@ -38,7 +38,7 @@ class Stage:
     minutes: int
     purpose: str
     settings: tuple[str, ...]
-    outputs: Callable[[Places, int], list[Path]]
+    outputs: Callable[[Paths, int], list[Path]]
     per_seed: bool = True
 
     @property
@@ -60,8 +60,8 @@ class Stage:
         return seed if self.per_seed else None
 
 
-def _results(*names: str) -> Callable[[Places, int], list[Path]]:
-    return lambda places, seed: [places.results(seed) / name for name in names]
+def _results(*names: str) -> Callable[[Paths, int], list[Path]]:
+    return lambda paths, seed: [paths.results(seed) / name for name in names]
 
 
 STAGES: tuple[Stage, ...] = (
@@ -75,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
         30,
         "fetch and check T5-small, record the machine",
         (*_MODEL, "MAX_INPUT_LENGTH"),
-        lambda places, seed: [places.pretrained, places.results_root / "setup_complete.json"],
+        lambda paths, seed: [paths.pretrained, paths.results_root / "setup_complete.json"],
         per_seed=False,
     ),
     Stage(
@@ -101,10 +101,10 @@ STAGES: tuple[Stage, ...] = (
             "TRIGGER_OPTIMIZE_SIZE_FULL",
             "TRIGGER_EVAL_SIZE_FULL",
         ),
-        lambda places, seed: [
-            places.prepared,
-            places.results_root / "data_statistics.json",
-            places.results_root / "removed_examples.jsonl",
+        lambda paths, seed: [
+            paths.prepared,
+            paths.results_root / "data_statistics.json",
+            paths.results_root / "removed_examples.jsonl",
         ],
         per_seed=False,
     ),
@@ -118,9 +118,9 @@ STAGES: tuple[Stage, ...] = (
         720,
         "fine-tune the control",
         (*_TRAINING, "NUM_EPOCHS", "WARMUP_RATIO"),
-        lambda places, seed: [
-            places.model(seed, "baseline"),
-            places.results(seed) / "baseline_training_history.json",
+        lambda paths, seed: [
+            paths.model(seed, "baseline"),
+            paths.results(seed) / "baseline_training_history.json",
         ],
     ),
     Stage(
@@ -133,9 +133,9 @@ STAGES: tuple[Stage, ...] = (
         720,
         "fine-tune under W = softplus(V)",
         (*_TRAINING, "MONOTONIC_NUM_EPOCHS", "MONOTONIC_WARMUP_RATIO", "MONOTONIC_EPSILON", "CONTROL_ARMS"),
-        lambda places, seed: [
-            places.model(seed, "monotonic"),
-            places.results(seed) / "monotonic_training_history.json",
+        lambda paths, seed: [
+            paths.model(seed, "monotonic"),
+            paths.results(seed) / "monotonic_training_history.json",
         ],
     ),
     Stage(
@@ -189,7 +189,7 @@ STAGES: tuple[Stage, ...] = (
             *_SCORING,
             "HOTFLIP_NUM_FLIPS",
             "HOTFLIP_CANDIDATES",
-            "HOTFLIP_NOISY_GRADIENTS",
+            "HOTFLIP_SMOOTHGRAD_SAMPLES",
             "HOTFLIP_BEAM",
             "HOTFLIP_RESTARTS",
             "COMPUTE_GRADIENT_NORMS",
@@ -206,9 +206,9 @@ STAGES: tuple[Stage, ...] = (
         15,
         "combine, test, draw, copy to permanent storage",
         (*_SCORING,),
-        lambda places, seed: [
-            *_results("final_results.json", "experiment_summary.txt", "report.html")(places, seed),
-            places.final(seed) / "final_results.json",
+        lambda paths, seed: [
+            *_results("final_results.json", "experiment_summary.txt", "report.html")(paths, seed),
+            paths.final(seed) / "final_results.json",
         ],
     ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from utils.files import read_jsonl
+from utils.core.files import read_jsonl
 from utils.reports.table import MODELS
 
 AROUND = 8  # tokens shown on either side of a changed one

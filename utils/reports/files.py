@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from utils.core.results import profile_note
 from utils.reports.model_card import model_card
 from utils.reports.table import Table
 from utils.reports.text import summary
-from utils.results import profile_note
 
 CARDS = ("baseline", "monotonic")
 

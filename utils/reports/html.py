@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
 from utils.reports.examples import Mark
 from utils.reports.table import Table
-from utils.results import profile_note
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #f3f4f6; --line: #c9ccd1; --warn: #8a3b00;

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from utils.core.results import profile_note
 from utils.reports.table import NOT_AVAILABLE, TITLES, interval, percent
-from utils.results import profile_note
 
 WHAT = {
     "baseline": "fine-tuned without any constraint: the control of the experiment",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.core.results import profile_note
 from utils.reports.html import document, figure, items
 from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, p_value, signed
-from utils.results import profile_note
 
 LIMITS = (
     "A seed changes the order of training examples, the dropout and the random numbers of the attacks; data, attacked "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
 from utils.reports.table import Table
-from utils.results import profile_note
 
 WIDTH = 80
 

@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from utils.errors import StageError, UsageError
-from utils.settings import Settings
+from utils.core.errors import StageError, UsageError
+from utils.core.settings import Settings
 
 TIMEOUT = 30  # seconds; a busy controller answers within its MessageTimeout, 10 s by default
 LIVE = frozenset(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from utils.errors import UserError
+from utils.core.errors import UserError
+from utils.core.settings import load_settings
 from utils.pipeline.stages import STAGES
-from utils.settings import load_settings
 
 
 def main(arguments: list[str]) -> int:

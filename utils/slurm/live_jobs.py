@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from utils.errors import UsageError
+from utils.core.errors import UsageError
+from utils.core.paths import Paths
 from utils.pipeline.stages import STAGES
-from utils.places import Places
 from utils.slurm import cluster, sbatch
 from utils.slurm.run_record import RunRecord, records
 
@@ -31,9 +31,9 @@ def cluster_of(run: RunRecord) -> str:
     return next((job["cluster"] for job in run.jobs.values()), "")
 
 
-def refuse_if_live(seed: int, places: Places) -> None:
+def refuse_if_live(seed: int, paths: Paths) -> None:
     """UsageError if a stage of this seed still waits or runs; setup and data, which all seeds share, do not count."""
-    runs = records(places, seed)
+    runs = records(paths, seed)
     live = live_jobs(runs)
     for run in runs:
         own = {run.jobs[stage.key]["job_id"] for stage in STAGES if stage.per_seed and stage.key in run.jobs}
@@ -45,17 +45,17 @@ def refuse_if_live(seed: int, places: Places) -> None:
             )
 
 
-def cancel_seed(seed: int, places: Places) -> int:
+def cancel_seed(seed: int, paths: Paths) -> int:
     """`cancel_seeds` of one."""
-    return cancel_seeds([seed], places)
+    return cancel_seeds([seed], paths)
 
 
-def cancel_seeds(seeds: Sequence[int], places: Places) -> int:
+def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
     """scancel the jobs of these seeds' runs that still wait or run, and only those; returns the exit code.
 
     A job that another seed's run waits for (they share stages 0 and 1) is left alone, and it says so.
     """
-    runs = records(places)
+    runs = records(paths)
     live = live_jobs(runs)
     mine = [run for run in runs if run.facts["seed"] in seeds and run.run_id in live]
     waiting = [run for run in runs if run.facts["seed"] not in seeds and run.run_id in live]

@@ -15,12 +15,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from utils.errors import StageError, UserError
-from utils.files import write_json
+from utils.core.errors import StageError, UserError
+from utils.core.files import write_json
+from utils.core.paths import CHECKOUT, Paths
+from utils.core.provenance import timestamp
+from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.stages import STAGES
-from utils.places import CHECKOUT, Places
-from utils.provenance import timestamp
-from utils.settings import Settings, freeze, load_settings
 from utils.slurm import cluster, sbatch, submission
 from utils.slurm.live_jobs import cancel_seed, live_jobs
 from utils.slurm.run_record import RunRecord, new_directory, records
@@ -33,18 +33,18 @@ def main(arguments: list[str]) -> int:
     options = _options(arguments)
     try:
         settings = load_settings()
-        places = Places.of(settings)
+        paths = Paths.of(settings)
         if options.cancel:
-            return _cancel(options.seeds, places)
+            return _cancel(options.seeds, paths)
         if options.executor == "local" or options.dry_run:
-            return _here(options, places)
-        return _submit(options, places, settings)
+            return _here(options, paths)
+        return _submit(options, paths, settings)
     except UserError as error:
         print(f"run_multi_seed.sh: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _here(options: argparse.Namespace, places: Places) -> int:
+def _here(options: argparse.Namespace, paths: Paths) -> int:
     """One seed after the other; a seed that fails does not keep the next from running, and the aggregate names it."""
     codes, stopped = {}, []
     if not options.dry_run:
@@ -56,7 +56,7 @@ def _here(options: argparse.Namespace, places: Places) -> int:
         if stopped:
             raise StageError(f"stopped by {signal.Signals(stopped[0]).name}. The same command goes on from here.")
     if options.dry_run:
-        print(f"\nthen the aggregate of seeds {', '.join(map(str, options.seeds))} into {places.multi_seed}")
+        print(f"\nthen the aggregate of seeds {', '.join(map(str, options.seeds))} into {paths.multi_seed}")
         return max(codes.values())
     print("\n==== aggregate ====", flush=True)
     failed = [str(seed) for seed, code in codes.items() if code]
@@ -66,11 +66,11 @@ def _here(options: argparse.Namespace, places: Places) -> int:
     return next((code for code in codes.values() if code), code)
 
 
-def _submit(options: argparse.Namespace, places: Places, settings: Settings) -> int:
+def _submit(options: argparse.Namespace, paths: Paths, settings: Settings) -> int:
     last: dict[int, str] = {}
     for count, seed in enumerate(options.seeds):
         print(f"\n==== seed {seed} ({count + 1} of {len(options.seeds)}) ====", flush=True)
-        queued = _live(places, seed)
+        queued = _live(paths, seed)
         if queued:
             print(f"in the queue already: run {queued.run_id}")
             last[seed] = _last_job(queued)
@@ -82,17 +82,17 @@ def _submit(options: argparse.Namespace, places: Places, settings: Settings) -> 
                 f"seed {seed} was not submitted, see above. The seeds before it are in the queue: "
                 "the same command adds the rest, --cancel ends all."
             )
-        queued = _live(places, seed)
+        queued = _live(paths, seed)
         if queued:
             last[seed] = _last_job(queued)
-    _submit_aggregate(options, places, settings, sorted(set(last.values()), key=int))
+    _submit_aggregate(options, paths, settings, sorted(set(last.values()), key=int))
     return 0
 
 
-def _submit_aggregate(options: argparse.Namespace, places: Places, settings: Settings, after: list[str]) -> None:
-    for directory in _aggregates(places, options.seeds):
+def _submit_aggregate(options: argparse.Namespace, paths: Paths, settings: Settings, after: list[str]) -> None:
+    for directory in _aggregates(paths, options.seeds):
         _cancel_aggregate(directory)  # it would run before the seeds that were added now
-    directory = new_directory(places, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
+    directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
     freeze(settings, directory / "settings.json")
     words = sbatch.command(
         AGGREGATE,
@@ -116,15 +116,15 @@ def _submit_aggregate(options: argparse.Namespace, places: Places, settings: Set
     seeds = ", ".join(map(str, options.seeds))
     print(f"\naggregate of seeds {seeds}: job {answer.job_id}, after {', '.join(after) or '-'}")
     print(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}")
-    print(f"results: {places.multi_seed}. You can log out.")
+    print(f"results: {paths.multi_seed}. You can log out.")
 
 
-def _cancel(seeds: list[int], places: Places) -> int:
-    for directory in _aggregates(places, seeds):
+def _cancel(seeds: list[int], paths: Paths) -> int:
+    for directory in _aggregates(paths, seeds):
         _cancel_aggregate(directory)
-    newest = {seed: records(places, seed)[0].facts["unix_timestamp"] for seed in seeds if records(places, seed)}
+    newest = {seed: records(paths, seed)[0].facts["unix_timestamp"] for seed in seeds if records(paths, seed)}
     # The last one first: jobs that a later seed waits for are left alone while that one is in the queue.
-    return max(cancel_seed(seed, places) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))
+    return max(cancel_seed(seed, paths) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))
 
 
 def _cancel_aggregate(directory: Path) -> None:
@@ -134,17 +134,17 @@ def _cancel_aggregate(directory: Path) -> None:
         print(f"cancelled the aggregate {facts['job_id']} of an earlier submission")
 
 
-def _aggregates(places: Places, seeds: list[int]) -> list[Path]:
+def _aggregates(paths: Paths, seeds: list[int]) -> list[Path]:
     """Directories of earlier submissions that aggregate any of these seeds."""
     found = []
-    for path in sorted(places.runs.glob("*/multi_seed.json")):
+    for path in sorted(paths.runs.glob("*/multi_seed.json")):
         if set(json.loads(path.read_text(encoding="utf-8"))["seeds"]) & set(seeds):
             found.append(path.parent)
     return found
 
 
-def _live(places: Places, seed: int) -> RunRecord | None:
-    runs = records(places, seed)
+def _live(paths: Paths, seed: int) -> RunRecord | None:
+    runs = records(paths, seed)
     live = live_jobs(runs)
     return next((run for run in runs if run.run_id in live), None)
 

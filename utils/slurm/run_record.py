@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_json
-from utils.places import CHECKOUT, Places
-from utils.provenance import code_revision, new_run_id, timestamp
+from utils.core.files import write_json
+from utils.core.paths import CHECKOUT, Paths
+from utils.core.provenance import code_revision, new_run_id, timestamp
 
 log = logging.getLogger("mono_s2s.runs")
 
@@ -56,10 +56,10 @@ class RunRecord:
         write_json(self.directory / "run.json", self.facts)
 
 
-def new_record(places: Places, seed: int, **facts: Any) -> RunRecord:
+def new_record(paths: Paths, seed: int, **facts: Any) -> RunRecord:
     """A new run's directory, made, and its record (not yet written)."""
     moment = time.time()
-    directory = new_directory(places, new_run_id(seed, moment))
+    directory = new_directory(paths, new_run_id(seed, moment))
     record = {
         "run_id": directory.name,
         "seed": seed,
@@ -75,22 +75,22 @@ def new_record(places: Places, seed: int, **facts: Any) -> RunRecord:
     return RunRecord(directory, record)
 
 
-def new_directory(places: Places, stem: str) -> Path:
+def new_directory(paths: Paths, stem: str) -> Path:
     """runs/<stem>, made; numbered where another submission of the same second took the name."""
-    directory, count = places.runs / stem, 0
+    directory, count = paths.runs / stem, 0
     while True:
         try:
             directory.mkdir(parents=True)
             return directory
         except FileExistsError:
             count += 1
-            directory = places.runs / f"{stem}_{count}"
+            directory = paths.runs / f"{stem}_{count}"
 
 
-def records(places: Places, seed: int | None = None) -> list[RunRecord]:
+def records(paths: Paths, seed: int | None = None) -> list[RunRecord]:
     """The runs of a seed (None: of all), newest first. A damaged record is named in the log and left out."""
     found = []
-    for path in places.runs.glob("*/run.json"):
+    for path in paths.runs.glob("*/run.json"):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             record = RunRecord(path.parent, facts)

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import StageError, UsageError
+from utils.core.errors import StageError, UsageError
+from utils.core.paths import CHECKOUT
+from utils.core.settings import Settings
 from utils.pipeline.stages import Stage, duration
-from utils.places import CHECKOUT
-from utils.settings import Settings
 from utils.slurm.cluster import Site
 
 TIMEOUT = 120  # seconds until a submission that gives no answer is given up

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from utils.errors import UsageError
+from utils.core.errors import UsageError
+from utils.core.paths import Paths
+from utils.core.settings import Settings
 from utils.pipeline.plan import Step
 from utils.pipeline.stages import Stage
-from utils.places import Places
-from utils.settings import Settings
 from utils.slurm.live_jobs import live_jobs
 from utils.slurm.run_record import RunRecord, records
 
 
-def shared_jobs(steps: list[Step], places: Places, settings: Settings) -> dict[str, dict[str, Any]]:
+def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str, dict[str, Any]]:
     """Facts of a live job, by key, for each step that another seed's run is doing already with the same settings.
 
     UsageError if a run is doing one of them with other settings: the two would overwrite each other's data.
@@ -22,7 +22,7 @@ def shared_jobs(steps: list[Step], places: Places, settings: Settings) -> dict[s
     wanted = [step.stage for step in steps if not step.stage.per_seed]
     owners = [
         (record, stage, job)
-        for record in (records(places) if wanted else [])
+        for record in (records(paths) if wanted else [])
         for stage in wanted
         if (job := record.jobs.get(stage.key)) and "shared_with" not in job
     ]

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils.errors import StageError, UsageError, UserError
+from utils.core.errors import StageError, UsageError, UserError
+from utils.core.paths import CHECKOUT, Paths
+from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES, Stage
-from utils.places import CHECKOUT, Places
-from utils.settings import Settings, freeze, load_settings
 from utils.slurm import cluster, sbatch
 from utils.slurm.cluster import NoAnswer, Site
 from utils.slurm.live_jobs import cancel_seed, cluster_of, own_ids, refuse_if_live
@@ -53,26 +53,26 @@ def main(arguments: list[str]) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     settings = load_settings()
-    places = Places.of(settings)
+    paths = Paths.of(settings)
     if options.cancel:
-        return cancel_seed(options.seed, places)
-    places.check_writable()
+        return cancel_seed(options.seed, paths)
+    paths.check_writable()
     if options.executor == "slurm":
         sbatch.extra_options(settings)
         _check_log_directory()
-    steps = make_plan(options.seed, places, settings, first=options.stage, last=options.stop_stage, force=options.force)
-    print(f"seed {options.seed}, profile {settings.PROFILE}, work in {places.work}")
+    steps = make_plan(options.seed, paths, settings, first=options.stage, last=options.stop_stage, force=options.force)
+    print(f"seed {options.seed}, profile {settings.PROFILE}, work in {paths.work}")
     print(table(steps))
     if options.dry_run:
-        return print_plan(options.seed, to_run(steps), places, settings, options)
+        return print_plan(options.seed, to_run(steps), paths, settings, options)
     if not to_run(steps):
         print("everything is done.")
-        return _tell_report(options.seed, steps, places)
-    with _only_one(places):
-        refuse_if_live(options.seed, places)
-        shared = shared_jobs(to_run(steps), places, settings) if options.executor == "slurm" else {}
+        return _tell_report(options.seed, steps, paths)
+    with _only_one(paths):
+        refuse_if_live(options.seed, paths)
+        shared = shared_jobs(to_run(steps), paths, settings) if options.executor == "slurm" else {}
         python = _python(options.python)
-        record = new_record(places, options.seed, profile=settings.PROFILE, executor=options.executor, python=python)
+        record = new_record(paths, options.seed, profile=settings.PROFILE, executor=options.executor, python=python)
         freeze(settings, record.settings_file)
         record.save()
         if options.executor == "slurm":
@@ -80,11 +80,11 @@ def _main(options: argparse.Namespace) -> int:
             (CHECKOUT / "logs").mkdir(exist_ok=True)
             submit_graph(record, to_run(steps), settings, site, options.force, shared, options.after)
     if options.executor == "slurm":
-        _tell_submitted(record, options.seed, places)
+        _tell_submitted(record, options.seed, paths)
         return 0
-    with _only_one(places, options.seed):
+    with _only_one(paths, options.seed):
         code = run_here(record, to_run(steps), options.force)
-    return code or _tell_report(options.seed, steps, places)
+    return code or _tell_report(options.seed, steps, paths)
 
 
 # ---- SLURM --------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def _check_log_directory() -> None:
         raise UsageError(f"cannot write to {directory}, where SLURM's logs go. Use a checkout of your own.")
 
 
-def _tell_submitted(record: RunRecord, seed: int, places: Places) -> None:
+def _tell_submitted(record: RunRecord, seed: int, paths: Paths) -> None:
     width = max(len(key) for key in record.jobs)
     print(f"\nsubmitted as run {record.run_id}:\n  {'stage':<{width}}  {'job':<10}  after")
     for key, job in record.jobs.items():
@@ -188,7 +188,7 @@ def _tell_submitted(record: RunRecord, seed: int, places: Places) -> None:
     print(f"watch:   ./check_training_status.sh {seed}")
     print(f"logs:    {CHECKOUT}/logs/")
     print(f"cancel:  ./run_all.sh --cancel {seed}")
-    print(f"results: {places.results(seed)}, then {places.final(seed)}. You can log out.")
+    print(f"results: {paths.results(seed)}, then {paths.final(seed)}. You can log out.")
 
 
 def _after(job: dict[str, Any]) -> str:
@@ -239,25 +239,25 @@ def run_wrapper(words: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _tell_report(seed: int, steps: list[Step], places: Places) -> int:
+def _tell_report(seed: int, steps: list[Step], paths: Paths) -> int:
     if steps[-1].stage.number == len(STAGES) - 1:
-        print(f"results: {places.results(seed)}\nkept in: {places.final(seed)}")
-        print(f"report:  {places.results(seed) / 'report.html'}")
+        print(f"results: {paths.results(seed)}\nkept in: {paths.final(seed)}")
+        print(f"report:  {paths.results(seed) / 'report.html'}")
     return 0
 
 
 # ---- shared -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(seed: int, steps: list[Step], places: Places, settings: Settings, options: argparse.Namespace) -> int:
-    """What would happen, touching nothing: the sbatch lines (ids as names), or the local commands, and the places."""
-    settings_file = places.runs / f"RUN_seed{seed}" / "settings.json"
+def print_plan(seed: int, steps: list[Step], paths: Paths, settings: Settings, options: argparse.Namespace) -> int:
+    """What would happen, touching nothing: the sbatch lines (ids as names), or the local commands, and the paths."""
+    settings_file = paths.runs / f"RUN_seed{seed}" / "settings.json"
     python = options.python or str(CHECKOUT / ".venv" / "bin" / "python")
     record = RunRecord(settings_file.parent, {"seed": seed, "python": python, "jobs": {}})
     if options.executor == "slurm":
         site = cluster.resolve(settings)
         try:
-            record.jobs.update(shared_jobs(steps, places, settings))
+            record.jobs.update(shared_jobs(steps, paths, settings))
         except NoAnswer as error:
             print(f"\nwhat is in the queue is not known: {error}")
         for key, job in record.jobs.items():
@@ -274,19 +274,19 @@ def print_plan(seed: int, steps: list[Step], places: Places, settings: Settings,
         for step in steps:
             words = ["bash", str(CHECKOUT / step.stage.wrapper)]
             print("  " + shlex.join(words + _arguments(seed, settings_file, python, options.force)))
-    print(f"\nwork:    {places.work}\nresults: {places.results(seed)}\nkept in: {places.final(seed)}")
+    print(f"\nwork:    {paths.work}\nresults: {paths.results(seed)}\nkept in: {paths.final(seed)}")
     print("dry run: nothing was touched.")
     return 0
 
 
 @contextlib.contextmanager
-def _only_one(places: Places, seed: int | None = None) -> Iterator[None]:
+def _only_one(paths: Paths, seed: int | None = None) -> Iterator[None]:
     """Two submissions at once take turns; a second local run of the same seed is refused."""
     try:
-        places.runs.mkdir(parents=True, exist_ok=True)
+        paths.runs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"SCRATCH_DIR={places.scratch}: cannot make {places.runs} ({error.strerror}).") from None
-    path = places.runs / ("submission.lock" if seed is None else f"seed_{seed}.lock")
+        raise UsageError(f"SCRATCH_DIR={paths.scratch}: cannot make {paths.runs} ({error.strerror}).") from None
+    path = paths.runs / ("submission.lock" if seed is None else f"seed_{seed}.lock")
     with path.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if seed is None else fcntl.LOCK_NB))

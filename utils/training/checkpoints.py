@@ -18,8 +18,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from utils.errors import StageError
-from utils.files import TEMPORARY_SUFFIX, new_directory, sha256_of, write_json
+from utils.core.errors import StageError
+from utils.core.files import TEMPORARY_SUFFIX, new_directory, sha256_of, write_json
 
 COMPLETE = "COMPLETE.json"
 STATE = "training_state.json"  # what the training remembers: history so far, sums of the running epoch, seconds

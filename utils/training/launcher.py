@@ -19,9 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import InputError, Interrupted, StageError, UserError
-from utils.files import write_json
-from utils.places import CHECKOUT
+from utils.core.errors import InputError, Interrupted, StageError, UserError
+from utils.core.files import write_json
+from utils.core.paths import CHECKOUT
 
 if TYPE_CHECKING:
     from utils.training.train import TrainingSettings

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from utils.errors import StageError
-from utils.files import write_json
-from utils.progress import SECONDS_BETWEEN_LOG_LINES, progress
+from utils.core.errors import StageError
+from utils.core.files import write_json
+from utils.core.progress import SECONDS_BETWEEN_LOG_LINES, progress
 from utils.training import ranks
 
 # Several processes ask each other whether to stop or save only now and then: asking waits for the GPU.

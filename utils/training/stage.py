@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from utils.data.store import load_prepared, missing_datasets
-from utils.models import choose_device, weights_sha256
+from utils.modeling.models import choose_device, weights_sha256
 from utils.pipeline.runner import StageContext
 from utils.training.launcher import processes_for, train_on_all
 from utils.training.train import TrainingSettings, train
@@ -32,22 +32,22 @@ def training_settings(context: StageContext, arm: str) -> TrainingSettings:
 
 def train_arm(context: StageContext, arm: str) -> None:
     """Train `arm` on the prepared data, export the best epoch, write `<arm>_training_history.json`."""
-    places, seed = context.places, context.seed
+    paths, seed = context.paths, context.seed
     settings = training_settings(context, arm)
     shared: dict[str, Any] = {
         "arm": arm,
-        "pretrained_dir": places.pretrained,
-        "output_dir": places.training(seed, arm),
+        "pretrained_dir": paths.pretrained,
+        "output_dir": paths.training(seed, arm),
         "settings": settings,
         "stop_requested": context.stop_requested,
     }
     processes = processes_for(settings.device, settings.batch_size)
     if processes > 1:
         context.log.info("%s: %d GPUs share every batch of %d", arm, processes, settings.batch_size)
-        history = train_on_all(processes, prepared_dir=places.prepared, **shared)
+        history = train_on_all(processes, prepared_dir=paths.prepared, **shared)
     else:
-        parts = {f"{name}_set": load_prepared(places.prepared, name) for name in ("train", "validation")}
+        parts = {f"{name}_set": load_prepared(paths.prepared, name) for name in ("train", "validation")}
         history = train(**parts, **shared)
-    context.provenance["missing_datasets"] = missing_datasets(places.prepared)
-    context.provenance["checkpoints"] = {arm: weights_sha256(places.model(seed, arm))}
+    context.provenance["missing_datasets"] = missing_datasets(paths.prepared)
+    context.provenance["checkpoints"] = {arm: weights_sha256(paths.model(seed, arm))}
     context.write_result(f"{arm}_training_history.json", history)

@@ -16,10 +16,10 @@ import datasets
 import torch
 from transformers import TrainingArguments
 
-from utils.errors import InputError, Interrupted, StageError
-from utils.files import append_jsonl, new_directory, read_jsonl
-from utils.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
-from utils.monotonic import audit, constrain, ffn_layers, min_ffn_weight
+from utils.core.errors import InputError, Interrupted, StageError
+from utils.core.files import append_jsonl, new_directory, read_jsonl
+from utils.modeling.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
+from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
 from utils.training import ranks
 from utils.training.batches import TokenRows
 from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, for_training_only, keep_newest, starting_point

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from utils.models import save_plain
-from utils.monotonic import effective_weight_decay, free_parameters, parameter_groups
-from utils.products import fast_products
+from utils.modeling.models import save_plain
+from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
+from utils.modeling.onednn import fast_products
 from utils.training import ranks
 from utils.training.batches import LengthBuckets, TokenRows, sorted_batches
 from utils.training.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, saving

@@ -1,0 +1,1 @@
+"""From per-example records to numbers and conclusions. Torch-free."""

@@ -1,0 +1,50 @@
+"""Finished pieces of an attack on disk: whole files, each tied to the inputs that made it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from utils.attacks.seeding import generator
+from utils.core.files import write_json
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+def load_unit(path: Path, fingerprint: str) -> Any:
+    """The value saved at `path`, or None where there is none or it was made from something else (and says so)."""
+    if not path.exists():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    if saved.get("fingerprint") != fingerprint:
+        log.warning("%s is of other weights, settings or examples: doing it again", path.name)
+        return None
+    return saved["value"]
+
+
+def save_unit(path: Path, fingerprint: str, value: Any) -> None:
+    """Write `value` (JSON-ready, finite) atomically under the fingerprint of what made it."""
+    write_json(path, {"fingerprint": fingerprint, "value": value})
+
+
+def blocks_of(ids: Sequence[str], size: int) -> list[list[int]]:
+    """Indices of each block of `size` examples.
+
+    Examples are dealt by a hash of their id, so blocks do not depend on the order of the list, and every block is a
+    random sample of it: running figures and the time left are honest from the start.
+    """
+    keys = [generator("block", name).random() for name in ids]
+    order = sorted(range(len(ids)), key=lambda i: (keys[i], ids[i]))
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def shard_of(ids: Sequence[str], size: int, shard: tuple[int, int]) -> list[int]:
+    """Indices of the examples of shard (index, of how many): whole blocks, so numbers do not depend on shards."""
+    index, of = shard
+    if not 0 <= index < of:
+        raise ValueError(f"shard {index} of {of}")
+    return sorted(i for block in blocks_of(ids, size)[index::of] for i in block)

@@ -1,0 +1,158 @@
+"""What all attacks of one experiment share (`Setup`), and the model under attack (`Victim`)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
+
+from utils.attacks.encoding import Encoded, Example, encode_examples
+from utils.attacks.legal_tokens import LegalTokens, TokenizerView
+from utils.attacks.objective import Objective, Targets
+from utils.core.errors import Interrupted
+from utils.evaluation.generation import DecodingSettings, generate, row_key
+from utils.evaluation.rouge import rouge_scores
+
+log = logging.getLogger(__name__)
+LOSSES = ("reference", "own_output")  # what an attack raises: the reference's loss, or that of the clean summary
+
+
+@dataclass(frozen=True)
+class AttackContext:
+    """Tokenizer, legal tokens, lengths and decoding: the same for every model and every attack.
+
+    `batch_tokens`: padded tokens in one forward pass of an attack; `generation_tokens`: input tokens in one batch of
+    summaries. `precision`: of the search, "fp32" or "bf16" or "auto" (bf16 where the GPU has it and where it ranks
+    candidates as float32 does); reported losses are float32 always. `generation_precision`
+    as in utils/evaluation/generation.py.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    legal: LegalTokens
+    prefix: str
+    max_input_length: int
+    max_target_length: int
+    decoding: DecodingSettings
+    batch_tokens: int
+    generation_tokens: int
+    precision: str = "auto"
+    generation_precision: str = "fp32"
+    rouge_processes: int | None = 1
+    stop_requested: Callable[[], bool] = lambda: False
+
+    @property
+    def view(self) -> TokenizerView:
+        """The tokenizer's vocabulary as arrays."""
+        return self.legal.view
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Ids, labels and attackable positions of each example."""
+        return encode_examples(
+            self.view,
+            examples,
+            prefix=self.prefix,
+            max_input_length=self.max_input_length,
+            max_target_length=self.max_target_length,
+            checked=self.legal.checked,
+        )
+
+    def labels(self, texts: Sequence[str]) -> list[list[int]]:
+        """Target ids of each summary in `texts`, ending in eos."""
+        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_target_length)[
+            "input_ids"
+        ]
+        return ids
+
+    def fingerprint(self, *more: object) -> str:
+        """Hash of all that decides an attack's numbers, `more` included; unit files carry it."""
+        parts = (
+            self.prefix,
+            self.max_input_length,
+            self.max_target_length,
+            asdict(self.decoding),
+            self.legal.token_set,
+            len(self.legal.ids),
+            self.precision,
+            self.generation_precision,
+            *more,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+
+    def check_stop(self) -> None:
+        """Raise Interrupted where the job was told to stop; call it only after saving."""
+        if self.stop_requested():
+            raise Interrupted("stopped as asked; finished units are saved")
+
+
+@dataclass(eq=False)
+class Victim:
+    """A loaded model under its model key, with the hash of its weights.
+
+    `known`: summaries that it has made already with the same decoding, by `generation.row_key` of the input.
+    """
+
+    key: str
+    model: T5ForConditionalGeneration
+    weights: str = ""
+    known: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def mark(self) -> str:
+        """Names weights and known summaries: what ties unit files with summaries in them to this victim."""
+        if not self.known:
+            return self.weights
+        return hashlib.sha256(repr((self.weights, sorted(self.known.items()))).encode()).hexdigest()[:16]
+
+
+def summaries(
+    setup: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], *, done_file: Path | None, what: str
+) -> list[str]:
+    """Summaries of `inputs` by the evaluation's own decoding; known ones are taken, equal inputs generated once."""
+    found: dict[tuple[int, ...], str] = {}
+    todo: list[tuple[int, ...]] = []
+    for row in dict.fromkeys(tuple(map(int, row)) for row in inputs):
+        key = row_key(row) if victim.known else ""
+        if key in victim.known:
+            found[row] = victim.known[key]
+        else:
+            todo.append(row)
+    if found and what:
+        log.info("%s: %d of %d summaries are known from the evaluation", what, len(found), len(found) + len(todo))
+    if todo:
+        texts = generate(
+            victim.model,
+            setup.tokenizer,
+            todo,
+            setup.decoding,
+            batch_tokens=setup.generation_tokens,
+            precision=setup.generation_precision,
+            done_file=done_file,
+            fingerprint=victim.weights,
+            stop_requested=setup.stop_requested,
+            what=what,
+        )
+        found |= zip(todo, texts, strict=True)
+    return [found[tuple(map(int, row))] for row in inputs]
+
+
+def rouge_l(setup: AttackContext, predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """ROUGE-L F of each pair, float64 [N]."""
+    if not predictions:
+        return np.zeros(0)
+    return rouge_scores(predictions, references, processes=setup.rouge_processes)["rougeL"]
+
+
+def exact_losses(
+    setup: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Float32 mean NLL of `labels[n]` given `inputs[n]`, float64 [N]: the losses that are reported."""
+    if not len(inputs):
+        return np.zeros(0)
+    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    return objective.losses(inputs, Targets(labels, objective.device), np.arange(len(inputs)))

@@ -1,0 +1,244 @@
+"""HotFlip on a set of examples: up to `num_flips` token flips each, found by gradient, verified, resumable.
+
+The attack on one example is `search.search`; here it is run in blocks, its inputs are summarised with the evaluation's
+own decoding, and everything is written down per example. Source of the method: Ebrahimi et al. 2018 (HotFlip); the
+exact re-scoring of candidates follows Wallace et al. 2019 and Zou et al. 2023.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.attacks.cache import blocks_of, load_unit, save_unit
+from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
+from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, Encoded, Example
+from utils.attacks.hotflip.proposals import State
+from utils.attacks.hotflip.records import Clean, clean_summaries, found_json, make_records
+from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
+from utils.attacks.objective import Objective, Targets
+from utils.attacks.precision import search_objective
+from utils.core.errors import UsageError
+from utils.core.progress import progress
+
+log = logging.getLogger(__name__)
+METHODS = ("gradient", "greedy")
+
+
+@dataclass(frozen=True)
+class HotFlipSettings:
+    """How hard the attack tries.
+
+    `candidates` flips are scored exactly per step, `random_candidates` of them random, at most `max_per_position` of
+    the others at one position; gradients are averaged over the input and `noisy_gradients` noisy copies of it, and the
+    share `remembered` of the candidates are what earlier steps found useful. `beam` partial attacks are kept,
+    `restarts` starts are made. `loss`: what is raised, the loss of the "reference" or of the model's "own_output" (its
+    clean summary). `success_threshold`: relative ROUGE-L drop that counts as success, for examples whose clean ROUGE-L
+    is at least `min_clean_rouge`. `method`: "gradient", or "greedy": the gradient-free control with the same number of
+    forward passes. `gradient_norms`: write down the norm of the gradient at the clean input.
+    """
+
+    num_flips: int = 5
+    candidates: int = 32
+    random_candidates: int = 4
+    max_per_position: int = 4
+    beam: int = 1
+    restarts: int = 1
+    loss: str = "reference"
+    success_threshold: float = 0.15
+    min_clean_rouge: float = 0.05
+    block_size: int = 64
+    seed: int = 0
+    method: str = "gradient"
+    noisy_gradients: int = 2
+    remembered: float = 0.25
+    gradient_norms: bool = True
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
+        if self.method not in METHODS:
+            raise UsageError(f"attack method {self.method!r}: must be one of {', '.join(METHODS)}")
+        for name in ("num_flips", "candidates", "max_per_position", "beam", "restarts", "block_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"HotFlip {name} = {getattr(self, name)}: must be at least 1")
+        if self.noisy_gradients < 0 or not 0 <= self.remembered <= 1:
+            raise UsageError(
+                f"HotFlip noisy_gradients = {self.noisy_gradients}, remembered = {self.remembered}: must be at least 0,"
+                " and a share"
+            )
+        if not 0 <= self.random_candidates <= self.candidates:
+            raise UsageError(
+                f"HotFlip random_candidates = {self.random_candidates}: must lie between 0 and candidates"
+                f" ({self.candidates})"
+            )
+
+
+def attack_examples(
+    setup: AttackContext,
+    victim: Victim,
+    examples: Sequence[Example],
+    settings: HotFlipSettings,
+    *,
+    unit_dir: Path,
+    clean_file: Path | None = None,
+    every_budget: bool = True,
+) -> list[dict[str, Any]]:
+    """Attack `examples` on one model; one record per example, in the order of `examples`.
+
+    `clean_file`: where the unattacked summaries are kept, for attacks on the same examples to share.
+    `every_budget`: summarise the attack at each budget 1..num_flips, not only the final one.
+
+    Finished blocks lie in `unit_dir` and are not done again. The numbers do not depend on the order of the examples,
+    on interruptions, or on `setup.batch_tokens` (up to ties within 1e-6 nats). An example that cannot be attacked has
+    a record with its `skipped` reason. Raises Interrupted (saved) when asked to stop.
+    """
+    blocks = blocks_of([example.id for example in examples], settings.block_size)
+    items = setup.encode(examples)
+    marks = [_fingerprint(setup, victim, settings, every_budget, [items[i] for i in block]) for block in blocks]
+    paths = [unit_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
+    done = [load_unit(path, mark) for path, mark in zip(paths, marks, strict=True)]
+    if any(rows is None for rows in done):
+        clean = clean_summaries(setup, victim, items, done_file=clean_file or unit_dir / "clean.jsonl")
+        objective: Objective | None = None
+        with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
+            for b, block in enumerate(blocks):
+                if done[b] is None:
+                    some, cleared = [items[i] for i in block], clean.part(block)
+                    search_file = unit_dir / f"search_{b:04d}.json"
+                    found = load_unit(search_file, marks[b])
+                    if found is None:
+                        fine = [item for item in items if item.problem is None]
+                        objective = objective or search_objective(setup, victim, fine)
+                        found = _search_block(setup, victim, settings, objective, some, cleared)
+                        save_unit(search_file, marks[b], found)
+                    done[b] = make_records(
+                        setup,
+                        victim,
+                        some,
+                        cleared,
+                        found,
+                        method=settings.method,
+                        num_flips=settings.num_flips,
+                        threshold=settings.success_threshold,
+                        every_budget=every_budget,
+                    )
+                    save_unit(paths[b], marks[b], done[b])
+                bar.update(len(block))
+                live = [row for rows in done[: b + 1] for row in rows if row["skipped"] is None]
+                if live:
+                    success, gain = (np.mean([row[name] for row in live]) for name in ("success", "loss_increase"))
+                    bar.set_postfix(success=f"{success:.1%}", loss=f"+{gain:.3f}")
+                setup.check_stop()
+    by_index = {
+        i: record for block, rows in zip(blocks, done, strict=True) for i, record in zip(block, rows, strict=True)
+    }
+    return [by_index[i] for i in range(len(examples))]
+
+
+def _fingerprint(
+    setup: AttackContext, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[Encoded]
+) -> str:
+    content = [(item.id, item.ids, item.labels, item.summary) for item in items]
+    return setup.fingerprint(victim.key, victim.mark, asdict(settings), curve, content)
+
+
+def _search_block(
+    setup: AttackContext,
+    victim: Victim,
+    settings: HotFlipSettings,
+    objective: Objective,
+    items: Sequence[Encoded],
+    clean: Clean,
+) -> list[dict[str, Any]]:
+    """What the search found for each example of a block."""
+    began = time.perf_counter()
+    results: list[dict[str, Any]] = [{"skipped": item.problem} for item in items]
+    for result, rouge in zip(results, clean.rouges, strict=True):
+        if result["skipped"] is None and rouge is not None and rouge < settings.min_clean_rouge:
+            result["skipped"] = LOW_CLEAN_ROUGE
+    live = [k for k, result in enumerate(results) if result["skipped"] is None]
+    if not live:
+        return results
+    own = settings.loss == "own_output"
+    labels = setup.labels([clean.texts[k] for k in live]) if own else [items[k].labels for k in live]
+    targets = Targets(labels, objective.device)
+    losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
+    for k, loss in zip(live, losses, strict=True):
+        if not math.isfinite(loss):
+            results[k]["skipped"] = LOSS_NOT_FINITE
+    kept = [n for n, loss in enumerate(losses) if math.isfinite(loss)]
+    live, labels = [live[n] for n in kept], [labels[n] for n in kept]
+    if not live:
+        return results
+    targets = Targets(labels, objective.device)
+    chosen = [items[k] for k in live]
+    proposer = _proposer(setup, settings, objective, chosen, targets)
+    walks = search(
+        objective,
+        setup.legal,
+        chosen,
+        targets,
+        losses[kept].tolist(),
+        proposer,
+        num_flips=settings.num_flips,
+        beam=settings.beam,
+        restarts=settings.restarts,
+        seed=settings.seed,
+    )
+    best = [_exact_best(walk, *pair) for walk, pair in zip(walks, _exact(setup, victim, walks, labels), strict=True)]
+    for k, walk, states in zip(live, walks, best, strict=True):
+        results[k] |= found_json(walk, states, norms=settings.gradient_norms)
+        if walk.queries == 0:
+            results[k]["skipped"] = NO_LEGAL_FLIP
+    seconds = (time.perf_counter() - began) / max(len(items), 1)
+    return [result | {"seconds": round(seconds, 5)} for result in results]
+
+
+def _proposer(
+    setup: AttackContext, settings: HotFlipSettings, objective: Objective, items: Sequence[Encoded], targets: Targets
+) -> Proposer:
+    if settings.method == "greedy":
+        from utils.attacks.hotflip.controls import GreedyProposer
+
+        gradients = 1 + settings.noisy_gradients
+        return GreedyProposer(
+            setup.legal, items, candidates=settings.candidates, gradients=gradients, remembered=settings.remembered
+        )
+    return GradientProposer(
+        objective,
+        setup.legal,
+        items,
+        targets,
+        candidates=settings.candidates,
+        random_candidates=settings.random_candidates,
+        per_position=settings.max_per_position,
+        noisy_gradients=settings.noisy_gradients,
+        remembered=settings.remembered,
+    )
+
+
+def _exact(
+    setup: AttackContext, victim: Victim, walks: Sequence[SearchTrajectory], labels: Sequence[Sequence[int]]
+) -> list[tuple[list[State], np.ndarray]]:
+    """The budget states of each walk with their float32 losses (a bf16 search only ranked them)."""
+    flat = [(state, labels[e]) for e, walk in enumerate(walks) for state in walk.best]
+    losses = exact_losses(setup, victim, [state.ids for state, _ in flat], [label for _, label in flat])
+    width = len(walks[0].best) if walks else 0
+    return [(walk.best, losses[e * width : (e + 1) * width]) for e, walk in enumerate(walks)]
+
+
+def _exact_best(walk: SearchTrajectory, states: Sequence[State], losses: np.ndarray) -> list[State]:
+    """best[k] again, by float32 loss: where bf16 was wrong about a step, the smaller attack stays."""
+    kept: list[State] = []
+    for state, loss in zip(states, np.round(losses, 6).tolist(), strict=True):
+        exact = replace(state, loss=loss)
+        kept.append(exact if not kept or exact.loss > kept[-1].loss else kept[-1])
+    return kept

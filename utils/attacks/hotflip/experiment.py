@@ -1,0 +1,277 @@
+"""Stage 6 as a whole: the attack on every model, its controls, transfer, and the results made from the records.
+
+`hotflip_sections` does the work and returns every record under the name of its section; `hotflip_results` turns
+sections into the result file. The second needs nothing but the records, so anyone can recompute it from the JSONL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.analysis.attack_warnings import hotflip_flags
+from utils.analysis.hotflip_summary import compare, long_curve, summarise, worst_case
+from utils.attacks.cache import blocks_of, shard_of
+from utils.attacks.context import AttackContext, Victim
+from utils.attacks.encoding import Encoded, Example
+from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
+from utils.attacks.hotflip.controls import everything_changed, one_shot, strongest_random
+from utils.attacks.hotflip.long_budget import attack_without_limit
+from utils.attacks.objective import Objective
+from utils.attacks.seeding import generator
+from utils.attacks.transfer import attacked_inputs, replay
+from utils.core.paths import MODEL_KEYS
+
+Sections = dict[str, list[dict[str, Any]]]
+Loader = Callable[[str], Victim]
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """Which controls run beside the attack, and how large they are.
+
+    `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
+    gradient-free search with equal queries. `one_shot`: the unverified recipe. `floor`: all tokens changed.
+    `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples,
+    but at most a tenth of all, the attack is run with twice the candidates (0: not). `long_examples`: on so many, the
+    attack goes on beyond its budget until every token may change (0: not).
+    """
+
+    random_draws: int = 10
+    greedy: bool = True
+    one_shot: bool = True
+    floor: bool = True
+    own_output: bool = False
+    convergence_examples: int = 200
+    long_examples: int = 200
+
+
+NO_CONTROLS = ControlSettings(
+    random_draws=0, greedy=False, one_shot=False, floor=False, convergence_examples=0, long_examples=0
+)
+
+
+def hotflip_sections(
+    setup: AttackContext,
+    load: Loader,
+    model_keys: Sequence[str],
+    examples: Sequence[Example],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+    *,
+    unit_dir: Path,
+    shard: tuple[int, int] = (0, 1),
+) -> Sections:
+    """Attack, control and transfer records of every model on the shard's examples; one model in memory at a time."""
+    chosen = [examples[i] for i in shard_of([e.id for e in examples], settings.block_size, shard)]
+    home = unit_dir if shard[1] == 1 else unit_dir / f"shard_{shard[0]}_of_{shard[1]}"
+    # Samples are the first of all examples in the order of the blocks: the same ones whatever the shards.
+    order = [examples[i].id for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
+    double = set(order[: min(controls.convergence_examples, -(-len(order) // 10))])
+    long = set(order[: controls.long_examples])
+    longest = max((len(item.attackable) for item in setup.encode(examples)), default=0) if long else 0
+    sections: Sections = {}
+    for key in model_keys:
+        victim = load(key)
+        sections |= _attacks_on(setup, victim, chosen, settings, controls, home / key)
+        some = [e for e in chosen if e.id in double]
+        if some:
+            sections[f"double/{key}"] = attack_examples(
+                setup,
+                victim,
+                some,
+                replace(settings, candidates=2 * settings.candidates),
+                unit_dir=home / key / "double",
+                every_budget=False,
+            )
+        own = [r for r in sections[f"attack/{key}"] if r["id"] in long]
+        if own:
+            sections[f"long/{key}"] = attack_without_limit(
+                setup,
+                victim,
+                own,
+                setup.encode([e for e in chosen if e.id in long]),
+                num_flips=settings.num_flips,
+                longest=longest,
+                threshold=settings.success_threshold,
+                block_size=settings.block_size,
+                seed=settings.seed,
+                unit_dir=home / key,
+            )
+        del victim
+    for target in model_keys:
+        victim = load(target)
+        for source in model_keys:
+            if source != target:
+                sections[f"transfer/{source}/{target}"] = replay(
+                    setup,
+                    victim,
+                    attacked_inputs(sections[f"attack/{source}"]),
+                    sections[f"attack/{target}"],
+                    name=f"flips of {source}",
+                    threshold=settings.success_threshold,
+                    block_size=settings.block_size,
+                    unit_dir=home / "transfer",
+                )
+        del victim
+    return sections
+
+
+def _attacks_on(
+    setup: AttackContext,
+    victim: Victim,
+    examples: Sequence[Example],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+    home: Path,
+) -> Sections:
+    key = victim.key
+    shared = {"clean_file": home / "clean.jsonl"}
+    main = attack_examples(setup, victim, examples, settings, unit_dir=home / "attack", **shared)
+    sections: Sections = {f"attack/{key}": main}
+    others: dict[str, HotFlipSettings] = {}
+    if controls.greedy:
+        others["greedy"] = replace(settings, method="greedy")
+    if controls.own_output:
+        others["own_output"] = replace(settings, loss="own_output")
+    for name, how in others.items():
+        sections[f"{name}/{key}"] = attack_examples(
+            setup, victim, examples, how, unit_dir=home / name, every_budget=False, **shared
+        )
+    live = {record["id"] for record in main if record["skipped"] is None}
+    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    drawn: dict[str, dict[str, Sequence[int]]] = {}
+    # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
+    for block in blocks_of([e.id for e in examples], settings.block_size):
+        items = [item for item in setup.encode([examples[i] for i in block]) if item.id in live]
+        for name, attacks in _controls_on(setup, objective, items, settings, controls).items():
+            drawn.setdefault(name, {}).update(attacks)
+    for name, attacks in drawn.items():
+        sections[f"{name}/{key}"] = replay(
+            setup,
+            victim,
+            attacks,
+            main,
+            name=name,
+            threshold=settings.success_threshold,
+            block_size=settings.block_size,
+            unit_dir=home,
+        )
+    return sections
+
+
+def _controls_on(
+    setup: AttackContext,
+    objective: Objective,
+    items: Sequence[Encoded],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+) -> dict[str, dict[str, Sequence[int]]]:
+    """Attacked ids of the attacks that need no search, by control and example id."""
+    drawn: dict[str, dict[str, Sequence[int]]] = {}
+    if not items:
+        return drawn
+    if controls.random_draws:
+        sets = strongest_random(
+            objective,
+            setup.legal,
+            items,
+            num_flips=settings.num_flips,
+            draws=controls.random_draws,
+            rngs=[generator(settings.seed, "random control", item.id) for item in items],
+        )
+        drawn["random"] = {}
+        for item, flips in zip(items, sets, strict=True):
+            ids = np.asarray(item.ids, dtype=np.int64).copy()
+            ids[[f.position for f in flips]] = [f.new for f in flips]
+            drawn["random"][item.id] = ids.tolist()
+    if controls.one_shot:
+        shots = one_shot(objective, setup.legal, items, num_flips=settings.num_flips)
+        drawn["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
+    if controls.floor:
+        drawn["floor"] = {
+            item.id: everything_changed(setup.legal, item, generator(settings.seed, "floor", item.id)).tolist()
+            for item in items
+        }
+    return drawn
+
+
+def hotflip_results(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    model_keys: Sequence[str],
+    settings: HotFlipSettings,
+    *,
+    samples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """The `results` of hotflip_results.json, from the records alone.
+
+    Per model the attack's summary with its `controls` beside it and `worst_case` over everything tried;
+    `transfer_matrix[source][target]`; `comparisons` (the three models with each other, where they are there, and
+    each model's attack against its controls); `flags`: in words, where robustness may be masked gradients, where the
+    attack has not converged, and where it is no better than chance.
+    """
+    ci = {"samples": samples, "seed": seed, "confidence": confidence}
+    threshold = settings.success_threshold
+
+    def summary(name: str) -> dict[str, Any]:
+        return summarise(sections[name], threshold=threshold, **ci)
+
+    results: dict[str, Any] = {}
+    against: dict[str, Any] = {}
+    for key in model_keys:
+        names = [
+            n for n in ("random", "greedy", "one_shot", "floor", "own_output", "double") if f"{n}/{key}" in sections
+        ]
+        results[key] = summary(f"attack/{key}") | {"controls": {name: summary(f"{name}/{key}") for name in names}}
+        tried = [sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("floor", "double")))]
+        # A control arm adds nothing to the figures of the three models: they are the same with and without it.
+        sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
+        tried += [sections[f"transfer/{source}/{key}"] for source in sources]
+        if f"long/{key}" in sections:
+            results[key]["long_budget_curve"] = long_curve(sections[f"long/{key}"], threshold=threshold)
+        results[key]["worst_case"] = worst_case(tried, threshold=threshold)
+        against[key] = {
+            name: compare(sections[f"{name}/{key}"], sections[f"attack/{key}"], threshold=threshold, **ci)
+            for name in names
+        }
+    matrix = {
+        source: {
+            target: summary(f"attack/{target}" if source == target else f"transfer/{source}/{target}")
+            for target in model_keys
+        }
+        for source in model_keys
+    }
+    kept = ("num_attackable", "success_rate", "success_rate_ci", "mean_degradation", "mean_loss_increase")
+    results["transfer_matrix"] = {
+        source: {target: {name: cell[name] for name in kept if name in cell} for target, cell in row.items()}
+        for source, row in matrix.items()
+    }
+    comparisons: dict[str, Any] = {"attack_minus_control": against}
+    for first, second in (("baseline", "monotonic"), ("standard", "baseline"), ("standard", "monotonic")):
+        if {first, second} <= set(model_keys):
+            comparisons[f"{first}_vs_{second}"] = compare(
+                sections[f"attack/{first}"], sections[f"attack/{second}"], threshold=threshold, **ci
+            )
+    results["comparisons"] = comparisons
+    results["flags"] = hotflip_flags(results, model_keys)
+    return results
+
+
+def rows_of(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Every record with its `section`, for one JSONL file."""
+    return [{"section": name, **record} for name, records in sections.items() for record in records]
+
+
+def sections_of(rows: Iterable[Mapping[str, Any]]) -> Sections:
+    """The sections again from the rows of one or several JSONL files (the shards of an array)."""
+    sections: Sections = {}
+    for row in rows:
+        record = dict(row)
+        sections.setdefault(record.pop("section"), []).append(record)
+    return sections

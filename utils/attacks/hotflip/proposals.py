@@ -1,0 +1,239 @@
+"""Which single-token changes are worth an exact score: by first-order gain, or at random.
+
+The first-order (FirstOrderScorer) gain of writing token v at position p is g_p · (e_v − e_old), g the gradient of the loss with
+respect to the input embeddings (HotFlip, Ebrahimi et al. 2018, eq. 10; here over all positions at once, where the
+`− e_old` term matters). It only proposes: the exact loss decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.attacks.encoding import Encoded
+from utils.attacks.legal_tokens import LegalTokens, word_bounds
+
+GAIN_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 28}  # numbers in one [rows, T, V] block of gains: 64 MB, 1 GB
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Token `new` in the place of `old` at `position`; `predicted` first-order gain in nats (nan: not from one)."""
+
+    position: int
+    old: int
+    new: int
+    predicted: float
+    random: bool = False
+
+
+@dataclass(eq=False)
+class State:
+    """An attacked input on its way: `ids` int64 [T], its exact `loss`, and the flips that led here with their gains."""
+
+    ids: np.ndarray
+    loss: float
+    flips: tuple[Flip, ...] = ()
+    gains: tuple[float, ...] = ()
+    tried: set[tuple[int, int]] = field(default_factory=set)
+
+    def child(self, flip: Flip, loss: float) -> State:
+        """This state with one more flip, whose exact loss is `loss`."""
+        ids = self.ids.copy()
+        ids[flip.position] = flip.new
+        return State(ids, loss, (*self.flips, flip), (*self.gains, loss - self.loss))
+
+
+class EditablePositions:
+    """What may be changed in one state: open positions, and which of them are whole words of one token."""
+
+    def __init__(self, legal: LegalTokens, encoded: Encoded, state: State) -> None:
+        self.legal, self.encoded, self.state = legal, encoded, state
+        self.starts = legal.view.starts_word[state.ids]
+        self.first, self.last = word_bounds(self.starts, encoded.start, encoded.end)
+        self.open = np.zeros(len(state.ids), dtype=bool)
+        self.open[list(encoded.attackable)] = True
+        self.open[[flip.position for flip in state.flips]] = False
+        self.whole = np.zeros(len(state.ids), dtype=bool)
+        self.whole[encoded.start : encoded.end] = (self.last - self.first) == 1
+        self.whole &= self.open
+
+    def free(self, position: int, token: int) -> bool:
+        """True where the change is typable by construction (or typability is not asked for)."""
+        return not self.legal.checked or bool(self.whole[position] and self.legal.whole_mask[token])
+
+    def words(self, position: int, token: int) -> tuple[int, ...] | None:
+        """The ids of every word that the change touches, after it; None where no text can give them."""
+        start = self.encoded.start
+        first, last = int(self.first[position - start]), int(self.last[position - start])
+        if position == first and not self.legal.view.starts_word[token]:
+            if first == start:
+                return None  # the document's first word always starts with a space
+            first = int(self.first[first - 1 - start])
+        ids = self.state.ids
+        return (*ids[first:position].tolist(), token, *ids[position + 1 : last].tolist())
+
+
+def random_flips(ground: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
+    """Up to `count` different random legal flips of one state, typable where that is asked for."""
+    legal, state = ground.legal, ground.state
+    if not legal.checked:
+        positions, tokens = np.flatnonzero(ground.open), legal.ids
+    else:
+        positions, tokens = np.flatnonzero(ground.whole), legal.ids[: legal.whole]
+    if not len(positions):
+        return _checked_random_flips(ground, count, rng) if legal.checked else []
+    drawn = zip(rng.choice(positions, 2 * count + 4), rng.choice(tokens, 2 * count + 4), strict=True)
+    return _distinct(state, drawn, count)
+
+
+def _checked_random_flips(ground: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
+    # No word of one token: draw freely and keep what survives. Rare, so plain is good enough.
+    positions = np.flatnonzero(ground.open)
+    if not len(positions):
+        return []
+    drawn = list(zip(rng.choice(positions, 16 * count), rng.choice(ground.legal.ids, 16 * count), strict=True))
+    words = [ground.words(int(p), int(t)) for p, t in drawn]
+    fine = iter(ground.legal.view.survives([w for w in words if w is not None]))
+    kept = [pair for pair, w in zip(drawn, words, strict=True) if w is not None and next(fine)]
+    return _distinct(ground.state, kept, count)
+
+
+def _distinct(state: State, pairs: object, count: int) -> list[Flip]:
+    flips: dict[tuple[int, int], Flip] = {}
+    for position, token in pairs:  # type: ignore[attr-defined]
+        position, token = int(position), int(token)
+        old = int(state.ids[position])
+        if token != old and (position, token) not in state.tried:
+            flips.setdefault((position, token), Flip(position, old, token, float("nan"), random=True))
+        if len(flips) == count:
+            break
+    return list(flips.values())
+
+
+@dataclass(frozen=True)
+class TopFlips:
+    """Best pairs of one input by first-order gain, best first: `positions`, `tokens` int64 [M], `gains` float [M]."""
+
+    positions: np.ndarray
+    tokens: np.ndarray
+    gains: np.ndarray
+
+    @staticmethod
+    def of(flips: Sequence[Flip], gains: Sequence[float]) -> TopFlips:
+        """These flips in this order."""
+        positions, tokens = ([getattr(flip, name) for flip in flips] for name in ("position", "new"))
+        return TopFlips(np.array(positions, dtype=np.int64), np.array(tokens, dtype=np.int64), np.array(gains))
+
+
+class FirstOrderScorer:
+    """First-order gains over every legal (position, token) pair, reduced to the best few per input."""
+
+    def __init__(self, legal: LegalTokens, embedding: Tensor, *, candidates: int, per_position: int) -> None:
+        self.legal, self.embedding = legal, embedding
+        self.candidates, self.per_position = candidates, per_position
+        ids = torch.from_numpy(legal.ids).to(embedding.device)
+        self.ids = ids
+        self.rows = embedding[ids].float()  # [V, d], whole words first
+        self.place = torch.full((embedding.shape[0],), -1, dtype=torch.long, device=embedding.device)
+        self.place[ids] = torch.arange(len(ids), device=embedding.device)
+
+    def top(self, ids: Tensor, gradient: Tensor, open_: np.ndarray, whole: np.ndarray) -> list[TopFlips]:
+        """Best pairs of each row. `ids` int64 [b, T], `gradient` float32 [b, T, d], `open_`, `whole` bool [b, T].
+
+        In the roundtrip arm two lists are merged: all pairs, three times as many as wanted because some will turn
+        out not to be typable, and pairs of whole words, which always are.
+        """
+        per_row = ids.shape[1] * len(self.ids)
+        step = max(GAIN_ELEMENTS[ids.device.type if ids.device.type in GAIN_ELEMENTS else "cuda"] // per_row, 1)
+        found: list[TopFlips] = []
+        for begin in range(0, len(ids), step):
+            part = slice(begin, begin + step)
+            found += self._top(
+                ids[part],
+                gradient[part],
+                torch.from_numpy(open_[part]).to(ids.device),
+                torch.from_numpy(whole[part]).to(ids.device),
+            )
+        return found
+
+    @torch.inference_mode()
+    def _top(self, ids: Tensor, gradient: Tensor, open_: Tensor, whole: Tensor) -> list[TopFlips]:
+        now = (gradient * self.embedding[ids].float()).sum(-1, keepdim=True)
+        gains = gradient @ self.rows.T - now
+        gains.nan_to_num_(nan=-torch.inf)
+        place = self.place[ids]
+        gains.scatter_(2, place.clamp(min=0)[..., None], torch.where(place[..., None] >= 0, -torch.inf, gains[..., :1]))
+        gains.masked_fill_(~open_[..., None], -torch.inf)
+        lists = [self._best(gains, self.candidates * (3 if self.legal.checked else 2))]
+        if self.legal.checked and self.legal.whole:
+            lists.append(
+                self._best(
+                    gains[..., : self.legal.whole].masked_fill(~whole[..., None], -torch.inf), 2 * self.candidates
+                )
+            )
+        merged = torch.cat([values for values, _, _ in lists], 1)
+        positions = torch.cat([positions for _, positions, _ in lists], 1).cpu().numpy()
+        tokens = self.ids[torch.cat([tokens for _, _, tokens in lists], 1)].cpu().numpy()
+        values = merged.double().cpu().numpy()
+        out = []
+        for row_values, row_positions, row_tokens in zip(values, positions, tokens, strict=True):
+            order = np.lexsort((row_tokens, row_positions, -row_values))
+            order = order[np.isfinite(row_values[order])]
+            out.append(TopFlips(row_positions[order], row_tokens[order], row_values[order]))
+        return out
+
+    def _best(self, gains: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The `count` best (value, position, token place) per row, at most `per_position` x 2 at one position."""
+        rows, length, vocabulary = gains.shape
+        depth = min(2 * self.per_position, vocabulary)
+        values, tokens = gains.topk(depth, dim=2)
+        count = min(count, length * depth)
+        best, flat = values.reshape(rows, -1).topk(count, dim=1)
+        return best, flat // depth, tokens.reshape(rows, -1).gather(1, flat)
+
+
+def choose(
+    grounds: Sequence[EditablePositions],
+    tops: Sequence[TopFlips],
+    *,
+    candidates: Sequence[int],
+    per_position: int,
+    besides: Sequence[Sequence[Flip]] | None = None,
+) -> list[list[Flip]]:
+    """The first `candidates[i]` pairs of each list that are new, typable, and not too many at one position.
+
+    New: not tried on this state, and not among the flips `besides[i]`, which are scored anyway.
+    """
+    words = [
+        [None if ground.free(p, t) else ground.words(p, t) for p, t in _pairs(top)]
+        for ground, top in zip(grounds, tops, strict=True)
+    ]
+    view = grounds[0].legal.view if grounds else None
+    asked = [w for row in words for w in row if w is not None]
+    fine = dict(zip(asked, view.survives(asked), strict=True)) if view and asked else {}
+    chosen: list[list[Flip]] = []
+    for n, (ground, top, row, wanted) in enumerate(zip(grounds, tops, words, candidates, strict=True)):
+        known = {(flip.position, flip.new) for flip in besides[n]} if besides else set()
+        flips: dict[tuple[int, int], Flip] = {}
+        at: dict[int, int] = {}
+        for (position, token), word, gain in zip(_pairs(top), row, top.gains, strict=True):
+            if len(flips) >= wanted:
+                break
+            pair = (position, token)
+            if pair in flips or pair in known or pair in ground.state.tried or at.get(position, 0) >= per_position:
+                continue
+            if not (ground.free(position, token) or (word is not None and fine[word])):
+                continue
+            at[position] = at.get(position, 0) + 1
+            flips[pair] = Flip(position, int(ground.state.ids[position]), token, float(gain))
+        chosen.append(list(flips.values()))
+    return chosen
+
+
+def _pairs(top: TopFlips) -> list[tuple[int, int]]:
+    return list(zip(top.positions.tolist(), top.tokens.tolist(), strict=True))

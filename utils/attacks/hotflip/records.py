@@ -1,0 +1,166 @@
+"""What is written down about a HotFlip attack: per example, everything that the results are computed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
+from utils.attacks.encoding import Encoded, attacked_document, reads_as
+from utils.attacks.hotflip.proposals import State
+
+
+@dataclass
+class Clean:
+    """A model's unattacked side of some examples: summaries and their ROUGE-L (None: the example has a problem)."""
+
+    texts: list[str]
+    rouges: list[float | None]
+
+    def part(self, rows: Sequence[int]) -> Clean:
+        """That of the examples `rows`."""
+        return Clean([self.texts[i] for i in rows], [self.rouges[i] for i in rows])
+
+
+def clean_summaries(setup: AttackContext, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
+    """The unattacked side of `items`; finished summaries are kept in `done_file`."""
+    fine = [i for i, item in enumerate(items) if item.problem is None]
+    texts = summaries(
+        setup, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
+    )
+    scores = rouge_l(setup, texts, [items[i].summary for i in fine])
+    clean = Clean([""] * len(items), [None] * len(items))
+    for i, text, score in zip(fine, texts, scores.tolist(), strict=True):
+        clean.texts[i], clean.rouges[i] = text, score
+    return clean
+
+
+def found_json(walk: SearchTrajectory, states: Sequence[State], *, norms: bool = True) -> dict[str, Any]:
+    """The JSON of one search: flips and losses at each budget 0..num_flips, the trace, and what it cost."""
+    final = states[-1]
+    trace = [
+        {
+            "position": flip.position,
+            "old": flip.old,
+            "new": flip.new,
+            "predicted_gain": number(flip.predicted),
+            "actual_gain": round(gain, 6),
+            "random": flip.random,
+        }
+        for flip, gain in zip(final.flips, final.gains, strict=True)
+    ]
+    return {
+        "losses": [state.loss for state in states],
+        "budgets": [[[flip.position, flip.new] for flip in state.flips] for state in states],
+        "flips": trace,
+        "steps": walk.steps,
+        "queries": walk.queries,
+        "gradients": walk.gradients,
+        "bad_losses": walk.bad_losses,
+        "gradient_norm": number(walk.gradient_norm) if norms else None,
+        "zero_gradient": bool(walk.gradient_norm == 0.0),
+        "fidelity": _fidelity([p for p in walk.pairs if p[2]]),
+        "fidelity_top": _fidelity([p for p in walk.pairs if not p[2]]),
+        "fidelity_pairs": [[round(a, 5), round(b, 5)] for a, b, random in walk.pairs if random],
+    }
+
+
+def _fidelity(pairs: Sequence[tuple[float, float, bool]]) -> float | None:
+    """Spearman correlation of predicted and actual gain; None where either does not vary or pairs are too few."""
+    if len(pairs) < 4:
+        return None
+    predicted, actual = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    if np.ptp(predicted) == 0 or np.ptp(actual) == 0:
+        return None
+    return number(float(spearmanr(predicted, actual).statistic))
+
+
+def number(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def attacked_ids(item: Encoded, flips: Sequence[Sequence[int]]) -> list[int]:
+    """The input with `flips` ([position, token] pairs) written into it."""
+    ids = list(item.ids)
+    for position, token in flips:
+        ids[position] = token
+    return ids
+
+
+def make_records(
+    setup: AttackContext,
+    victim: Victim,
+    items: Sequence[Encoded],
+    clean: Clean,
+    found: Sequence[dict[str, Any]],
+    *,
+    method: str,
+    num_flips: int,
+    threshold: float,
+    every_budget: bool,
+) -> list[dict[str, Any]]:
+    """Summarise and score the attacks of one block at every budget, and write down one record per example."""
+    live = [i for i, one in enumerate(found) if one["skipped"] is None]
+    first = 1 if every_budget else -1
+    inputs = {i: [attacked_ids(items[i], flips) for flips in found[i]["budgets"][first:]] for i in live}
+    flat = [row for i in live for row in inputs[i]]
+    texts = summaries(setup, victim, flat, done_file=None, what="")
+    scores = rouge_l(setup, texts, [items[i].summary for i in live for _ in inputs[i]])
+    each = zip(texts, scores.tolist(), strict=True)
+    outcomes = {i: [next(each) for _ in inputs[i]] for i in live}  # (summary, ROUGE-L) at each budget
+    documents = {i: attacked_document(setup.view, items[i], inputs[i][-1]) for i in live}
+    typable = reads_as(
+        setup.view,
+        [documents[i] for i in live],
+        [inputs[i][-1] for i in live],
+        prefix=setup.prefix,
+        max_input_length=setup.max_input_length,
+    )
+    reference = exact_losses(
+        setup,
+        victim,
+        [row for i in live for row in (items[i].ids, inputs[i][-1])],
+        [items[i].labels for i in live for _ in range(2)],
+    ).reshape(-1, 2)
+    records = [
+        {
+            "id": item.id,
+            "model": victim.key,
+            "method": method,
+            **one,
+            "attackable_positions": len(item.attackable),
+            "short_article": len(item.attackable) < num_flips,
+            "clean_ids": list(item.ids),
+            "labels": list(item.labels),
+            "reference": item.summary,
+            "clean_prediction": text,
+            "clean_rouge": rouge,
+        }
+        for item, one, text, rouge in zip(items, found, clean.texts, clean.rouges, strict=True)
+    ]
+    for n, i in enumerate(live):
+        rouge = clean.rouges[i] or 0.0
+        drop = [(rouge - value) / (rouge or 1.0) for _, value in outcomes[i]]
+        records[i] |= {
+            "adv_ids": inputs[i][-1],
+            "num_flips": len(found[i]["budgets"][-1]),
+            "perturbed_share": len(found[i]["budgets"][-1]) / max(items[i].end - items[i].start, 1),
+            "clean_loss": number(reference[n, 0]),
+            "adv_loss": number(reference[n, 1]),
+            "loss_increase": number(reference[n, 1] - reference[n, 0]),
+            "attacked_prediction": outcomes[i][-1][0],
+            "attacked_rouge": outcomes[i][-1][1],
+            "relative_drop": drop[-1],
+            "success": drop[-1] >= threshold,
+            "attacked_document": documents[i],
+            "typable": bool(typable[n]),
+        }
+        if every_budget:
+            records[i] |= {"budget_rouge": [value for _, value in outcomes[i]], "budget_drop": drop}
+    return records

@@ -1,0 +1,170 @@
+"""What stages 5 and 6 do: set the attack up as the settings say, run it on all three models, write its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from utils.attacks.context import AttackContext, Victim
+from utils.attacks.encoding import Example
+from utils.attacks.hotflip.attack import HotFlipSettings
+from utils.attacks.hotflip.experiment import (
+    NO_CONTROLS,
+    ControlSettings,
+    Sections,
+    hotflip_results,
+    hotflip_sections,
+    rows_of,
+)
+from utils.attacks.legal_tokens import LegalTokens, TokenizerView
+from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results, trigger_sections
+from utils.attacks.triggers.search import TriggerSettings
+from utils.core.files import write_jsonl, write_text
+from utils.core.paths import models_of
+from utils.core.settings import Settings
+from utils.data.store import load_prepared, missing_datasets
+from utils.evaluation.experiment import decoding_settings, summaries_of
+from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
+from utils.pipeline.array_parts import finish_part
+from utils.pipeline.runner import StageContext
+
+RANDOM_DRAWS = 10  # random attacks per example; the strongest by loss is the control
+
+
+class Attack:
+    """The common ground of both attacks: victims by model key, tokenizer, legal tokens, examples."""
+
+    def __init__(self, context: StageContext) -> None:
+        settings, paths, seed = context.settings, context.paths, context.seed
+        self.context = context
+        self.device = choose_device(settings.DEVICE)
+        self.models = models_of(settings)
+        self.hashes = {key: weights_sha256(paths.model(seed, key)) for key in self.models}
+        self.known = summaries_of(load_prepared(paths.prepared, "attack_evaluate"), paths.results(seed), self.hashes)
+        tokenizer = load_tokenizer(paths.pretrained)
+        legal = LegalTokens(TokenizerView(tokenizer), token_set=settings.ATTACK_TOKEN_SET)
+        self.setup = AttackContext(
+            tokenizer=tokenizer,
+            legal=legal,
+            prefix=settings.TASK_PREFIX,
+            max_input_length=settings.MAX_INPUT_LENGTH,
+            max_target_length=settings.MAX_TARGET_LENGTH,
+            decoding=decoding_settings(settings),
+            batch_tokens=settings.ATTACK_BATCH_SIZE * settings.MAX_INPUT_LENGTH,
+            generation_tokens=settings.EVAL_BATCH_SIZE * settings.MAX_INPUT_LENGTH,
+            precision=settings.PRECISION,
+            generation_precision=settings.PRECISION,
+            rouge_processes=settings.NUM_WORKERS or None,
+            stop_requested=context.stop_requested,
+        )
+        context.provenance |= {
+            "checkpoints": self.hashes,
+            "device_used": self.device,
+            "missing_datasets": missing_datasets(paths.prepared),
+        }
+
+    def victim(self, key: str) -> Victim:
+        """The model of that key, loaded, with its summaries of stage 4."""
+        model = load_model(self.context.paths.model(self.context.seed, key), device=self.device)
+        return Victim(key, model, self.hashes[key], self.known[key])
+
+    def examples(self, name: str) -> list[Example]:
+        """The attack split of that name (attack_optimize or attack_evaluate)."""
+        rows = load_prepared(self.context.paths.prepared, name)
+        return [Example(*row) for row in zip(rows["id"], rows["document"], rows["summary"], strict=True)]
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """How intervals are made."""
+        settings = self.context.settings
+        return {
+            "samples": settings.BOOTSTRAP_SAMPLES,
+            "seed": settings.DATA_SEED,
+            "confidence": settings.CONFIDENCE,
+        }
+
+
+def hotflip_settings(settings: Settings, seed: int) -> HotFlipSettings:
+    """How hard HotFlip tries, as the settings say."""
+    return HotFlipSettings(
+        num_flips=settings.HOTFLIP_NUM_FLIPS,
+        candidates=settings.HOTFLIP_CANDIDATES,
+        random_candidates=min(4, settings.HOTFLIP_CANDIDATES // 4),
+        noisy_gradients=settings.HOTFLIP_SMOOTHGRAD_SAMPLES,
+        beam=settings.HOTFLIP_BEAM,
+        restarts=settings.HOTFLIP_RESTARTS,
+        loss=settings.ATTACK_LOSS,
+        success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
+        min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
+        gradient_norms=settings.COMPUTE_GRADIENT_NORMS,
+        seed=seed,
+    )
+
+
+def trigger_settings(settings: Settings, seed: int) -> TriggerSettings:
+    """How hard the trigger search tries, as the settings say."""
+    return TriggerSettings(
+        types=settings.TRIGGER_TYPES,
+        length=settings.TRIGGER_LENGTH,
+        iterations=settings.TRIGGER_ITERATIONS,
+        restarts=settings.TRIGGER_RESTARTS,
+        candidates=settings.TRIGGER_CANDIDATES,
+        gradient_examples=settings.TRIGGER_GRADIENT_EXAMPLES,
+        random_controls=max(settings.TRIGGER_RANDOM_CONTROLS, 1),
+        loss=settings.ATTACK_LOSS,
+        dev_every=max(1, min(10, settings.TRIGGER_ITERATIONS // 4)),  # short searches are judged by halves as well
+        success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
+        min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
+        seed=seed,
+    )
+
+
+def attack_with_hotflip(context: StageContext) -> None:
+    """Write `hotflip_results.json` and `hotflip_records.jsonl`."""
+    settings, paths, seed = context.settings, context.paths, context.seed
+    attack = Attack(context)
+    how = hotflip_settings(settings, seed)
+    examples = attack.examples("attack_evaluate")
+    controls = ControlSettings(random_draws=RANDOM_DRAWS) if settings.ATTACK_CONTROLS else NO_CONTROLS
+    units = paths.units(seed, "hotflip")
+    sections = hotflip_sections(
+        attack.setup, attack.victim, attack.models, examples, how, controls, unit_dir=units, shard=context.shard
+    )
+
+    def finish(sections: Sections) -> None:
+        results = hotflip_results(sections, attack.models, how, **attack.statistics)
+        write_jsonl(paths.results(seed) / "hotflip_records.jsonl", rows_of(sections))
+        context.write_result("hotflip_results.json", results)
+        for key in attack.models:
+            context.log.info("HotFlip on %s: success %.1f %%", key, 100 * (results[key]["success_rate"] or 0))
+
+    finish_part(context, units, sections, finish)
+
+
+def attack_with_triggers(context: StageContext) -> None:
+    """Write `uat_results.json`, `learned_triggers.csv` and `uat_records.jsonl`."""
+    settings, paths, seed = context.settings, context.paths, context.seed
+    attack = Attack(context)
+    how = trigger_settings(settings, seed)
+    units = paths.units(seed, "uat")
+    sections = trigger_sections(
+        attack.setup,
+        attack.victim,
+        attack.models,
+        attack.examples("attack_optimize"),
+        attack.examples("attack_evaluate"),
+        how,
+        unit_dir=units,
+        shard=context.shard,
+        gradient_free_types=settings.TRIGGER_GRADIENT_FREE_TYPES if settings.ATTACK_CONTROLS else (),
+    )
+
+    def finish(sections: Sections) -> None:
+        results = trigger_results(sections, attack.models, how, **attack.statistics)
+        write_jsonl(paths.results(seed) / "uat_records.jsonl", rows_of(sections))
+        write_text(
+            paths.results(seed) / "learned_triggers.csv",
+            learned_triggers_csv(results, attack.models, settings.TRIGGER_TYPES),
+        )
+        context.write_result("uat_results.json", results)
+
+    finish_part(context, units, sections, finish)

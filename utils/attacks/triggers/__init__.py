@@ -1,0 +1,1 @@
+"""Universal triggers: one sequence of tokens for every example."""

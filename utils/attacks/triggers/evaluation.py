@@ -1,0 +1,124 @@
+"""What a trigger does to a model on the evaluation examples: per-example records, all of them, nothing capped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.attacks.cache import load_unit, save_unit
+from utils.attacks.context import AttackContext, Victim, exact_losses, summaries
+from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, reads_as
+from utils.attacks.triggers.inputs import TriggerExample, check_in_place
+from utils.evaluation.rouge import rouge_scores
+
+ROUGES = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True)
+class CleanSide:
+    """One model on the unattacked examples: summaries, ROUGE (float64 [N] each) and float32 losses [N].
+
+    Examples with a `problem` have an empty summary, zero scores and a loss of nan.
+    """
+
+    texts: list[str]
+    rouge: dict[str, np.ndarray]
+    losses: np.ndarray
+
+
+def clean_side(setup: AttackContext, victim: Victim, items: Sequence[TriggerExample], *, unit_dir: Path) -> CleanSide:
+    """Summaries, scores and losses of `items` without a trigger; kept in `unit_dir`."""
+    live = [n for n, item in enumerate(items) if item.problem is None]
+    file = unit_dir / f"clean_{victim.key}.jsonl"
+    found = summaries(setup, victim, [items[n].clean for n in live], done_file=file, what=f"{victim.key}: clean")
+    losses = exact_losses(setup, victim, [items[n].clean for n in live], [items[n].labels for n in live])
+    scores = rouge_scores(found, [items[n].summary for n in live], processes=setup.rouge_processes) if live else {}
+    texts, all_losses = [""] * len(items), np.full(len(items), np.nan)
+    rouge = {metric: np.zeros(len(items)) for metric in ROUGES}
+    for place, n in enumerate(live):
+        texts[n], all_losses[n] = found[place], losses[place]
+        for metric in ROUGES:
+            rouge[metric][n] = scores[metric][place]
+    return CleanSide(texts, rouge, all_losses)
+
+
+def evaluate_trigger(
+    setup: AttackContext,
+    victim: Victim,
+    items: Sequence[TriggerExample],
+    clean: CleanSide,
+    *,
+    trigger_type: str,
+    trigger: Sequence[int],
+    source: str,
+    threshold: float,
+    min_clean_rouge: float,
+    seed: int,
+    unit_dir: Path,
+    name: str = "attack",
+) -> list[dict[str, Any]]:
+    """One record per example: `trigger` (found on model `source`) put into every text that `victim` summarises.
+
+    The trigger's presence is checked on the final ids of every example. `success`: relative ROUGE-L drop of at least
+    `threshold`; only examples with clean ROUGE-L >= `min_clean_rouge` are attackable, others name why they are not.
+    """
+    stem = f"{name}_{trigger_type}_{source}_on_{victim.key}"
+    content = [(item.id, item.body.tolist(), item.labels, item.summary) for item in items]
+    mark = setup.fingerprint(victim.mark, list(map(int, trigger)), threshold, min_clean_rouge, seed, content)
+    saved = load_unit(unit_dir / f"{stem}.json", mark)
+    if saved is not None:
+        records: list[dict[str, Any]] = saved
+        return records
+    live = [n for n, item in enumerate(items) if item.problem is None]
+    places = {n: items[n].boundary(seed, "evaluate") if trigger_type == "infix" else None for n in live}
+    for n in live:
+        check_in_place(items[n], trigger_type, trigger, places[n], setup.max_input_length)
+    inputs = [items[n].filled(trigger_type, trigger, places[n]) for n in live]
+    what = f"{source} {trigger_type} {name} on {victim.key}"
+    texts = summaries(setup, victim, inputs, done_file=unit_dir / f"{stem}.jsonl", what=what)
+    losses = exact_losses(setup, victim, inputs, [items[n].labels for n in live])
+    scores = rouge_scores(texts, [items[n].summary for n in live], processes=setup.rouge_processes) if live else {}
+    words = setup.view.text(trigger).strip()
+    typed = [items[n].typed(trigger_type, words, setup.prefix, places[n]) for n in live]
+    typable = reads_as(setup.view, typed, inputs, prefix="", max_input_length=setup.max_input_length)
+    records = [
+        {"id": item.id, "source": source, "target": victim.key, "trigger_type": trigger_type, "skipped": item.problem}
+        for item in items
+    ]
+    for place, n in enumerate(live):
+        record, item = records[n], items[n]
+        before = {metric: float(clean.rouge[metric][n]) for metric in ROUGES}
+        after = {metric: float(scores[metric][place]) for metric in ROUGES}
+        increase = float(losses[place] - clean.losses[n])
+        if not math.isfinite(increase):
+            record["skipped"] = LOSS_NOT_FINITE
+        elif before["rougeL"] < min_clean_rouge:
+            record["skipped"] = LOW_CLEAN_ROUGE
+        drop = (before["rougeL"] - after["rougeL"]) / before["rougeL"] if before["rougeL"] > 0 else 0.0
+        record |= {
+            "clean_rouge": before,
+            "attacked_rouge": after,
+            "relative_drop": drop,
+            "success": record["skipped"] is None and drop >= threshold,
+            "clean_loss": _finite(clean.losses[n]),
+            "attacked_loss": _finite(losses[place]),
+            "loss_increase": _finite(increase),
+            "slot": item.slot(trigger_type, places[n]),
+            "input_length": len(inputs[place]),
+            "one_sentence": item.one_sentence,
+            "typable": bool(typable[place]),
+            "clean_prediction": clean.texts[n],
+            "attacked_prediction": texts[place],
+            "reference": item.summary,
+        }
+    save_unit(unit_dir / f"{stem}.json", mark, records)
+    return records
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None

@@ -1,0 +1,382 @@
+"""Universal triggers: one short token sequence that raises the loss on every text it is put into.
+
+Coordinate ascent guided by gradients (Wallace et al. 2019; candidates as in GCG, Zou et al. 2023), all restarts in
+lock-step. Every comparison is paired: candidates and incumbent are scored on the same examples, and a candidate wins
+only by a gain on examples that did not help to pick it. Selection happens on a held-out part of the optimisation set.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.attacks.cache import load_unit, save_unit
+from utils.attacks.context import LOSSES, AttackContext, Victim
+from utils.attacks.objective import Objective, Targets
+from utils.attacks.seeding import generator
+from utils.attacks.triggers.candidates import candidate_triggers, random_triggers, token_pool
+from utils.attacks.triggers.inputs import TRIGGER_TYPES
+from utils.core.errors import Interrupted, StageError, UsageError
+from utils.core.progress import progress
+
+log = logging.getLogger(__name__)
+UNUSABLE = -1e9  # nats; finite, so that means and differences of it stay comparable
+
+
+@dataclass(frozen=True)
+class TriggerSettings:
+    """How hard the search tries.
+
+    Per iteration and restart: a gradient over `gradient_examples`; `candidates` triggers raced on `race_examples`;
+    the best `race_survivors` and the incumbent scored on `confirm_examples` more. `top_k` tokens per slot are open to
+    candidates. `dev_share` of the optimisation set selects, every `dev_every` iterations; a restart without a dev
+    gain for `patience` iterations rests. `method`: "gradient", or "random": the gradient-free control with the same
+    number of forward passes. `loss`: what is raised, that of the "reference" or of the model's "own_output".
+    """
+
+    types: tuple[str, ...] = TRIGGER_TYPES
+    length: int = 5
+    iterations: int = 100
+    restarts: int = 5
+    candidates: int = 32
+    top_k: int = 64
+    gradient_examples: int = 32
+    race_examples: int = 16
+    race_survivors: int = 4
+    confirm_examples: int = 64
+    dev_share: float = 0.2
+    dev_every: int = 10
+    patience: int = 30
+    snapshots: int = 3
+    random_controls: int = 20
+    success_threshold: float = 0.15
+    min_clean_rouge: float = 0.05
+    seed: int = 0
+    method: str = "gradient"
+    loss: str = "reference"
+
+    def __post_init__(self) -> None:
+        for kind in self.types:
+            if kind not in TRIGGER_TYPES:
+                raise UsageError(f"trigger type {kind!r}: must be one of {', '.join(TRIGGER_TYPES)}")
+        if self.method not in ("gradient", "random"):
+            raise UsageError(f"trigger search method {self.method!r}: must be gradient or random")
+        if self.loss not in LOSSES:
+            raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
+        numbers = ("length", "iterations", "restarts", "candidates", "top_k", "gradient_examples", "race_examples",
+                   "race_survivors", "confirm_examples", "dev_every", "snapshots")  # fmt: skip
+        for name in numbers:
+            if getattr(self, name) < 1:
+                raise UsageError(f"trigger {name} = {getattr(self, name)}: must be at least 1")
+        if not 0 < self.dev_share < 1:
+            raise UsageError(f"trigger dev_share = {self.dev_share}: must lie between 0 and 1")
+
+
+@dataclass
+class TriggerSearchState:
+    """Everything that a search carries from one iteration to the next; as JSON it is the state file."""
+
+    iteration: int = 0
+    triggers: list[list[int]] = field(default_factory=list)
+    active: list[bool] = field(default_factory=list)
+    snapshots: list[list[list[Any]]] = field(default_factory=list)  # per restart [[dev gain, trigger], ...] best first
+    last_gain: list[int] = field(default_factory=list)  # iteration of the last dev improvement, per restart
+    halfway: list[int] = field(default_factory=list)  # the best trigger by dev gain after half of the iterations
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    forward_rows: int = 0
+    gradient_rows: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+
+
+class TriggerObjective:
+    """The loss of triggers over examples, scored in one batch whatever their number."""
+
+    def __init__(self, objective: Objective, items: Sequence[TriggerExample], trigger_type: str, seed: int) -> None:
+        self.objective, self.items, self.kind, self.seed = objective, list(items), trigger_type, seed
+        self.targets = Targets([item.labels for item in items], objective.device)
+
+    def inputs(self, trigger: Sequence[int], rows: Sequence[int], moment: object) -> list[np.ndarray]:
+        """The ids of examples `rows` with `trigger`; an infix stands at a boundary drawn anew for each `moment`."""
+        return [self.items[i].filled(self.kind, trigger, self.place(i, moment)) for i in rows]
+
+    def place(self, row: int, moment: object) -> int | None:
+        """The infix boundary of an example at a moment of the search."""
+        return self.items[row].boundary(self.seed, moment) if self.kind == "infix" else None
+
+    def losses(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], moment: object) -> np.ndarray:
+        """float64 [len(triggers), len(rows)]; a loss that is not finite counts as UNUSABLE: it never wins."""
+        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, moment)]
+        flat = self.objective.losses(inputs, self.targets, list(rows) * len(triggers))
+        return np.where(np.isfinite(flat), flat, UNUSABLE).reshape(len(triggers), len(rows))
+
+    def clean_losses(self) -> np.ndarray:
+        """float64 [examples]: without any trigger."""
+        return self.objective.losses([i.clean for i in self.items], self.targets, np.arange(len(self.items)))
+
+    def slot_gradients(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], moment: object) -> np.ndarray:
+        """Mean gradient at the trigger's slots, float32 [len(triggers), length, d]."""
+        slots = [self.items[i].slot(self.kind, self.place(i, moment)) for i in rows]
+        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, moment)]
+        length, width = len(triggers[0]), self.objective.embedding.shape[1]
+        total = torch.zeros(len(triggers), length, width, device=self.objective.device)
+        offsets = torch.arange(length, device=self.objective.device)
+
+        def use(batch: np.ndarray, ids: torch.Tensor, gradient: torch.Tensor) -> None:
+            starts = torch.tensor([slots[n % len(rows)] for n in batch], device=gradient.device)
+            picked = gradient[torch.arange(len(batch), device=gradient.device)[:, None], starts[:, None] + offsets]
+            total.index_add_(0, torch.tensor([n // len(rows) for n in batch], device=gradient.device), picked)
+
+        self.objective.gradients(inputs, self.targets, list(rows) * len(triggers), use)
+        return (total / len(rows)).cpu().numpy()
+
+
+def split_examples(
+    items: Sequence[TriggerExample], dev_share: float, seed: int
+) -> tuple[list[TriggerExample], list[TriggerExample]]:
+    """Usable examples as (train, dev), dealt by a hash of their ids; StageError if either would be empty."""
+    usable = [item for item in items if item.problem is None]
+    order = sorted(usable, key=lambda item: (generator(seed, "split", item.id).random(), item.id))
+    dev = round(dev_share * len(order))
+    if len(order) < 2 or not 0 < dev < len(order):
+        raise StageError(
+            f"{len(usable)} usable examples of {len(items)} are too few to optimise and to select a trigger"
+        )
+    return order[dev:], order[:dev]
+
+
+def optimise_trigger(
+    setup: AttackContext,
+    victim: Victim,
+    objective: Objective,
+    items: Sequence[TriggerExample],
+    trigger_type: str,
+    settings: TriggerSettings,
+    *,
+    state_file: Path,
+) -> dict[str, Any]:
+    """Search one trigger of `trigger_type` against one model; goes on from `state_file` after an interruption.
+
+    Returns a JSON-ready dict: `trigger_ids`, `trigger_text`, `dev_gain` (mean NLL increase in nats on the dev part,
+    float32), `restarts` (each one's best trigger and dev gain), `random_control` (the best of `random_controls` random
+    triggers on the same dev examples), `halfway_trigger_ids` (what half of the iterations had found), `curve`, costs,
+    and `converged` (by the dev gain alone).
+    """
+    train_items, dev_items = split_examples(items, settings.dev_share, settings.seed)
+    content = [(item.id, item.body.tolist(), item.labels) for item in (*train_items, *dev_items)]
+    mark = setup.fingerprint(victim.key, victim.weights, trigger_type, asdict(settings), content)
+    saved = load_unit(state_file, mark)
+    if saved and saved.get("result"):
+        result: dict[str, Any] = saved["result"]
+        return result
+    climb = TriggerSearchState(**saved["climb"]) if saved else TriggerSearchState()
+    train = TriggerObjective(objective, train_items, trigger_type, settings.seed)
+    dev = TriggerObjective(objective, dev_items, trigger_type, settings.seed)
+    with progress(total=settings.iterations, what=f"{victim.key}: {trigger_type} trigger", unit="iteration") as bar:
+        bar.update(climb.iteration)
+        clean_dev = float(np.mean(dev.clean_losses()))
+        began = time.perf_counter()
+        while climb.iteration < settings.iterations and not climb.finished:
+            if not climb.triggers:
+                _start(setup, train, settings, climb)
+            _iterate(setup, train, settings, climb)
+            if climb.iteration % settings.dev_every == 0 or climb.iteration == settings.iterations:
+                _select_on_dev(dev, clean_dev, settings, climb)
+                bar.set_postfix(refresh=False, dev=f"+{max(s[0][0] for s in climb.snapshots):.3f}")
+            bar.update(1)
+            stop = setup.stop_requested()
+            if stop or climb.iteration % settings.dev_every == 0:
+                now = time.perf_counter()
+                climb.seconds, began = climb.seconds + now - began, now
+                save_unit(state_file, mark, {"climb": asdict(climb)})
+            if stop:
+                raise Interrupted(f"{victim.key}: {trigger_type} trigger stopped at iteration {climb.iteration}, saved")
+    climb.seconds += time.perf_counter() - began
+    result = _result(setup, victim, dev_items, trigger_type, settings, climb)
+    save_unit(state_file, mark, {"climb": asdict(climb), "result": result})
+    return result
+
+
+def _start(setup: AttackContext, train: TriggerObjective, settings: TriggerSettings, climb: TriggerSearchState) -> None:
+    """Each restart begins with the best of its own random triggers (the first one also tries a common word)."""
+    rng = generator(settings.seed, train.kind, "start")
+    rows = _draw(rng, len(train.items), settings.race_examples)
+    for restart in range(settings.restarts):
+        own = generator(settings.seed, train.kind, "start", restart)
+        pool = random_triggers(setup.legal, train.kind, settings.length, settings.candidates, own)
+        losses = train.losses(pool, rows, "start")
+        climb.triggers.append(pool[int(np.argmax(losses.mean(axis=1)))])
+        climb.forward_rows += losses.size
+    climb.active = [True] * settings.restarts
+    climb.snapshots = [[] for _ in range(settings.restarts)]
+    climb.last_gain = [0] * settings.restarts
+
+
+def _iterate(
+    setup: AttackContext, train: TriggerObjective, settings: TriggerSettings, climb: TriggerSearchState
+) -> None:
+    """One step of all restarts that still climb: gradient, candidates, race, confirmation, paired acceptance."""
+    moment = climb.iteration
+    rng = generator(settings.seed, train.kind, "iteration", moment)
+    active = [r for r, on in enumerate(climb.active) if on]
+    now = [climb.triggers[r] for r in active]
+    count = settings.candidates
+    gains: Sequence[np.ndarray | None] = [None] * len(active)
+    if settings.method == "gradient":
+        rows = _draw(rng, len(train.items), settings.gradient_examples)
+        gradients = train.slot_gradients(now, rows, moment)
+        gains = slot_gains(setup, train, now, gradients)
+        climb.gradient_rows += len(rows) * len(active)
+    else:  # the gradient's cost, spent on more candidates
+        count += -(-3 * settings.gradient_examples // settings.race_examples)
+    pools = [
+        candidate_triggers(
+            setup.legal, train.kind, trigger, gain, count=count, top_k=settings.top_k,
+            pairs=moment < settings.iterations // 2,
+            rng=generator(settings.seed, train.kind, "candidates", moment, r),
+        )
+        for r, trigger, gain in zip(active, now, gains, strict=True)
+    ]  # fmt: skip
+    rows = _draw(rng, len(train.items), settings.race_examples + settings.confirm_examples)
+    race, confirm = rows[: settings.race_examples], rows[settings.race_examples :]
+    heats = [[trigger, *pool] for trigger, pool in zip(now, pools, strict=True)]
+    first = _split(train.losses([t for heat in heats for t in heat], race, moment), [len(heat) for heat in heats])
+    best = [np.argsort(-losses[1:].mean(axis=1), kind="stable")[: settings.race_survivors] + 1 for losses in first]
+    finals = [[heat[0], *(heat[i] for i in kept)] for heat, kept in zip(heats, best, strict=True)]
+    climb.forward_rows += sum(losses.size for losses in first)
+    second = [np.zeros((len(final), 0)) for final in finals]
+    if confirm:
+        second = _split(train.losses([t for f in finals for t in f], confirm, moment), [len(f) for f in finals])
+        climb.forward_rows += sum(losses.size for losses in second)
+    point: dict[str, Any] = {"iteration": moment + 1, "loss": [None] * len(climb.triggers), "accepted": []}
+    for r, losses, kept, more, final in zip(active, first, best, second, finals, strict=True):
+        both = np.concatenate([losses[[0, *kept]], more], axis=1)
+        gain = both[1:].mean(axis=1) - both[0].mean() if len(kept) else np.zeros(0)
+        winner = int(np.argmax(gain)) if len(gain) else -1
+        honest = winner >= 0 and (not confirm or more[1 + winner].mean() > more[0].mean())
+        if winner >= 0 and gain[winner] > 0 and honest:
+            climb.triggers[r] = list(final[1 + winner])
+            point["accepted"].append(r)
+            point["loss"][r] = round(float(both[1 + winner].mean()), 5)
+        else:
+            point["loss"][r] = round(float(both[0].mean()), 5)
+    climb.curve.append(point)
+    climb.iteration += 1
+
+
+def slot_gains(
+    setup: AttackContext, train: TriggerObjective, triggers: Sequence[Sequence[int]], gradients: np.ndarray
+) -> list[np.ndarray]:
+    """First-order gain of every legal token at every slot, float64 [length, V] per trigger."""
+    table = train.objective.embedding
+    rows = table[torch.from_numpy(token_pool(setup.legal, train.kind)).to(table.device)].float()
+    slots = torch.from_numpy(gradients).to(table.device)
+    old = table[torch.tensor(triggers, device=table.device)].float()
+    with torch.inference_mode():
+        gains = slots @ rows.T - (slots * old).sum(-1, keepdim=True)
+    return list(gains.double().cpu().numpy())
+
+
+def _select_on_dev(dev: TriggerObjective, clean: float, settings: TriggerSettings, climb: TriggerSearchState) -> None:
+    """Score the current triggers on the dev part; keep each restart's best few, and rest those that stopped gaining."""
+    active = [r for r, on in enumerate(climb.active) if on]
+    losses = dev.losses([climb.triggers[r] for r in active], range(len(dev.items)), "dev")
+    climb.forward_rows += losses.size
+    scores: list[float | None] = [None] * len(climb.triggers)
+    for r, row in zip(active, losses, strict=True):
+        gain = float(row.mean()) - clean
+        usable = math.isfinite(gain) and row.min() > UNUSABLE
+        scores[r] = round(gain, 5) if usable else None
+        kept = climb.snapshots[r]
+        if usable and all(climb.triggers[r] != trigger for _, trigger in kept):
+            if not kept or gain > kept[0][0]:
+                climb.last_gain[r] = climb.iteration
+            kept.append([gain, climb.triggers[r]])
+            kept.sort(key=lambda pair: -pair[0])
+            del kept[settings.snapshots :]
+        if climb.iteration - climb.last_gain[r] >= settings.patience:
+            climb.active[r] = False
+    if not any(climb.snapshots):
+        raise StageError(f"{dev.kind} trigger: no loss on the dev part is finite")
+    if 2 * climb.iteration <= settings.iterations:
+        climb.halfway = list(max((kept[0] for kept in climb.snapshots if kept), key=lambda best: best[0])[1])
+    climb.curve[-1]["dev_gain"] = scores
+    climb.finished = not any(climb.active)
+
+
+def _result(
+    setup: AttackContext,
+    victim: Victim,
+    dev_items: Sequence[TriggerExample],
+    kind: str,
+    settings: TriggerSettings,
+    climb: Climb,
+) -> dict[str, Any]:
+    """Choose among all restarts' snapshots by float32 loss on the whole dev part, and set it beside random triggers."""
+    exact = TriggerObjective(Objective(victim.model, batch_tokens=setup.batch_tokens), dev_items, kind, settings.seed)
+    clean = exact.clean_losses()
+    rows = range(len(dev_items))
+    pool = [(r, trigger) for r, kept in enumerate(climb.snapshots) for _, trigger in kept]
+    losses = exact.losses([trigger for _, trigger in pool], rows, "dev").mean(axis=1)
+    winner = int(np.argmax(losses))
+    rng = generator(settings.seed, kind, "control")
+    random = random_triggers(setup.legal, kind, settings.length, max(settings.random_controls, 1), rng, common=False)
+    random_gains = exact.losses(random, rows, "dev").mean(axis=1) - clean.mean()
+    best = int(np.argmax(random_gains))
+    restarts = []
+    for r in range(settings.restarts):
+        own = [(loss, trigger) for (owner, trigger), loss in zip(pool, losses, strict=True) if owner == r]
+        loss, trigger = max(own, key=lambda pair: pair[0])
+        restarts.append({"trigger_ids": trigger, "trigger_text": setup.view.text(trigger).strip(),
+                         "dev_gain": float(loss - clean.mean())})  # fmt: skip
+    trigger = pool[winner][1]
+    return {
+        "trigger_type": kind,
+        "source": victim.key,
+        "method": settings.method,
+        "trigger_ids": trigger,
+        "trigger_text": setup.view.text(trigger).strip(),
+        "dev_gain": float(losses[winner] - clean.mean()),
+        "restarts": restarts,
+        "random_control": {
+            "trigger_ids": random[best],
+            "trigger_text": setup.view.text(random[best]).strip(),
+            "dev_gain": float(random_gains[best]),
+            "dev_gain_mean": float(random_gains.mean()),
+            "draws": len(random),
+        },
+        "num_dev": len(dev_items),
+        "iterations": climb.iteration,
+        "halfway_trigger_ids": climb.halfway,
+        "curve": climb.curve,
+        "converged": _converged(climb),
+        "forward_rows": climb.forward_rows,
+        "gradient_rows": climb.gradient_rows,
+        "seconds": round(climb.seconds, 3),
+    }
+
+
+def _converged(climb: TriggerSearchState) -> bool:
+    """Whether the second half of the iterations added less than 5 % to the best dev gain."""
+    scores = [(p["iteration"], [g for g in p.get("dev_gain", []) if g is not None]) for p in climb.curve]
+    points = [(iteration, max(gains)) for iteration, gains in scores if gains]
+    half = [gain for iteration, gain in points if iteration <= climb.iteration / 2]
+    best = max(gain for _, gain in points)
+    return bool(half) and best > 0 and max(half) >= 0.95 * best
+
+
+def _draw(rng: np.random.Generator, total: int, count: int) -> list[int]:
+    drawn: list[int] = rng.permutation(total)[:count].tolist()
+    return drawn
+
+
+def _split(table: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    return np.split(table, np.cumsum(sizes)[:-1])

@@ -1,0 +1,1 @@
+"""What every room uses: settings, paths, files, locks, errors, progress, provenance. Torch-free."""

@@ -1,0 +1,111 @@
+"""Where everything lies: the directories and file names of the contract, in one place. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.core.errors import UsageError
+from utils.core.settings import Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+MODEL_KEYS = ("standard", "baseline", "monotonic")
+
+
+def models_of(settings: Settings) -> tuple[str, ...]:
+    """The models that stages 4-6 look at: the three of the experiment, then the control arms, where there are any."""
+    return (*MODEL_KEYS, *settings.CONTROL_ARMS)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Directories of one profile. `suffix` keeps quick runs apart from full ones."""
+
+    scratch: Path
+    project: Path
+    suffix: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Paths:
+        """The places that the settings name; UsageError where SCRATCH_DIR or PROJECT_DIR is not set."""
+        for name, variable in (("SCRATCH_DIR", "SCRATCH"), ("PROJECT_DIR", "PROJECT")):
+            if not getattr(settings, name):
+                raise UsageError(
+                    f"{name} is not set: export {variable}=/a/directory (or MONO_S2S_{name}), "
+                    "or edit configs/experiment_config.py."
+                )
+        suffix = "_quick" if settings.PROFILE == "quick" else ""
+        return cls(Path(settings.SCRATCH_DIR).absolute(), Path(settings.PROJECT_DIR).absolute(), suffix)
+
+    def check_writable(self) -> None:
+        """UsageError unless both roots exist or can be made, and take files; touches nothing that is there."""
+        for name, root in (("SCRATCH_DIR", self.scratch), ("PROJECT_DIR", self.project)):
+            parent = root
+            while not parent.exists():
+                parent = parent.parent
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise UsageError(f"{name}={root}: cannot write to {parent}. Choose a directory of yours.")
+
+    @property
+    def work(self) -> Path:
+        return self.scratch / f"mono_s2s_work{self.suffix}"
+
+    @property
+    def results_root(self) -> Path:
+        return self.scratch / f"mono_s2s_results{self.suffix}"
+
+    @property
+    def final_root(self) -> Path:
+        return self.project / f"mono_s2s_final_results{self.suffix}"
+
+    @property
+    def multi_seed(self) -> Path:
+        return self.project / f"mono_s2s_multi_seed_results{self.suffix}"
+
+    @property
+    def pretrained(self) -> Path:
+        """The `standard` model and the tokenizer of all models."""
+        return self.work / "pretrained"
+
+    @property
+    def prepared(self) -> Path:
+        """Tokenised data sets and their manifest."""
+        return self.work / "prepared_data"
+
+    @property
+    def demo_corpus(self) -> Path:
+        return self.work / "demo_corpus"
+
+    @property
+    def runs(self) -> Path:
+        """Records of submitted runs: job ids, sbatch lines, frozen settings."""
+        return self.work / "runs"
+
+    def results(self, seed: int) -> Path:
+        return self.results_root / f"seed_{seed}"
+
+    def final(self, seed: int) -> Path:
+        return self.final_root / f"seed_{seed}"
+
+    def training(self, seed: int, arm: str) -> Path:
+        """Checkpoints of one training: epoch_1/ ... and best/."""
+        return self.work / f"seed_{seed}" / f"{arm}_model"
+
+    def model(self, seed: int, key: str) -> Path:
+        """The plain export that evaluation and attacks read."""
+        return self.pretrained if key == "standard" else self.training(seed, key) / "best"
+
+    def units(self, seed: int, stage: str) -> Path:
+        """Finished units of a stage that can be interrupted: what makes it go on instead of starting again."""
+        return self.work / f"seed_{seed}" / f"{stage}_units"
+
+    def flag(self, stage: str, seed: int | None) -> Path:
+        return self.work / f"{self._tag(stage, seed)}.flag"
+
+    def log(self, stage: str, seed: int | None) -> Path:
+        return self.work / "stage_logs" / f"{self._tag(stage, seed)}.log"
+
+    @staticmethod
+    def _tag(stage: str, seed: int | None) -> str:
+        return f"stage_{stage}" if seed is None else f"stage_{stage}_seed{seed}"

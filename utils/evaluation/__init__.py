@@ -1,0 +1,1 @@
+"""Summaries of test sets and their ROUGE scores."""

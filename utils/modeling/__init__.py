@@ -1,0 +1,1 @@
+"""T5: loading, saving, the constraint, and the fast forward pass."""

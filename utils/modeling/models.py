@@ -1,0 +1,183 @@
+"""T5 and its tokenizer on disk and on the hub: loaded checked, exported plain."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from utils.core.errors import InputError, StageError
+from utils.core.files import new_directory, sha256_of
+from utils.modeling.download import download_model
+from utils.modeling.monotonic import folded_state
+
+SENTINELS = 100
+PADDING = 128  # T5's embeddings are padded to a multiple of this: 32,100 tokens, 32,128 embeddings
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+
+
+def choose_device(setting: str) -> str:
+    """`cuda` or `cpu` for the setting DEVICE (`cuda`, `cpu`, `auto`). StageError: cuda asked for, none usable."""
+    if setting == "cpu":
+        return "cpu"
+    usable = torch.cuda.is_available()
+    if setting == "cuda" and not usable:
+        build = "this PyTorch has no CUDA" if torch.version.cuda is None else "PyTorch sees none"
+        raise StageError(f"DEVICE is cuda, but {build} on this machine. Ask for a GPU, or set MONO_S2S_DEVICE=cpu.")
+    return "cuda" if usable else "cpu"
+
+
+def quiet_transformers() -> None:
+    """No bars and no chatter from transformers: what matters is checked and said by us."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGeneration:
+    """The T5 in `directory`: float32, SDPA attention, eval mode, on `device`, every weight finite.
+
+    InputError where the directory is not a T5, a weight is missing, or a weight is NaN or infinite (a damaged file).
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise InputError(f"no model in {directory}: config.json is missing")
+    quiet_transformers()
+    try:
+        model, report = T5ForConditionalGeneration.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise InputError(f"the model in {directory} cannot be loaded: {_one_line(error)}") from error
+    if report["missing_keys"]:
+        raise InputError(
+            f"the model in {directory} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ..."
+        )
+    check_finite(model, directory)
+    return model.to(device).eval()
+
+
+def fetch_pretrained(
+    source: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path,
+    max_retries: int = 5,
+    retry_delay: float = 10.0,
+) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase, str | None]:
+    """Model, tokenizer and commit (None for a directory) of a directory, or else of a model on the hub, all checked.
+
+    InputError, StageError: see `model_download.download_model`, `load_model`, `load_tokenizer`.
+    """
+    directory, commit = Path(source), None
+    if not directory.is_dir():
+        directory, commit = download_model(
+            source, revision, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay
+        )
+    model, tokenizer = load_model(directory), load_tokenizer(directory)
+    check_tokenizer(tokenizer, source, model.config.vocab_size)
+    return model, tokenizer, commit
+
+
+def check_finite(model: torch.nn.Module, source: Path | str) -> None:
+    """InputError unless every weight is finite: a file damaged in transfer loads without complaint, with NaN inside."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{source}: weight {name} has NaN or infinite values; the file is damaged. Fetch it again."
+            )
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The T5 tokenizer in `directory`, checked: pad 0, eos 1, unk 2 and 100 sentinels. InputError otherwise."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"no tokenizer: {directory} is not a directory")
+    quiet_transformers()  # it would warn of long documents, which are cut here
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the tokenizer in {directory} cannot be loaded: {_one_line(error)}") from error
+    check_tokenizer(tokenizer, directory)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, vocabulary: int | None = None) -> None:
+    """InputError unless this is a T5 tokenizer that fits a model of `vocabulary` embeddings (if given)."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    if ids != (0, 1, 2):
+        raise InputError(f"{source}: pad, eos, unk have ids {ids}; a T5 tokenizer has (0, 1, 2)")
+    words = tokenizer.get_vocab()
+    sentinels = sum(f"<extra_id_{number}>" in words for number in range(SENTINELS))
+    if sentinels != SENTINELS or len(tokenizer) <= SENTINELS + 10:
+        raise InputError(
+            f"{source}: {len(tokenizer)} tokens, {sentinels} of them sentinels; the vocabulary file was not read"
+        )
+    if vocabulary is not None and not vocabulary - PADDING < len(tokenizer) <= vocabulary:
+        raise InputError(
+            f"{source}: tokenizer of {len(tokenizer)} tokens, model of {vocabulary} embeddings: they are not a pair"
+        )
+
+
+def plain_copy(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
+    """The folded model as a new, ordinary T5 on the CPU, float32, without settings for generation or tasks."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.task_specific_params = None
+    config.use_cache = True
+    with torch.device("meta"):
+        copy = T5ForConditionalGeneration(config)
+    state = {name: tensor.to("cpu", torch.float32) for name, tensor in folded_state(model).items()}
+    copy.load_state_dict(state, assign=True)
+    copy.tie_weights()
+    copy.generation_config = GenerationConfig(
+        decoder_start_token_id=config.decoder_start_token_id,
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+    return copy.eval()
+
+
+def export(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write `model`, folded, and its tokenizer as a plain `from_pretrained` directory, whole or not at all."""
+    check_tokenizer(tokenizer, directory, model.config.vocab_size)
+    with new_directory(Path(directory)) as new:
+        save_plain(model, tokenizer, new)
+
+
+def save_plain(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write the folded model and its tokenizer into an existing directory (no atomicity of its own)."""
+    quiet_transformers()
+    copy = plain_copy(model)
+    check_finite(copy, "export")
+    copy.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    for weights in directory.glob("*.safetensors"):  # safetensors writes them for the owner alone; colleagues read, too
+        weights.chmod((directory / "config.json").stat().st_mode)
+
+
+def weights_sha256(directory: Path) -> str:
+    """Hex sha256 of the weight file(s) in a model directory. InputError where there are none."""
+    for pattern in WEIGHT_PATTERNS:
+        hashes = [sha256_of(file) for file in sorted(Path(directory).glob(pattern))]
+        if len(hashes) == 1:
+            return hashes[0]
+        if hashes:
+            return hashlib.sha256("".join(hashes).encode()).hexdigest()
+    raise InputError(f"no model weights in {directory}")
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Number of weights; shared ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,330 @@
+"""T5's forward pass for generation and for losses: plain functions over a transformers model's weights, no overheads.
+
+What makes it fast beside the module's own forward pass:
+- keys and values of the document are projected once per example and read by all its beams; transformers keeps a copy
+  of them for each beam and copies all of it again at every step;
+- the cache of generated tokens is never reordered: every beam writes its keys to a slot of its own, and a mask says
+  which slots are the ancestors of which beam ("Reading, not copying, the past": 4 × the dot products of a tiny matrix
+  instead of moving the whole cache at each of 80 steps);
+- the encoder sees packed tokens, no padding, and so does the decoder where targets are scored; matrices that share an
+  input are one product; residuals are added by it.
+
+Arithmetic is that of T5ForConditionalGeneration in eval mode: float32, or bfloat16 products with a float32 residual
+stream, as autocast computes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from utils.modeling.onednn import fast_linear, gains, packed
+
+MASKED = float("-inf")
+# Target tokens whose logits exist at a time: on a CPU they then stay in its cache (256 × 32,128 numbers are 33 MB).
+LOGIT_ROWS = {"cpu": 256, "cuda": 8192}
+
+
+@dataclasses.dataclass
+class FeedForward:
+    """One FFN: `gate` is wi_1 of the gated variant, None in the ReLU one. Weights are [in, out]."""
+
+    norm: Tensor
+    wi: Tensor
+    gate: Tensor | None
+    wo: Tensor
+    act: Callable[[Tensor], Tensor]
+
+
+@dataclasses.dataclass
+class Layer:
+    """Weights of one block, [in, out]; `cross_*` are None in the encoder."""
+
+    norm: Tensor
+    qkv: Tensor
+    out: Tensor
+    ffn: FeedForward
+    cross_norm: Tensor | None = None
+    cross_query: Tensor | None = None
+    cross_key_value: Tensor | None = None
+    cross_out: Tensor | None = None
+
+
+@dataclasses.dataclass
+class DecoderState:
+    """Caches of a batch while it is generated. rows = examples × beams.
+
+    keys, values: per layer [examples, heads, steps × beams, d_kv], slot = step × beams + beam.
+    cross_keys, cross_values: per layer [examples, heads, longest document, d_kv].
+    cross_mask: [examples, 1, 1, longest document], 0 or −inf; None where no document is padded.
+    bias: relative position bias [heads, steps] towards the tokens steps − 1, …, 1, 0 steps back.
+    ancestors: int64 [examples, beams, steps], the beam whose slot holds a beam's token of each step.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    cross_keys: list[Tensor]
+    cross_values: list[Tensor]
+    cross_mask: Tensor | None
+    bias: Tensor
+    ancestors: Tensor
+
+    def reorder(self, parents: Tensor) -> None:
+        """Beam j goes on from beam parents[example, j]: its past is taken over, no key or value moves."""
+        self.ancestors = self.ancestors.gather(1, parents[:, :, None].expand_as(self.ancestors))
+
+    def select(self, examples: Tensor, steps: int) -> None:
+        """Keep only these examples (int64 indices); `steps` have been generated so far."""
+        used = steps * self.ancestors.shape[1]
+        for cache in (self.keys, self.values):
+            for i, old in enumerate(cache):
+                new = old.new_empty((len(examples), *old.shape[1:]))
+                new[:, :, :used] = old[:, :, :used].index_select(0, examples)
+                cache[i] = new
+        self.cross_keys = [old.index_select(0, examples) for old in self.cross_keys]
+        self.cross_values = [old.index_select(0, examples) for old in self.cross_values]
+        self.ancestors = self.ancestors.index_select(0, examples)
+        if self.cross_mask is not None:
+            self.cross_mask = self.cross_mask.index_select(0, examples)
+
+
+class T5Inference:
+    """A read-only copy of a T5's weights, laid out for inference. `dtype` is that of the matrix products."""
+
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
+        config = model.config
+        self.dtype = dtype
+        self.heads, self.d_kv, self.epsilon = config.num_heads, config.d_kv, config.layer_norm_epsilon
+        self.vocabulary = model.lm_head.weight.shape[0]
+        self.embedding: Tensor = model.shared.weight.detach()
+        self.device = self.embedding.device
+        self.logit_scale = config.d_model**-0.5 if config.scale_decoder_outputs else None
+        self.onednn = dtype == torch.float32 and gains(self.device, config.d_model)
+        self.head = self._transposed([model.lm_head.weight])
+        self.encoder = [self._layer(block) for block in model.encoder.block]
+        self.decoder = [self._layer(block) for block in model.decoder.block]
+        self.encoder_norm = model.encoder.final_layer_norm.weight.detach()
+        self.decoder_norm = model.decoder.final_layer_norm.weight.detach()
+        self._encoder_bias = model.encoder.block[0].layer[0].SelfAttention
+        self._decoder_bias = model.decoder.block[0].layer[0].SelfAttention
+
+    # ---- weights -------------------------------------------------------------------------------------------------
+
+    def _transposed(self, weights: Iterable[Tensor]) -> Tensor:
+        """Weights [out, in] of layers that read the same input as one matrix for `_product`: [in, out], or packed."""
+        joined = torch.cat([weight.detach().to(self.dtype) for weight in weights])
+        return packed(joined) if self.onednn else joined.t().contiguous()
+
+    def _layer(self, block: Any) -> Layer:
+        attention, dense = block.layer[0], block.layer[-1]
+        own, ffn = attention.SelfAttention, dense.DenseReluDense
+        gated = hasattr(ffn, "wi_1")
+        layer = Layer(
+            norm=attention.layer_norm.weight.detach(),
+            qkv=self._transposed([own.q.weight, own.k.weight, own.v.weight]),
+            out=self._transposed([own.o.weight]),
+            ffn=FeedForward(
+                norm=dense.layer_norm.weight.detach(),
+                wi=self._transposed([ffn.wi_0.weight if gated else ffn.wi.weight]),
+                gate=self._transposed([ffn.wi_1.weight]) if gated else None,
+                wo=self._transposed([ffn.wo.weight]),
+                act=ffn.act,
+            ),
+        )
+        if len(block.layer) == 3:
+            cross = block.layer[1].EncDecAttention
+            layer.cross_norm = block.layer[1].layer_norm.weight.detach()
+            layer.cross_query = self._transposed([cross.q.weight])
+            layer.cross_key_value = self._transposed([cross.k.weight, cross.v.weight])
+            layer.cross_out = self._transposed([cross.o.weight])
+        return layer
+
+    # ---- pieces --------------------------------------------------------------------------------------------------
+
+    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, hidden.shape[-1:], weight, self.epsilon).to(self.dtype)
+
+    def _product(self, inner: Tensor, weight: Tensor) -> Tensor:
+        return fast_linear(inner, weight) if self.onednn else torch.mm(inner, weight)
+
+    def _add_product(self, hidden: Tensor, inner: Tensor, weight: Tensor) -> Tensor:
+        if self.onednn:
+            return self._product(inner, weight).add_(hidden)
+        if self.dtype == hidden.dtype:
+            return torch.addmm(hidden, inner, weight)
+        return hidden + torch.mm(inner, weight)  # bfloat16 product, float32 residual
+
+    def _feed_forward(self, hidden: Tensor, ffn: FeedForward) -> Tensor:
+        normed = self._norm(hidden, ffn.norm)
+        if self.onednn and isinstance(ffn.act, torch.nn.ReLU):
+            inner = fast_linear(normed, ffn.wi, after="relu")
+        else:
+            inner = ffn.act(self._product(normed, ffn.wi))
+        if ffn.gate is not None:
+            inner = inner * self._product(normed, ffn.gate)
+        return self._add_product(hidden, inner, ffn.wo)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        # T5 does not scale the dot products: its initialisation does.
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+
+    # ---- encoder -------------------------------------------------------------------------------------------------
+
+    def encode(self, ids: Tensor, lengths: list[int]) -> Tensor:
+        """Encoder states [tokens, d_model] of packed `ids` int64 [tokens]: rows of `lengths` one after the other."""
+        hidden = self.embedding[ids]
+        longest = -(-max(lengths) // 8) * 8  # CUDA's attention wants rows of the bias aligned
+        bias = self._encoder_bias.compute_bias(longest, longest, device=self.device).to(self.dtype)
+        # Rows of equal length stand side by side in a sorted batch: each such run is one attention call.
+        runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
+        for layer in self.encoder:
+            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
+            start = 0
+            for length, rows in runs:
+                stop = start + length * rows
+                query, keys, values = (
+                    qkv[start:stop].view(rows, length, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+                )
+                output = self._attend(query, keys, values, bias[:, :, :length, :length])
+                mixed[start:stop] = output.transpose(1, 2).reshape(rows * length, -1)
+                start = stop
+            hidden = self._add_product(hidden, mixed, layer.out)
+            hidden = self._feed_forward(hidden, layer.ffn)
+        return self._norm(hidden, self.encoder_norm)
+
+    # ---- decoder -------------------------------------------------------------------------------------------------
+
+    def start(self, encoded: Tensor, lengths: list[int], beams: int, steps: int) -> DecoderState:
+        """Caches for generating up to `steps` tokens with `beams` beams from packed encoder states."""
+        examples, longest = len(lengths), max(lengths)
+        padded = min(lengths) < longest
+        places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(lengths)]).to(self.device)
+        cross_keys, cross_values = [], []
+        for layer in self.decoder:
+            projected = self._product(encoded, layer.cross_key_value)
+            if padded:
+                full = projected.new_zeros((examples * longest, projected.shape[1]))
+                full[places] = projected
+                projected = full
+            both = projected.view(examples, longest, 2, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).contiguous()
+            cross_keys.append(both[0])
+            cross_values.append(both[1])
+        mask = None
+        if padded:
+            ends = torch.tensor(lengths, device=self.device)[:, None]
+            mask = torch.zeros((examples, longest), dtype=self.dtype, device=self.device)
+            mask = mask.masked_fill_(torch.arange(longest, device=self.device) >= ends, MASKED)[:, None, None]
+        bias = self._decoder_bias.compute_bias(1, steps, device=self.device, past_seen_tokens=steps - 1)[0, :, 0]
+        shape = (examples, self.heads, steps * beams, self.d_kv)
+        return DecoderState(
+            keys=[torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.decoder],
+            values=[torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.decoder],
+            cross_keys=cross_keys,
+            cross_values=cross_values,
+            cross_mask=mask,
+            bias=bias.to(self.dtype),
+            ancestors=torch.zeros((examples, beams, steps), dtype=torch.int64, device=self.device),
+        )
+
+    @torch.inference_mode()
+    def mean_nll(self, inputs: Sequence[np.ndarray], labels: Sequence[np.ndarray], start: int = 0) -> Tensor:
+        """Mean negative log-likelihood of each row of `labels` given its row of `inputs`, float32 [rows].
+
+        Rows of ids, any lengths, none empty; `start`: the decoder's start token. Rows with equal lengths of both should
+        stand side by side. Nothing is padded, and logits are there for a few target tokens at a time.
+        """
+        lengths, targets = [len(row) for row in inputs], [len(row) for row in labels]
+        encoded = self.encode(self._packed(inputs), lengths)
+        wanted = self._packed(labels)
+        hidden = self.embedding[self._packed([np.concatenate([[start], row[:-1]]) for row in labels])]
+        longest = -(-max(targets) // 8) * 8
+        bias = self._decoder_bias.compute_bias(longest, longest, device=self.device).to(self.dtype)
+        future = torch.ones(longest, longest, dtype=torch.bool, device=self.device).triu(1)
+        bias = bias.masked_fill(future, MASKED)
+        runs = [(*pair, len(list(group))) for pair, group in itertools.groupby(zip(lengths, targets, strict=True))]
+        for layer in self.decoder:
+            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            hidden = self._add_product(hidden, self._causal(qkv, runs, bias), layer.out)
+            query = self._product(self._norm(hidden, layer.cross_norm), layer.cross_query)
+            both = self._product(encoded, layer.cross_key_value)
+            hidden = self._add_product(hidden, self._across(query, both, runs), layer.cross_out)
+            hidden = self._feed_forward(hidden, layer.ffn)
+        hidden = self._norm(hidden, self.decoder_norm)
+        if self.logit_scale is not None:
+            hidden = hidden * self.logit_scale
+        rows = LOGIT_ROWS[self.device.type]
+        nll = torch.cat(
+            [
+                functional.cross_entropy(self._product(part, self.head).float(), ids, reduction="none")
+                for part, ids in zip(hidden.split(rows), wanted.split(rows), strict=True)
+            ]
+        )
+        counts = torch.tensor(targets, device=self.device)
+        inside = torch.arange(longest, device=self.device) < counts[:, None]
+        return torch.zeros(inside.shape, device=self.device).masked_scatter_(inside, nll).sum(1) / counts
+
+    def _packed(self, rows: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.device)
+
+    def _causal(self, qkv: Tensor, runs: list[tuple[int, int, int]], bias: Tensor) -> Tensor:
+        """Self-attention of packed target tokens; runs: (input length, target length, rows)."""
+        mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
+        start = 0
+        for _, target, rows in runs:
+            stop = start + target * rows
+            query, keys, values = (
+                qkv[start:stop].view(rows, target, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+            )
+            output = self._attend(query, keys, values, bias[:, :, :target, :target])
+            mixed[start:stop] = output.transpose(1, 2).reshape(rows * target, -1)
+            start = stop
+        return mixed
+
+    def _across(self, query: Tensor, both: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
+        """Attention of packed target tokens to their documents' keys and values, `both` [tokens, 2 × heads × d_kv]."""
+        mixed = torch.empty_like(query)
+        start = document = 0
+        for length, target, rows in runs:
+            stop, end = start + target * rows, document + length * rows
+            asked = query[start:stop].view(rows, target, self.heads, self.d_kv).transpose(1, 2)
+            keys, values = both[document:end].view(rows, length, 2, self.heads, self.d_kv).permute(2, 0, 3, 1, 4)
+            output = self._attend(asked, keys, values, None)
+            mixed[start:stop] = output.transpose(1, 2).reshape(rows * target, -1)
+            start, document = stop, end
+        return mixed
+
+    def step(self, tokens: Tensor, state: DecoderState, step: int) -> Tensor:
+        """Logits float32 [examples × beams, vocabulary] after the newest `tokens` int64 [examples, beams]."""
+        examples, beams = tokens.shape
+        slots = torch.arange(beams, device=self.device)
+        state.ancestors[:, :, step] = slots
+        start, stop = step * beams, (step + 1) * beams
+        own = state.ancestors[:, :, : step + 1, None] == slots  # [examples, beams, step + 1, beams]
+        bias = state.bias[:, -(step + 1) :][None, :, None, :, None]  # [1, heads, 1, step + 1, 1]
+        mask = torch.where(own[:, None], bias, MASKED).reshape(examples, self.heads, beams, stop)
+        hidden = self.embedding[tokens.view(-1)]
+        for i, layer in enumerate(self.decoder):
+            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            query, keys, values = qkv.view(examples, beams, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+            state.keys[i][:, :, start:stop] = keys
+            state.values[i][:, :, start:stop] = values
+            mixed = self._attend(query, state.keys[i][:, :, :stop], state.values[i][:, :, :stop], mask)
+            hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.out)
+            # The beams of an example are query positions over one shared copy of its document.
+            query = self._product(self._norm(hidden, layer.cross_norm), layer.cross_query)
+            query = query.view(examples, beams, self.heads, self.d_kv).transpose(1, 2)
+            mixed = self._attend(query, state.cross_keys[i], state.cross_values[i], state.cross_mask)
+            hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.cross_out)
+            hidden = self._feed_forward(hidden, layer.ffn)
+        hidden = self._norm(hidden, self.decoder_norm)
+        if self.logit_scale is not None:
+            hidden = hidden * self.logit_scale
+        return self._product(hidden, self.head).float()

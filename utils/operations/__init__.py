@@ -1,0 +1,1 @@
+"""The commands around a run: status, diagnosis, validation, clean-up. Torch-free."""

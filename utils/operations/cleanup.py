@@ -1,0 +1,198 @@
+"""clean_all.sh and clean_checkpoints.sh: show what goes and how big it is, ask, delete that and nothing else.
+
+Only what this project makes below its work and results directories is ever deleted, and what it does not know there is
+left and named. Permanent results, and a download cache outside the work directory, are never touched. Torch-free.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.core.errors import UsageError, UserError
+from utils.core.paths import Paths
+from utils.core.settings import load_settings
+from utils.pipeline.stages import STAGES
+from utils.slurm import cluster
+from utils.slurm.live_jobs import live_jobs
+from utils.slurm.run_record import records
+
+CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model")  # made by stages 0 and 1
+OURS = ("runs", "stage_logs")
+
+
+def main(arguments: list[str]) -> int:
+    """The command; returns the exit code."""
+    options = _options(arguments)
+    try:
+        paths = Paths.of(load_settings())
+        everything = options.what == "all"
+        seeds = options.seeds or (None if everything else _seeds_of(paths))
+        targets = _all_of(paths, options.seed, options.keep_cache) if everything else _checkpoints(paths, seeds or [])
+        targets = [path for path in targets if path.exists() or path.is_symlink()]
+        if not targets:
+            print("nothing to delete.")
+            return 0
+        _show(targets, paths)
+        refuse_while_running(paths, None if everything and options.seed is None else seeds or [options.seed])
+        if not options.force and not _agreed():
+            print("nothing was deleted.")
+            return 0
+        for path in targets:
+            _delete(path)
+        print(f"deleted. Kept: {paths.final_root}")
+        return 0
+    except UserError as error:
+        print(f"clean_{options.what}.sh: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"clean_{options.what}.sh: {error.filename}: {error.strerror}. The rest is as it was.", file=sys.stderr)
+        return 1
+
+
+def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
+    """What one seed made, or everything; flags go first, so that nothing half-deleted looks done."""
+    if seed is not None:
+        owned = [stage for stage in STAGES if stage.per_seed]
+        flags = [paths.flag(stage.key, seed) for stage in owned]
+        logs = [path for stage in owned for path in _siblings(paths.log(stage.key, seed))]
+        runs = [*(record.directory for record in records(paths, seed)), paths.runs / f"seed_{seed}.lock"]
+        return [*flags, paths.work / f"seed_{seed}", paths.results(seed), *logs, *runs]
+    shared = {path.name for stage in STAGES if not stage.per_seed for path in _files_of_shared(paths, stage.key)}
+    kept = {*CACHES, *shared} if keep_cache else set()
+    known = [path for path in sorted(_children(paths.work)) if _is_ours(path) and path.name not in kept]
+    made = {path for stage in STAGES if not stage.per_seed for path in stage.outputs(paths, 0)}
+    results = [path for path in sorted(_children(paths.results_root)) if _is_ours(path) or path in made]
+    unknown = [path for path in _children(paths.work) if not _is_ours(path)]
+    unknown += [path for path in _children(paths.results_root) if path not in results]
+    results = [path for path in results if not keep_cache or path not in made]
+    for path in unknown:
+        print(f"left alone, not made by this project: {path}")
+    if keep_cache:
+        logs = [path for path in known if path.name == "stage_logs"]
+        known = [path for path in known if path.name != "stage_logs"]
+        known += [path for folder in logs for path in _children(folder) if path.name not in shared]
+    return sorted(known, key=lambda path: (path.suffix != ".flag", path)) + results
+
+
+def _checkpoints(paths: Paths, seeds: list[int]) -> list[Path]:
+    """Every epoch but the newest of each training; `best/` is the export that the later stages read, and stays."""
+    found: list[Path] = []
+    for seed in seeds:
+        for training in sorted((paths.work / f"seed_{seed}").glob("*_model")):
+            epochs = [path for path in training.glob("epoch_*") if path.name.removeprefix("epoch_").isdigit()]
+            epochs.sort(key=lambda path: int(path.name.removeprefix("epoch_")))
+            found += epochs[:-1]
+    return found
+
+
+def _is_ours(path: Path) -> bool:
+    name = path.name.lstrip(".")
+    return (
+        name in CACHES
+        or name in OURS
+        or (name.startswith("seed_") and name.removeprefix("seed_").isdigit())
+        or (name.startswith("stage_") and path.suffix == ".flag")
+        or (path.name.startswith(".") and path.suffix in (".lock", ".tmp"))
+    )
+
+
+def _files_of_shared(paths: Paths, key: str) -> list[Path]:
+    return [paths.flag(key, None), *_siblings(paths.log(key, None))]
+
+
+def _siblings(log: Path) -> list[Path]:
+    return [log, *log.parent.glob(f"{log.stem}.*.lock")]
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _seeds_of(paths: Paths) -> list[int]:
+    names = [path.name.removeprefix("seed_") for path in _children(paths.work) if path.name.startswith("seed_")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def refuse_while_running(paths: Paths, seeds: list[int] | None) -> None:
+    """UsageError while jobs of these seeds (None: of any) wait or run, or a run here is at work."""
+    runs = [run for run in records(paths) if seeds is None or run.facts["seed"] in seeds]
+    for run_id, live in live_jobs(runs).items():
+        seed = next(run.facts["seed"] for run in runs if run.run_id == run_id)
+        raise UsageError(
+            f"seed {seed} has jobs in the queue ({', '.join(live)}). End them: ./run_all.sh --cancel {seed}"
+        )
+    for path in paths.runs.glob("*/multi_seed.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        together = facts["seeds"] if seeds is None else [seed for seed in seeds if seed in facts["seeds"]]
+        if together and any(state.live for state in cluster.queue([facts["job_id"]], facts["cluster"])):
+            names = " ".join(map(str, facts["seeds"]))
+            raise UsageError(
+                f"the aggregate {facts['job_id']} is in the queue. End it: ./run_multi_seed.sh {names} --cancel"
+            )
+    for lock in paths.runs.glob("*.lock"):
+        owner = lock.stem.removeprefix("seed_")
+        if (seeds is None or owner in map(str, seeds)) and _held(lock):
+            raise UsageError(f"a run is at work here ({lock} is held). Stop it first.")
+
+
+def _held(lock: Path) -> bool:
+    with lock.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _show(targets: list[Path], paths: Paths) -> None:
+    sizes = {path: sum(size for _, size in _files(path)) for path in targets}
+    print("this would go:")
+    for path, size in sizes.items():
+        print(f"  {_readable(size):>9}  {path}")
+    print(f"  {_readable(sum(sizes.values())):>9}  together")
+    print(f"this stays: permanent results in {paths.final_root}")
+
+
+def _files(path: Path) -> Iterator[tuple[Path, int]]:
+    for file in path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]:
+        with contextlib.suppress(FileNotFoundError):
+            if not file.is_dir():
+                yield file, file.lstat().st_size
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _agreed() -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("this is no terminal, so nobody can be asked: --force deletes without asking.")
+    return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="clean_all.sh", allow_abbrev=False)
+    parser.add_argument("what", choices=("all", "checkpoints"))
+    parser.add_argument("seeds", nargs="*", type=int)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--keep-cache", action="store_true")
+    return parser.parse_args(arguments)

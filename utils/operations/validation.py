@@ -1,0 +1,292 @@
+"""validate_setup.sh: is this machine, this configuration and this cluster ready? Torch-free but for the smoke test.
+
+Each check is a line: ok, warning or PROBLEM, with what was found and, where it is not ok, what to do about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.core.errors import UserError
+from utils.core.packages import missing, other_versions
+from utils.core.paths import CHECKOUT, Paths
+from utils.core.provenance import code_revision
+from utils.core.results import read_result
+from utils.core.settings import Settings, load_settings
+from utils.data.hub import pin_record
+from utils.data.registry import DatasetSource, sources
+from utils.pipeline.flags import problem_of
+from utils.pipeline.stages import STAGES, duration
+from utils.slurm import cluster, sbatch
+
+OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
+COLOURS = {OK: "\033[32m", WARNING: "\033[33m", PROBLEM: "\033[31m"}
+HUB_SECONDS = 10
+QUOTA_SECONDS = 20
+SMOKE_SECONDS = 300
+CHECKPOINT_GB = 0.95  # T5-small: weights 0.24 GB, two Adam moments, scheduler; two of them are kept, and every epoch
+EPOCH_GB = 0.24
+DATA_GB = 12.0  # downloads 9 GB, tokenised cache 1.5 GB, the model
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table."""
+
+    state: str
+    what: str
+    found: str
+    fix: str = ""
+
+
+def main(arguments: list[str]) -> int:
+    """The command; returns the exit code: 0 ready, 1 there is a problem."""
+    options = _options(arguments)
+    try:
+        settings = load_settings()
+        paths = Paths.of(settings)
+    except UserError as error:
+        _show(Check(PROBLEM, "settings", str(error), "mend configs/experiment_config.py or the variable named"))
+        return 1
+    worst = 0
+    for check in _checks(settings, paths, options.python):
+        _show(check)
+        worst = max(worst, check.state == PROBLEM)
+    print()
+    print(_needs(settings))
+    print("\nnot ready: mend what is called PROBLEM." if worst else "\nready.")
+    return int(worst)
+
+
+def _checks(settings: Settings, paths: Paths, python: str) -> Iterator[Check]:
+    yield Check(OK, "settings", f"profile {settings.PROFILE}, {settings.NUM_EPOCHS} epochs for both models")
+    yield _python(python)
+    if python:
+        yield from _packages(python)
+    yield _revision()
+    yield from _directories(settings, paths)
+    yield from _cluster(settings)
+    yield from _inputs(settings, paths)
+    if python:
+        yield _smoke(settings, python)
+
+
+def _python(python: str) -> Check:
+    if not python:
+        fix = "activate an environment, or: python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
+        return Check(PROBLEM, "environment", "none is active, and there is no .venv", fix)
+    code = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    version = done.stdout.strip()
+    fits = done.returncode == 0 and (3, 10) <= tuple(map(int, version.split(".")[:2])) <= (3, 12)
+    fix = "" if fits else "Python 3.10 to 3.12 is needed"
+    return Check(OK if fits else PROBLEM, "environment", f"{python}, Python {version or 'does not start'}", fix)
+
+
+def _packages(python: str) -> Iterator[Check]:
+    requirements = CHECKOUT / "requirements.txt"
+    if Path(python).resolve() != Path(sys.executable).resolve():  # ask the interpreter that will run the stages
+        words = [python, str(CHECKOUT / "scripts" / "tool.py"), "packages", str(requirements)]
+        lacks = subprocess.run(words, capture_output=True, text=True).stdout.split()
+        odd = {}
+    else:
+        lacks, odd = missing(requirements), other_versions(requirements)
+    if lacks:
+        yield Check(PROBLEM, "packages", f"lacking: {', '.join(lacks)}", f"{python} -m pip install -r {requirements}")
+    else:
+        yield Check(OK, "packages", "all of requirements.txt")
+    for name, (here, pinned) in odd.items():
+        yield Check(WARNING, "packages", f"{name} {here}, tested with {pinned}", f"pip install {name}=={pinned}")
+
+
+def _revision() -> Check:
+    code = code_revision()
+    if code["commit"] == "unknown":
+        return Check(WARNING, "code", "not a git checkout: results will not name their revision", "git clone it")
+    dirty = "changed since" if code["dirty"] else "unchanged"
+    fix = "commit the changes, so that results name what made them" if code["dirty"] else ""
+    return Check(WARNING if code["dirty"] else OK, "code", f"{code['commit'][:10]}, {dirty}", fix)
+
+
+def _directories(settings: Settings, paths: Paths) -> Iterator[Check]:
+    try:
+        paths.check_writable()
+        yield Check(OK, "directories", f"{paths.scratch} and {paths.project} can be written")
+    except UserError as error:
+        yield Check(PROBLEM, "directories", str(error), "export SCRATCH=/yours PROJECT=/yours")
+        return
+    for name, root, needed in (("scratch", paths.scratch, _disk_gb(settings)), ("project", paths.project, 1.0)):
+        there = root
+        while not there.exists():
+            there = there.parent
+        free = shutil.disk_usage(there).free / 1e9
+        words = f"{free:,.0f} GB free, a seed needs about {needed:,.1f}"
+        fix = "" if free > needed else "make room: ./clean_checkpoints.sh, or another directory (df -h, quota -s)"
+        yield Check(OK if free > needed else PROBLEM, f"space in {name}", words, fix)
+    yield from _quota()
+
+
+def _quota() -> Iterator[Check]:
+    """What `quota` says of this user; the free space of a shared file system does not tell what one may use of it."""
+    if not shutil.which("quota"):
+        return
+    try:
+        done = subprocess.run(["quota", "--quiet"], capture_output=True, text=True, timeout=QUOTA_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Check(WARNING, "quota", f"not known: {error}", "the cluster's own command tells (Alpine: curc-quota)")
+        return
+    over = " ".join(done.stdout.split())  # with --quiet it names only what is over its limit
+    if over:
+        yield Check(PROBLEM, "quota", over, "make room: ./clean_checkpoints.sh, or another directory")
+    else:
+        yield Check(OK, "quota", "nothing over its limit, as far as quota tells")
+
+
+def _cluster(settings: Settings) -> Iterator[Check]:
+    if not cluster.has_slurm():
+        yield Check(WARNING, "SLURM", "sbatch is not found here", "on this machine: ./run_all.sh --local or --demo")
+        return
+    try:
+        site = cluster.resolve(settings)
+    except UserError as error:
+        yield Check(PROBLEM, "SLURM", str(error), "edit the cluster's lines in configs/experiment_config.py")
+        return
+    for stage, what in ((STAGES[0], "CPU jobs"), (STAGES[2], "GPU jobs")):
+        words = sbatch.command(stage, settings, site, name="mono_s2s_validate", arguments=["--seed", "42"])
+        words.insert(1, "--test-only")
+        where = f"partition {site.partition if stage.gpu else site.cpu_partition}, "
+        where += f"QoS {site.qos if stage.gpu else site.cpu_qos}, account {site.account}"
+        where += f", {site.gres}" if stage.gpu else ""
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, env=sbatch.environment(), timeout=60)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            yield Check(PROBLEM, what, f"sbatch --test-only: {error}", "try again later")
+            continue
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split())
+            fix = "edit SLURM_PARTITION, SLURM_QOS, SLURM_ACCOUNT or SLURM_GRES (sinfo; sacctmgr show assoc user=$USER)"
+            yield Check(PROBLEM, what, f"refused with {where}: {said}", fix)
+        else:
+            yield Check(OK, what, f"accepted: {where}")
+
+
+def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
+    model_done, data_done = (problem_of(stage, 42, paths, settings) is None for stage in STAGES[:2])
+    if model_done and data_done:
+        lacking = read_result(paths.results_root / "data_statistics.json")["results"]["missing"]
+        words = "prepared: later stages need no network"
+        if lacking:
+            fix = "if they can be had now: ./run_all.sh --stage 1 --stop-stage 1 --force"
+            yield Check(WARNING, "model and data", f"{words}; but without {', '.join(lacking)}", fix)
+        else:
+            yield Check(OK, "model and data", words)
+        return
+    file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
+    try:
+        chosen = sources(file)
+    except UserError as error:
+        yield Check(PROBLEM, "data", str(error), "mend DATASETS_FILE")
+        return
+    wanted = [chosen[key] for key in (*settings.TRAIN_DATASETS, *settings.TEST_DATASETS)]
+    local = settings.PROFILE == "demo" or all(source.files for source in wanted)
+    model = settings.PROFILE == "demo" or Path(settings.MODEL_NAME).is_dir() or model_done
+    if local and model:
+        yield Check(OK, "model and data", "local: no network is needed")
+        return
+    if _hub_answers():
+        words = "the hub answers here; nodes that run stages 0 and 1 need it as well"
+        yield Check(
+            OK, "model and data", words, "nodes without internet: ./run_all.sh --local --stop-stage 1 here first"
+        )
+        return
+    cache = Path(settings.HF_CACHE_DIR or paths.work / "hf_cache")
+    if model and all(source.files or _pinned(cache, source) for source in wanted):
+        words = f"the hub does not answer here; stage 1 can take all from {cache}, if an earlier run got that far"
+        yield Check(WARNING, "model and data", words, "./run_all.sh --local --stop-stage 1 tries it in seconds")
+    else:
+        fix = "run stages 0 and 1 where there is internet, or name local copies (README, Your own data)"
+        yield Check(PROBLEM, "model and data", "not prepared, and the hub does not answer here", fix)
+
+
+def _pinned(cache: Path, source: DatasetSource) -> bool:
+    return any(pin_record(cache, place.repository, place.revision).exists() for place in source.paths)
+
+
+def _hub_answers() -> bool:
+    import urllib.error
+    import urllib.request
+
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/") + "/api/models/google-t5/t5-small"
+    try:
+        with urllib.request.urlopen(url, timeout=HUB_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except OSError:
+        return False
+
+
+def _smoke(settings: Settings, python: str) -> Check:
+    """Two training steps of a tiny T5 on the device that the settings name, where this machine has it."""
+    words = [python, str(CHECKOUT / "scripts" / "smoke_training.py"), "--device", settings.DEVICE]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SMOKE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return Check(
+            PROBLEM, "two training steps", f"not done within {SMOKE_SECONDS} s", "look at the load of this machine"
+        )
+    said = done.stdout if done.stdout.strip() else done.stderr
+    last = ([line for line in said.splitlines() if line.strip()] or ["no word"])[-1]
+    if done.returncode == 0:
+        return Check(OK, "two training steps", last)
+    if done.returncode == 3:
+        fix = "right for a login node; where the GPU stages run there must be one"
+        return Check(WARNING, "two training steps", last, fix)
+    return Check(PROBLEM, "two training steps", last, f"{' '.join(words)} shows the whole error")
+
+
+def _disk_gb(settings: Settings) -> float:
+    if settings.PROFILE == "demo":
+        return 0.2
+    epochs = settings.NUM_EPOCHS * 2 * EPOCH_GB
+    return DATA_GB + 2 * settings.CHECKPOINTS_TO_KEEP * CHECKPOINT_GB + epochs + 0.5
+
+
+def _needs(settings: Settings) -> str:
+    """What one seed asks of the cluster, by stage; hours are limits, not expectations."""
+    lines = ["one seed asks for (limits, not expectations):"]
+    gpu_minutes = 0
+    last = settings.SLURM_GRES.split("|")[0].rpartition(":")[2].strip()
+    gpus = int(last) if last.isdigit() else 1
+    for stage in STAGES:
+        minutes, tasks = sbatch.time_limit(stage, settings), sbatch.array_tasks(stage, settings)
+        gpu_minutes += minutes * tasks * gpus if stage.gpu else 0
+        memory = f"{sbatch.memory_mb(stage, settings) / 1024:.0f} GB"
+        times = f"{tasks} x " if tasks > 1 else ""
+        kind = f"{gpus} GPU{'s' if gpus > 1 else ''}" if stage.gpu else "no GPU"
+        lines.append(f"  {stage.key:<18} {times}{duration(minutes)}  {memory:>6}  {kind}")
+    lines.append(f"  together at most {gpu_minutes / 60:.1f} GPU hours, and {_disk_gb(settings):.1f} GB of scratch")
+    return "\n".join(lines)
+
+
+def _show(check: Check) -> None:
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    word = f"{COLOURS[check.state]}{check.state:<8}\033[0m" if colour else f"{check.state:<8}"
+    print(f"{word} {check.what:<18} {check.found}", flush=True)
+    if check.fix:
+        print(f"{'':<8} {'':<18} -> {check.fix}", flush=True)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="validate_setup.sh", allow_abbrev=False)
+    parser.add_argument("--python", default="")
+    return parser.parse_args(arguments)
