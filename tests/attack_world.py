@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
+from utils.attacks.context import AttackContext
 from utils.attacks.encoding import Example
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.evaluation.generation import DecodingSettings

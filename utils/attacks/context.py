@@ -1,4 +1,4 @@
-"""What all attacks of one experiment share (`Setup`), and the model under attack (`Victim`)."""
+"""What all attacks of one experiment share (`AttackContext`), and the model under attack (`Victim`)."""
 
 from __future__ import annotations
 

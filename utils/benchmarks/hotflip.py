@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import T5ForConditionalGeneration
 
+from utils.attacks.context import AttackContext
 from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, search
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets

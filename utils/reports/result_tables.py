@@ -294,7 +294,7 @@ def checks(results: dict[str, Any]) -> Table:
         "Is it robust, or are its gradients masked?",
         ("model", "gradient norm", "zero", "Taylor", "grows", "doubled", "floor"),
         rows,
-        "gradient norm: median over the input; zero: inputs without any gradient; FirstOrderScorer: Spearman correlation of "
+        "gradient norm: median over the input; zero: inputs without any gradient; Taylor: Spearman correlation of "
         "predicted and exact gain; grows: success never falls with more flips; doubled: what twice the candidates add "
         "to the loss gain; floor: success when every token is changed.",
     )

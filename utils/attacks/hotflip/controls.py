@@ -10,7 +10,7 @@ import torch
 
 from utils.attacks.encoding import Encoded
 from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, TopFlips, choose, random_flips
-from utils.attacks.hotflip.search import Memory
+from utils.attacks.hotflip.search import Memory, SearchTrajectory
 from utils.attacks.legal_tokens import LegalTokens
 from utils.attacks.objective import Objective, Targets
 

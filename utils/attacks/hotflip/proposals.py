@@ -1,6 +1,6 @@
 """Which single-token changes are worth an exact score: by first-order gain, or at random.
 
-The first-order (FirstOrderScorer) gain of writing token v at position p is g_p · (e_v − e_old), g the gradient of the loss with
+The first-order (Taylor) gain of writing token v at position p is g_p · (e_v − e_old), g the gradient of the loss with
 respect to the input embeddings (HotFlip, Ebrahimi et al. 2018, eq. 10; here over all positions at once, where the
 `− e_old` term matters). It only proposes: the exact loss decides.
 """

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import Encoded, attacked_document, reads_as
 from utils.attacks.hotflip.proposals import State
+from utils.attacks.hotflip.search import SearchTrajectory
 
 
 @dataclass

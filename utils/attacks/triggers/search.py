@@ -23,7 +23,7 @@ from utils.attacks.context import LOSSES, AttackContext, Victim
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
 from utils.attacks.triggers.candidates import candidate_triggers, random_triggers, token_pool
-from utils.attacks.triggers.inputs import TRIGGER_TYPES
+from utils.attacks.triggers.inputs import TRIGGER_TYPES, TriggerExample
 from utils.core.errors import Interrupted, StageError, UsageError
 from utils.core.progress import progress
 
@@ -318,7 +318,7 @@ def _result(
     dev_items: Sequence[TriggerExample],
     kind: str,
     settings: TriggerSettings,
-    climb: Climb,
+    climb: TriggerSearchState,
 ) -> dict[str, Any]:
     """Choose among all restarts' snapshots by float32 loss on the whole dev part, and set it beside random triggers."""
     exact = TriggerObjective(Objective(victim.model, batch_tokens=setup.batch_tokens), dev_items, kind, settings.seed)
