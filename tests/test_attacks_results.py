@@ -88,7 +88,7 @@ def test_summary_by_hand() -> None:
     found = summarise(records, threshold=0.15, **CI)
     assert found["num_attackable"] == 3 and found["num_skipped"] == 1 and found["skipped"] == {"empty_article": 1}
     assert found["mean_degradation"] == pytest.approx(0.2 / 3)
-    assert found["success_rate"] == pytest.approx(2 / 3) and found["gain_rate"] == pytest.approx(1 / 3)
+    assert found["success_rate"] == pytest.approx(2 / 3) and found["improved_rate"] == pytest.approx(1 / 3)
     assert found["mean_loss_increase"] == pytest.approx(0.7)
     assert found["success_by_threshold"]["0.25"] == pytest.approx(1 / 3)
     assert found["success_by_threshold"]["0.30"] == 0

@@ -46,7 +46,7 @@ def test_a_real_result_is_as_documented_and_a_key_that_vanishes_is_noticed(final
         "results evaluation cnn_dm monotonic rougeL lower",
         "results evaluation comparisons xsum rouge2 minimum_detectable_difference",
         "results evaluation comparisons xsum rouge2 against_standard baseline p_value_holm",
-        "results hotflip baseline gain_rate",
+        "results hotflip baseline improved_rate",
         "results hotflip baseline controls random mean_loss_increase",
         "results hotflip comparisons baseline_vs_monotonic success p_value_holm",
         "results uat monotonic lead converged",

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from utils.analysis.measures import relative_gain
+
 MARGIN = 0.02  # two points of success rate: below this a difference says nothing
 LOSS_MARGIN = 0.05  # of the mean loss gain: what a converged attack may still add with twice the work
 ENOUGH = 50  # examples: with fewer, one example is more than two points
@@ -51,7 +53,7 @@ def hotflip_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
         double = tests.get("double")
         if double and double["num_common"]:
             rate_change, loss = 0.0 - double["success"]["difference"], double["loss_increase"]
-            gain = loss["mean_a"] / loss["mean_b"] - 1 if loss["mean_b"] > 0 else 0.0
+            gain = relative_gain(loss["mean_b"], loss["mean_a"]) or 0.0
             if gain > LOSS_MARGIN or (abs(rate_change) >= MARGIN and double["num_common"] >= ENOUGH):
                 words = f"twice the candidates change success by {rate_change:+.1%} and the loss gain by {gain:+.1%}"
                 flags.append(_flag(key, "not_converged", f"{words} ({double['num_common']} examples): not converged"))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from utils.analysis.measures import improved_rate, loss_increase, reaches_threshold, rouge_change, success_rate
 from utils.analysis.statistics import bootstrap_ci, compare_models, holm, mcnemar, wilson_interval
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 11))  # 5 % to 50 %
@@ -26,7 +27,7 @@ def summarise(
     """One model's HotFlip results. Degradation and success rate are shares (0.15 = 15 %), losses nats per token.
 
     Everything is over attackable examples; `num_skipped` counts the others and `skipped` says why. `mean_degradation`
-    is the mean of (clean − attacked) / clean ROUGE-L; `gain_rate` the share whose ROUGE-L *rose* by the threshold,
+    is the mean of (clean − attacked) / clean ROUGE-L; `improved_rate` the share whose ROUGE-L *rose* by the threshold,
     which says how much of `success_rate` is noise. Without attackable examples all figures are None.
     """
     live = attacked(records)
@@ -44,7 +45,8 @@ def summarise(
     drop = column(live, "relative_drop")
     increase = column(live, "loss_increase")
     clean, after = column(live, "clean_rouge"), column(live, "attacked_rouge")
-    rate, low, high = wilson_interval(int((drop >= threshold).sum()), len(drop), confidence=confidence)
+    change = rouge_change(clean, after)
+    rate, low, high = wilson_interval(int(reaches_threshold(drop, threshold).sum()), len(drop), confidence=confidence)
     ci = {"samples": samples, "seed": seed, "confidence": confidence}
     return summary | {
         "mean_degradation": float(drop.mean()),
@@ -52,12 +54,12 @@ def summarise(
         "median_degradation": float(np.median(drop)),
         "success_rate": rate,
         "success_rate_ci": [low, high],
-        "gain_rate": float((drop <= -threshold).mean()),
-        "success_by_threshold": {f"{t:.2f}": float((drop >= t).mean()) for t in THRESHOLDS},
+        "improved_rate": improved_rate(drop, threshold),
+        "success_by_threshold": {f"{t:.2f}": success_rate(drop, t) for t in THRESHOLDS},
         "clean_rougeL": float(clean.mean()),
         "attacked_rougeL": float(after.mean()),
-        "delta_rougeL": float((after - clean).mean()),
-        "delta_rougeL_ci": list(bootstrap_ci(after - clean, **ci)[1:]),
+        "delta_rougeL": float(change.mean()),
+        "delta_rougeL_ci": list(bootstrap_ci(change, **ci)[1:]),
         "mean_loss_increase": float(increase.mean()),
         "mean_loss_increase_ci": list(bootstrap_ci(increase, **ci)[1:]),
         "mean_clean_loss": float(column(live, "clean_loss").mean()),
@@ -96,10 +98,10 @@ def _budget_curve(live: Sequence[Record], threshold: float) -> list[dict[str, fl
     return [
         {
             "flips": k + 1,
-            "success_rate": float((drops[:, k] >= threshold).mean()),
+            "success_rate": success_rate(drops[:, k], threshold),
             "mean_degradation": float(drops[:, k].mean()),
             "mean_loss_increase": float(losses[:, k + 1].mean()),
-            "success_rate_best_so_far": float((drops[:, : k + 1].max(axis=1) >= threshold).mean()),
+            "success_rate_best_so_far": success_rate(drops[:, : k + 1].max(axis=1), threshold),
         }
         for k in range(drops.shape[1])
     ]
@@ -118,9 +120,9 @@ def long_curve(records: Sequence[Record], *, threshold: float) -> list[dict[str,
             "flips": live[0]["budgets"][k],
             "num_examples": len(live),
             "perturbed_share": float(shares[:, k].mean()),
-            "success_rate": float((drops[:, k] >= threshold).mean()),
+            "success_rate": success_rate(drops[:, k], threshold),
             "mean_degradation": float(drops[:, k].mean()),
-            "mean_loss_increase": float(np.nanmean(losses[:, k] - clean)),
+            "mean_loss_increase": float(np.nanmean(loss_increase(clean, losses[:, k]))),
         }
         for k in range(drops.shape[1])
     ]
@@ -169,12 +171,14 @@ def compare(
     result: dict[str, Any] = {
         "num_common": len(a),
         "success": mcnemar(
-            column(a, "relative_drop") >= threshold, column(b, "relative_drop") >= threshold, confidence=confidence
+            reaches_threshold(column(a, "relative_drop"), threshold),
+            reaches_threshold(column(b, "relative_drop"), threshold),
+            confidence=confidence,
         ),
     }
     for name in ("relative_drop", "loss_increase"):
         result[name] = compare_models(column(a, name), column(b, name), **ci)
-    changes = [column(x, "attacked_rouge") - column(x, "clean_rouge") for x in (a, b)]
+    changes = [rouge_change(column(x, "clean_rouge"), column(x, "attacked_rouge")) for x in (a, b)]
     result["delta_rougeL"] = compare_models(*changes, **ci)
     family = {name: result[name]["p_value"] for name in ("success", "relative_drop", "loss_increase", "delta_rougeL")}
     for name, adjusted in holm(family).items():
@@ -191,6 +195,6 @@ def worst_case(attacks: Sequence[Sequence[Record]], *, threshold: float) -> dict
     drops = np.array(list(worst.values()))
     return {
         "num_attackable": len(drops),
-        "success_rate": float((drops >= threshold).mean()) if len(drops) else None,
+        "success_rate": success_rate(drops, threshold),
         "mean_degradation": float(drops.mean()) if len(drops) else None,
     }

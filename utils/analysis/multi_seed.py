@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from utils.analysis.measures import reaches_threshold
 from utils.analysis.statistics import holm
 from utils.core.errors import InputError, UsageError
 from utils.core.files import read_jsonl
@@ -266,7 +267,7 @@ def _success_pairs(run: SeedRun) -> np.ndarray:
     for row in read_jsonl(run.directory / "hotflip_records.jsonl"):
         model = row["section"].removeprefix("attack/")
         if model in scores and row["skipped"] is None:
-            scores[model][row["id"]] = float(row["relative_drop"] >= threshold)
+            scores[model][row["id"]] = float(reaches_threshold(row["relative_drop"], threshold))
     return _difference(scores)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.analysis.hotflip_summary import THRESHOLDS, attacked, column, common
+from utils.analysis.measures import improved_rate, reaches_threshold, rouge_change, success_rate
 from utils.analysis.statistics import bootstrap_ci, compare_models, holm, mcnemar, wilson_interval
 from utils.attacks.triggers.evaluation import ROUGES
 
@@ -54,14 +55,14 @@ def summarise(
     if not live:
         return summary | {"success_rate": None, "mean_degradation": None}
     drop = column(live, "relative_drop")
-    rate, low, high = wilson_interval(int((drop >= threshold).sum()), len(drop), confidence=confidence)
+    rate, low, high = wilson_interval(int(reaches_threshold(drop, threshold).sum()), len(drop), confidence=confidence)
     return summary | {
         "success_rate": rate,
         "success_rate_ci": [low, high],
-        "gain_rate": float((drop <= -threshold).mean()),
+        "improved_rate": improved_rate(drop, threshold),
         "mean_degradation": float(drop.mean()),
         "mean_degradation_ci": list(bootstrap_ci(drop, **ci)[1:]),
-        "success_by_threshold": {f"{t:.2f}": float((drop >= t).mean()) for t in THRESHOLDS},
+        "success_by_threshold": {f"{t:.2f}": success_rate(drop, t) for t in THRESHOLDS},
     }
 
 
@@ -80,7 +81,9 @@ def compare(
     result: dict[str, Any] = {
         "num_common": len(a),
         "success": mcnemar(
-            column(a, "relative_drop") >= threshold, column(b, "relative_drop") >= threshold, confidence=confidence
+            reaches_threshold(column(a, "relative_drop"), threshold),
+            reaches_threshold(column(b, "relative_drop"), threshold),
+            confidence=confidence,
         ),
         "relative_drop": compare_models(column(a, "relative_drop"), column(b, "relative_drop"), **ci),
         "delta_rougeL": compare_models(_delta(a), _delta(b), **ci),
@@ -94,7 +97,7 @@ def gained_since(half: Sequence[Record], whole: Sequence[Record], threshold: flo
     a, b = common(half, whole)
     if not a:
         return {"num_common": 0, "success_change": None, "nll_change": None}
-    rates = [float((column(x, "relative_drop") >= threshold).mean()) for x in (a, b)]
+    rates = [float(reaches_threshold(column(x, "relative_drop"), threshold).mean()) for x in (a, b)]
     rises = [float(column(x, "loss_increase").mean()) for x in (a, b)]
     return {"num_common": len(a), "success_change": rates[1] - rates[0], "nll_change": rises[1] - rises[0]}
 
@@ -124,7 +127,7 @@ def worst_types(by_type: Mapping[str, Sequence[Record]], *, threshold: float) ->
         "worst_type": min(changes, key=lambda kind: changes[kind]) if changes else None,
         "per_example": {
             "num_attackable": len(values),
-            "success_rate": float((values >= threshold).mean()) if len(values) else None,
+            "success_rate": success_rate(values, threshold),
             "mean_degradation": float(values.mean()) if len(values) else None,
             "delta_rougeL": float(np.mean(list(deltas.values()))) if deltas else None,
         },
@@ -132,7 +135,9 @@ def worst_types(by_type: Mapping[str, Sequence[Record]], *, threshold: float) ->
 
 
 def _delta(records: Sequence[Record]) -> np.ndarray:
-    return np.array([r["attacked_rouge"]["rougeL"] - r["clean_rouge"]["rougeL"] for r in records], dtype=np.float64)
+    return np.array(
+        [rouge_change(r["clean_rouge"]["rougeL"], r["attacked_rouge"]["rougeL"]) for r in records], dtype=np.float64
+    )
 
 
 def _interval(values: Sequence[float], ci: Mapping[str, Any]) -> dict[str, float]:

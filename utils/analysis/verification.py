@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.aggregate import FILES, final_results, hashes_below
+from utils.analysis.measures import relative_drop
 from utils.attacks.hotflip.experiment import hotflip_results, sections_of
 from utils.attacks.stage import hotflip_settings, trigger_settings
 from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results
@@ -138,9 +139,9 @@ def _drop(row: dict[str, Any], where: str) -> Iterator[str]:
     if row.get("relative_drop") is None:
         return
     clean, after = (s["rougeL"] if isinstance(s, dict) else s for s in (row["clean_rouge"], row["attacked_rouge"]))
-    drops = [(clean - after) / clean] if clean else [0.0, -after]  # a share of nothing; attacks write the change
-    if not any(math.isclose(drop, row["relative_drop"], rel_tol=TOLERANCE, abs_tol=1e-12) for drop in drops):
-        yield f"{where}: relative_drop {row['relative_drop']} in the file, {drops[0]} from its scores"
+    drop = relative_drop(clean, after)
+    if not math.isclose(drop, row["relative_drop"], rel_tol=TOLERANCE, abs_tol=1e-12):
+        yield f"{where}: relative_drop {row['relative_drop']} in the file, {drop} from its scores"
 
 
 def _compared(waiting: list[tuple[str, str, str, dict[str, float]]]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from utils.analysis.measures import reaches_threshold, relative_drop
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import LOW_CLEAN_ROUGE, Example, Segment, segments
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
@@ -69,7 +70,7 @@ def show_hotflip(
         notes.append("The attacked ids could not be written as text.")
     if item.end - item.start < len(setup.tokenizer(document, add_special_tokens=False)["input_ids"]):
         notes.append(f"The model reads the first {item.end - item.start} tokens of this text.")
-    if not own and record["clean_rouge"] < settings.min_clean_rouge:
+    if not own and not reaches_threshold(record["clean_rouge"], settings.min_clean_rouge):
         notes.append(f"In the experiment this text would not count: {REASONS[LOW_CLEAN_ROUGE]}.")
     return Shown(
         title=f"HotFlip on {victim.key}, {len(record['flips'])} of at most {settings.num_flips} tokens changed,"
@@ -173,8 +174,8 @@ def render(shown: Shown, *, colour: bool, width: int = 100) -> str:
 def _rouge_line(before: float, after: float, threshold: float) -> str:
     if before <= 0:
         return f"{before:.3f} -> {after:.3f} (nothing to lose)"
-    drop = (before - after) / before
-    verdict = "success" if drop >= threshold else "no success"
+    drop = relative_drop(before, after)
+    verdict = "success" if reaches_threshold(drop, threshold) else "no success"
     return f"{before:.3f} -> {after:.3f} ({-drop:+.1%}; {verdict} at {threshold:.0%})"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
 from utils.attacks.cache import blocks_of, load_unit, save_unit
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE
@@ -50,7 +51,7 @@ def replay(
     scores = rouge_l(setup, texts, [r["reference"] for r in live])
     done: dict[str, dict[str, Any]] = {}
     for record, text, score, loss in zip(live, texts, scores.tolist(), losses, strict=True):
-        drop = (record["clean_rouge"] - score) / record["clean_rouge"] if record["clean_rouge"] else 0.0
+        drop = relative_drop(record["clean_rouge"], score)
         finite = math.isfinite(loss)
         done[record["id"]] = {
             "id": record["id"],
@@ -60,10 +61,10 @@ def replay(
             "clean_rouge": record["clean_rouge"],
             "attacked_rouge": score,
             "relative_drop": drop,
-            "success": finite and drop >= threshold,
+            "success": finite and reaches_threshold(drop, threshold),
             "clean_loss": record["clean_loss"],
             "adv_loss": round(loss, 6) if finite else None,
-            "loss_increase": round(loss - record["clean_loss"], 6) if finite else None,
+            "loss_increase": round(loss_increase(record["clean_loss"], loss), 6) if finite else None,
             "attacked_prediction": text,
         }
     records = [

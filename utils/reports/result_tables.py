@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from utils.analysis.measures import relative_gain
 from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, p_value, percent, signed
 
 METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
@@ -274,7 +275,7 @@ def checks(results: dict[str, Any]) -> Table:
         cell, tests = results["hotflip"][model], results["hotflip"]["comparisons"]["attack_minus_control"][model]
         double, fidelity = tests.get("double"), (cell.get("taylor_fidelity_spearman") or {}).get("mean")
         gained = double["loss_increase"] if double and double["num_common"] else None
-        more = gained["mean_a"] / gained["mean_b"] - 1 if gained and gained["mean_b"] > 0 else None
+        more = relative_gain(gained["mean_b"], gained["mean_a"]) if gained else None
         curve = [point["success_rate"] for point in cell.get("budget_curve", []) if point["success_rate"] is not None]
         grows = all(later >= earlier for earlier, later in itertools.pairwise(curve))
         zero = cell.get("zero_gradient_count")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.analysis.measures import reaches_threshold
 from utils.attacks.cache import blocks_of, load_unit, save_unit
 from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, Encoded, Example
@@ -161,8 +162,9 @@ def _search_block(
     """What the search found for each example of a block."""
     began = time.perf_counter()
     results: list[dict[str, Any]] = [{"skipped": item.problem} for item in items]
+    minimum = settings.min_clean_rouge
     for result, rouge in zip(results, clean.rouges, strict=True):
-        if result["skipped"] is None and rouge is not None and rouge < settings.min_clean_rouge:
+        if result["skipped"] is None and rouge is not None and not reaches_threshold(rouge, minimum):
             result["skipped"] = LOW_CLEAN_ROUGE
     live = [k for k, result in enumerate(results) if result["skipped"] is None]
     if not live:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.analysis.measures import relative_drop
 from utils.attacks.cache import blocks_of, load_unit, save_unit
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import Encoded
@@ -97,7 +98,7 @@ def attack_without_limit(
             "tokens": items[i].end - items[i].start,
             "losses": [round(x, 6) if math.isfinite(x) else None for x in losses[part]],
             "rouges": rouges,
-            "drops": [(clean - value) / (clean or 1.0) for value in rouges],
+            "drops": [relative_drop(clean, value) for value in rouges],
             "inputs": flat[part],
         }
     save_unit(path, mark, records)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import Encoded, attacked_document, reads_as
 from utils.attacks.hotflip.proposals import State
@@ -147,18 +148,18 @@ def make_records(
     ]
     for n, i in enumerate(live):
         rouge = clean.rouges[i] or 0.0
-        drop = [(rouge - value) / (rouge or 1.0) for _, value in outcomes[i]]
+        drop = [relative_drop(rouge, value) for _, value in outcomes[i]]
         records[i] |= {
             "adv_ids": inputs[i][-1],
             "num_flips": len(found[i]["budgets"][-1]),
             "perturbed_share": len(found[i]["budgets"][-1]) / max(items[i].end - items[i].start, 1),
             "clean_loss": number(reference[n, 0]),
             "adv_loss": number(reference[n, 1]),
-            "loss_increase": number(reference[n, 1] - reference[n, 0]),
+            "loss_increase": number(loss_increase(reference[n, 0], reference[n, 1])),
             "attacked_prediction": outcomes[i][-1][0],
             "attacked_rouge": outcomes[i][-1][1],
             "relative_drop": drop[-1],
-            "success": drop[-1] >= threshold,
+            "success": reaches_threshold(drop[-1], threshold),
             "attacked_document": documents[i],
             "typable": bool(typable[n]),
         }

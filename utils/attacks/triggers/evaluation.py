@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
 from utils.attacks.cache import load_unit, save_unit
 from utils.attacks.context import AttackContext, Victim, exact_losses, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, reads_as
@@ -94,17 +95,17 @@ def evaluate_trigger(
         record, item = records[n], items[n]
         before = {metric: float(clean.rouge[metric][n]) for metric in ROUGES}
         after = {metric: float(scores[metric][place]) for metric in ROUGES}
-        increase = float(losses[place] - clean.losses[n])
+        increase = float(loss_increase(clean.losses[n], losses[place]))
         if not math.isfinite(increase):
             record["skipped"] = LOSS_NOT_FINITE
-        elif before["rougeL"] < min_clean_rouge:
+        elif not reaches_threshold(before["rougeL"], min_clean_rouge):
             record["skipped"] = LOW_CLEAN_ROUGE
-        drop = (before["rougeL"] - after["rougeL"]) / before["rougeL"] if before["rougeL"] > 0 else 0.0
+        drop = relative_drop(before["rougeL"], after["rougeL"])
         record |= {
             "clean_rouge": before,
             "attacked_rouge": after,
             "relative_drop": drop,
-            "success": record["skipped"] is None and drop >= threshold,
+            "success": record["skipped"] is None and reaches_threshold(drop, threshold),
             "clean_loss": _finite(clean.losses[n]),
             "attacked_loss": _finite(losses[place]),
             "loss_increase": _finite(increase),
