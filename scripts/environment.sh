@@ -47,7 +47,7 @@ packages_python() {
         python="$_here/.venv/bin/python"
     elif ! lacks="$("$python" "$_here/scripts/tool.py" packages "$requirements")"; then
         say "the chosen Python, $python, lacks packages: ${lacks//$'\n'/, }"
-        say "install them there ($python -m pip install -r $requirements), or deactivate it: .venv is then made here."
+        say "install them there ($python -m pip install -r $requirements -c $_here/requirements.lock), or deactivate it: .venv is then made here."
         return 2
     fi
     printf '%s\n' "$python"
@@ -76,7 +76,7 @@ _make_venv() (
     fi
     say "installing the packages of ${1##*/} (minutes, 2 GB of disk, or 6 with CUDA; once)"
     : >"$venv/unfinished"
-    if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$1" >&2; then
+    if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$1" -c "$_here/requirements.lock" >&2; then
         say "pip failed, see above. The same command tries again."
         return 1
     fi

@@ -1,22 +1,29 @@
 #!/usr/bin/env bash
-# Every test of the project, and its gates: shellcheck, ruff, pytest. Makes .venv where no environment is active.
+# Every test of the project, and its gates: shellcheck, ruff, mypy, pytest. Makes .venv where no environment is active.
 set -euo pipefail
-checkout="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+checkout="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 # shellcheck source=scripts/environment.sh
 source "$checkout/scripts/environment.sh"
 
 usage() {
     cat <<'END'
-tests/run.sh [PYTEST OPTIONS]: shellcheck, ruff and every test; about ten minutes on two cores. Works from any directory.
-  -k WORD    only tests with WORD in their name; other options of pytest work as well
+tests/run.sh [--quick] [PYTEST OPTIONS]: shellcheck, ruff, mypy and every test; about ten minutes on two cores. Works
+from any directory.
+  --quick    only what takes seconds: no SLURM, no whole experiment; under 90 s
+  -k WORD    only tests with WORD in their name; other options of pytest, and files, work as well
   --help     this text
 The tests on a real SLURM start their own (slurmctld, slurmd and munge; Debian: apt-get install slurmctld slurmd
 slurm-client munge) and are skipped, with the reason, where it is not installed. TEST_SLURM=required makes that an error.
 END
 }
 
+words=() started=$SECONDS
 for word in "$@"; do
-    [[ "$word" != --help && "$word" != -h ]] || { usage && exit 0; }
+    case "$word" in
+        --help | -h) usage && exit 0 ;;
+        --quick) words+=(-m "not slurm and not slow") ;;
+        *) words+=("$word") ;;
+    esac
 done
 
 python="$(packages_python "$checkout/requirements-dev.txt")"
@@ -31,7 +38,17 @@ say "shellcheck: ${#shell_files[@]} files"
 say "ruff"
 "$tools/ruff" check --quiet . || failed=1
 "$tools/ruff" format --check --quiet . || failed=1
-say "pytest"
-"$python" -m pytest -p no:cacheprovider -q --durations=15 "$@" || failed=$?
+say "mypy (beside the tests), pytest"
+mypy_says="$(mktemp)"
+trap 'rm -f -- "$mypy_says"' EXIT
+"$tools/mypy" --cache-dir="${MYPY_CACHE_DIR:-/dev/null}" >"$mypy_says" 2>&1 & # half a minute of one core
+mypy_job=$!
+"$python" -m pytest -p no:cacheprovider -q --durations=15 ${words[@]+"${words[@]}"} || failed=$?
+if ! wait "$mypy_job"; then
+    say "mypy"
+    cat -- "$mypy_says" >&2
+    failed=1
+fi
 ((failed == 0)) || say "failed: see above"
+say "tests took $((SECONDS - started)) s"
 exit "$failed"

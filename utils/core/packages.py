@@ -8,18 +8,24 @@ from importlib import metadata
 from pathlib import Path
 
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)\s*(?:==\s*([^\s;#]+))?")
+_MARKER = re.compile(r";\s*python_version\s*(>=|<)\s*[\"']3\.([0-9]+)[\"']")
 
 
 def wanted(requirements: Path) -> dict[str, str]:
-    """Pinned version by package name ("" where none), following `-r other.txt` lines."""
+    """Pinned version by package name ("" where none) for this Python, following `-r other.txt` lines."""
     found: dict[str, str] = {}
     for line in requirements.read_text(encoding="utf-8").splitlines():
         line = line.strip()
         if line.startswith("-r "):
             found |= wanted(requirements.parent / line[3:].strip())
-        elif match := _PINNED.match(line):
+        elif (match := _PINNED.match(line)) and _for_this_python(line):
             found[match[1]] = match[2] or ""
     return found
+
+
+def _for_this_python(line: str) -> bool:
+    marker = _MARKER.search(line)
+    return marker is None or (sys.version_info[1] >= int(marker[2])) == (marker[1] == ">=")
 
 
 def missing(requirements: Path) -> list[str]:

@@ -17,13 +17,17 @@ from utils.core.paths import CHECKOUT
 PACKAGES = (
     "torch",
     "transformers",
+    "accelerate",
     "datasets",
     "tokenizers",
     "sentencepiece",
+    "safetensors",
     "rouge-score",
+    "nltk",  # its stemmer decides ROUGE
     "numpy",
     "scipy",
     "pandas",
+    "pyarrow",
 )
 
 
