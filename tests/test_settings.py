@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.core.settings import Settings, fingerprint, freeze
+from utils.core.settings import Settings, freeze
 
 ROOT = Path(__file__).resolve().parents[1]
 KNOWN = (
@@ -134,11 +134,6 @@ def test_a_bad_frozen_file_is_refused(tmp_path, content):
     frozen.write_text(content)
     result = read("", MONO_S2S_SETTINGS_FILE=str(frozen))
     assert result.returncode != 0 and "Submit the run again" in result.stderr
-
-
-def test_fingerprint_is_of_names_and_values():
-    assert fingerprint({"A": 1, "B": (1, 2)}) == fingerprint({"B": [1, 2], "A": 1})
-    assert fingerprint({"A": 1}) != fingerprint({"A": 2})
 
 
 def test_freeze_writes_every_setting(tmp_path):

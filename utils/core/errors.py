@@ -4,6 +4,8 @@ Each class carries the exit code of the contract: 1 the stage failed, 2 wrong us
 Anything else that escapes a stage is a bug and keeps its traceback.
 """
 
+import errno
+
 
 class UserError(Exception):
     """A failure with a cause that the user can act on; the message is printed alone, without a traceback."""
@@ -30,8 +32,32 @@ class InputError(UserError):
 
 
 class Interrupted(Exception):
-    """The work was asked to stop and has saved what it did; starting it again goes on from there."""
+    """The work was asked to stop and has saved what it did; the same command resumes from there."""
 
 
 class PartDone(Exception):
     """This task of a job array has done its part of a stage; another one will finish the stage."""
+
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REMEDIES = {
+    errno.EACCES: "You may not write there: check the owner, or choose another directory",
+    errno.EPERM: "You may not do that there: check the owner, or choose another directory",
+    errno.EROFS: "That file system is read-only: choose another directory",
+    errno.ENOENT: "Was it deleted meanwhile? Check the path",
+    errno.ESTALE: "The network file system has lost the file: run the same command again",
+    errno.EIO: "The disk or network file system fails: tell whoever runs it",
+}
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there is no room on the disk, or none left in the user's quota."""
+    return error.errno in _DISK_FULL
+
+
+def explain(error: OSError, doing: str = "") -> str:
+    """What the operating system refused, where, and what helps, on one line. `doing` is said where no file is known."""
+    where = str(error.filename or doing)
+    cause = f"{where}: {error.strerror or error}" if where else str(error.strerror or error)
+    remedy = "Make room, then try again" if is_disk_full(error) else _REMEDIES.get(error.errno or 0, "")
+    return f"{cause}. {remedy}." if remedy else f"{cause}."

@@ -1,17 +1,25 @@
-"""Files that are either whole or not there: temporary name, fsync, rename. Torch-free."""
+"""Files and directories that are either complete or not there: temporary name, fsync, rename. Torch-free."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".tmp"
+ABANDONED_SECONDS = 2 * 86400  # a temporary directory of another host that nobody touched for this long is dead
+# Other device, no links here (FAT, some FUSE and network file systems), too many links, links to it forbidden.
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,10 +122,14 @@ def sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path` that becomes `path` when the block ends well, and vanishes otherwise."""
+    """A temporary directory beside `path` that takes its place when the block ends well, and vanishes otherwise.
+
+    Two processes may do this at once: each works in a directory of its own, and the last one to finish stays. What
+    killed processes left behind is removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
     temporary.mkdir()
     try:
         yield temporary
@@ -125,12 +137,50 @@ def new_directory(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-        old = path.with_name(f".{path.name}.{os.getpid()}.old{TEMPORARY_SUFFIX}")
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-        sync_directory(path.parent)
-    except BaseException:
+        _take_place(temporary, path)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _take_place(new: Path, path: Path) -> None:
+    old = new.with_name(new.name.removesuffix(TEMPORARY_SUFFIX) + f".old{TEMPORARY_SUFFIX}")
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            new.rename(path)
+            break
+        except OSError:  # another process put its directory there between the two renames: ours replaces it in turn
+            if not path.exists():
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    sync_directory(path.parent)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY_SUFFIX}"):
+        host, _, pid = left.name.removeprefix(f".{path.name}.").partition(".")
+        try:
+            old = time.time() - left.stat().st_mtime > ABANDONED_SECONDS
+        except FileNotFoundError:
+            continue
+        if old or (host == _host() and not Path(f"/proc/{pid.split('.')[0]}").exists()):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "-")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target` as a hard link to `source`; a copy where the file system, or a border between two, allows no link.
+
+    For files that are only ever replaced, never written in place. OSError for anything else (disk full, no source).
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(source, target)

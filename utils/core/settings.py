@@ -1,10 +1,8 @@
-"""The settings of this process as one read-only object, frozen files of them, and their fingerprint. Torch-free."""
+"""The settings of this process as one read-only object, and frozen files of them. Torch-free."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,12 +38,6 @@ def load_settings() -> Settings:
 def freeze(settings: Settings, path: Path) -> None:
     """Write every setting to `path`; jobs that get this file use these values and nothing else."""
     write_json(path, {"settings": settings.all()})
-
-
-def fingerprint(values: dict[str, Any]) -> str:
-    """Short hash of a dict of settings: 12 hex digits of the sha256 of its canonical JSON."""
-    text = json.dumps({name: _plain(value) for name, value in values.items()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

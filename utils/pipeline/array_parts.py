@@ -12,8 +12,8 @@ from typing import Any
 
 from utils.core.errors import PartDone
 from utils.core.files import read_jsonl, write_jsonl
-from utils.core.settings import fingerprint
-from utils.data.store import exclusive
+from utils.core.fingerprint import fingerprint
+from utils.core.locks import file_lock
 from utils.pipeline.flags import problem_of, read_flag
 from utils.pipeline.runner import StageContext
 from utils.pipeline.stages import STAGES
@@ -33,7 +33,7 @@ def finish_part(context: StageContext, units: Path, sections: Sections, finish: 
     parts = [units / f"part_{i}_of_{count}.jsonl" for i in range(count)]
     mark = _mark(context)
     rows = [{"section": name, "row": row} for name, many in sections.items() for row in many]
-    with exclusive(units / "parts"):
+    with file_lock(units / ".parts.lock", unprotected="two tasks that finish together may both put the parts together"):
         write_jsonl(parts[index], [{"made_from": mark}, *rows])
         found = [_rows(part, mark) for part in parts]
         waiting = [i for i, items in enumerate(found) if items is None]

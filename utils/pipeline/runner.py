@@ -20,11 +20,12 @@ from types import FrameType
 from typing import Any
 
 from utils.core.errors import InputError, Interrupted, PartDone, StageError, UsageError, UserError
-from utils.core.locks import taking_turns
+from utils.core.fingerprint import fingerprint
+from utils.core.locks import file_lock
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
-from utils.core.settings import Settings, fingerprint, load_settings
+from utils.core.settings import Settings, load_settings
 from utils.pipeline.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
 from utils.pipeline.stages import STAGES, Stage, upstream
 
@@ -118,7 +119,13 @@ def _run(
     _listen(context)
     lock = paths.log(stage.key, stage.seed_of(seed)).with_suffix(f".{options.shard.replace('/', 'of')}.lock")
     try:
-        with taking_turns(lock, log, context.stop_requested):
+        with file_lock(
+            lock,
+            unprotected="nothing stops a second process from doing this stage at the same time: start it only once",
+            on_wait=lambda: log.info("another process is at this stage: waiting for it"),
+            stop_requested=context.stop_requested,
+            log=log,
+        ):
             return _work(context, work, force=options.force)
     except Interrupted:
         log.warning("stopped by %s; what is done is saved. Start it again and it goes on.", context.stop_signal)
