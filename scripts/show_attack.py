@@ -101,7 +101,7 @@ def picture(given: argparse.Namespace) -> str:
     tokenizer = load_tokenizer(given.model_dir or paths(settings).pretrained)
     device = choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE)
     model = load_model(directory, device=device)
-    setup = AttackContext(
+    context = AttackContext(
         tokenizer=tokenizer,
         legal=LegalTokens(
             TokenizerView(tokenizer),
@@ -126,7 +126,7 @@ def picture(given: argparse.Namespace) -> str:
         kind = given.trigger_type or "lead"
         words = given.trigger if given.trigger is not None else learned_trigger(given, settings, kind)
         shown = show_trigger(
-            setup,
+            context,
             victim,
             document,
             reference,
@@ -147,7 +147,7 @@ def picture(given: argparse.Namespace) -> str:
             min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
             seed=given.attack_seed,
         )
-        shown = show_hotflip(setup, victim, document, reference, how)
+        shown = show_hotflip(context, victim, document, reference, how)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     return render(shown, colour=colour, width=min(shutil.get_terminal_size((100, 24)).columns, 110))
 

@@ -66,7 +66,9 @@ def examples(count: int, words: int = 20) -> list[Example]:
     return [Example(f"test/{i}", document(i, words + i % 5), document(i + 500, 5)) for i in range(count)]
 
 
-def setup(tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int = 4096, **more: object) -> AttackContext:
+def attack_context(
+    tok: T5Tokenizer, *, token_set: str = "roundtrip", batch_tokens: int = 4096, **more: object
+) -> AttackContext:
     values: dict = {
         "prefix": "summarize: ",
         "max_input_length": 48,

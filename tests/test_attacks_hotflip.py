@@ -34,7 +34,7 @@ from utils.core.files import read_jsonl
 from utils.evaluation.generation import row_key
 
 TOKENIZER = world.tokenizer()
-SETUP = world.setup(TOKENIZER)
+CONTEXT = world.attack_context(TOKENIZER)
 SETTINGS = HotFlipSettings(num_flips=3, candidates=8, random_candidates=2, min_clean_rouge=0.0, block_size=4)
 
 
@@ -46,30 +46,30 @@ def _planted() -> Victim:
     return Victim("standard", world.planted_model(), "planted")
 
 
-def _search(setup: AttackContext, victim: Victim, examples: list[Example], **more: int) -> list[SearchTrajectory]:
-    items = setup.encode(examples)
-    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+def _search(context: AttackContext, victim: Victim, examples: list[Example], **more: int) -> list[SearchTrajectory]:
+    items = context.encode(examples)
+    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     targets = Targets([item.labels for item in items], objective.device)
     losses = objective.losses([item.ids for item in items], targets, np.arange(len(items)))
     values = {"candidates": 8, "random_candidates": 2, "per_position": 4} | {
         name: more.pop(name) for name in ("candidates", "random_candidates", "per_position") if name in more
     }
-    proposer = GradientProposer(objective, setup.legal, items, targets, **values)
-    return search(objective, setup.legal, items, targets, losses.tolist(), proposer, **({"num_flips": 3} | more))
+    proposer = GradientProposer(objective, context.legal, items, targets, **values)
+    return search(objective, context.legal, items, targets, losses.tolist(), proposer, **({"num_flips": 3} | more))
 
 
 @pytest.mark.parametrize("token_set", ["roundtrip", "raw"])
 def test_all_candidates_means_the_best_single_flip(token_set: str) -> None:
-    setup = world.setup(TOKENIZER, token_set=token_set)
+    context = world.attack_context(TOKENIZER, token_set=token_set)
     victim = _victim()
     example = world.examples(1, words=5)[0]
-    (walk,) = _search(
-        setup, victim, [example], num_flips=1, candidates=100_000, random_candidates=0, per_position=100_000
+    (trajectory,) = _search(
+        context, victim, [example], num_flips=1, candidates=100_000, random_candidates=0, per_position=100_000
     )
-    (item,) = setup.encode([example])
+    (item,) = context.encode([example])
     every = []
     for position in item.attackable:
-        for token in setup.legal.ids.tolist():
+        for token in context.legal.ids.tolist():
             ids = list(item.ids)
             if token == ids[position]:
                 continue
@@ -79,25 +79,25 @@ def test_all_candidates_means_the_best_single_flip(token_set: str) -> None:
                 if TOKENIZER(text)["input_ids"] != ids:
                     continue
             every.append(ids)
-    losses = exact_losses(setup, victim, every, [item.labels] * len(every))
-    assert walk.queries == len(every)
-    assert walk.best[1].ids.tolist() == every[int(np.argmax(losses))]
-    assert walk.best[1].loss == pytest.approx(losses.max(), abs=1e-4)
+    losses = exact_losses(context, victim, every, [item.labels] * len(every))
+    assert trajectory.queries == len(every)
+    assert trajectory.best[1].ids.tolist() == every[int(np.argmax(losses))]
+    assert trajectory.best[1].loss == pytest.approx(losses.max(), abs=1e-4)
 
 
 def test_proposals_are_the_pairs_of_largest_first_order_gain() -> None:
-    setup = world.setup(TOKENIZER, token_set="raw")
-    (item,) = setup.encode(world.examples(1))
+    context = world.attack_context(TOKENIZER, token_set="raw")
+    (item,) = context.encode(world.examples(1))
     embedding = _victim().model.get_input_embeddings().weight.detach()
     ids = torch.tensor([item.ids])
     gradient = torch.randn(1, len(item.ids), embedding.shape[1], generator=torch.Generator().manual_seed(0))
     open_ = np.zeros((1, len(item.ids)), dtype=bool)
     open_[0, list(item.attackable)] = True
-    (top,) = FirstOrderScorer(setup.legal, embedding, candidates=8, per_position=50).top(ids, gradient, open_, open_)
+    (top,) = FirstOrderScorer(context.legal, embedding, candidates=8, per_position=50).top(ids, gradient, open_, open_)
     gains = {
         (p, v): float(gradient[0, p] @ (embedding[v] - embedding[item.ids[p]]))
         for p in item.attackable
-        for v in setup.legal.ids.tolist()
+        for v in context.legal.ids.tolist()
         if v != item.ids[p]
     }
     best = sorted(gains, key=lambda pair: -gains[pair])[:16]
@@ -106,7 +106,7 @@ def test_proposals_are_the_pairs_of_largest_first_order_gain() -> None:
 
 
 def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:
-    records = attack_examples(SETUP, _victim(), world.examples(8), SETTINGS, unit_dir=tmp_path)
+    records = attack_examples(CONTEXT, _victim(), world.examples(8), SETTINGS, cache_dir=tmp_path)
     assert len(records) == 8 and all(record["skipped"] is None for record in records)
     for record in records:
         assert all(b >= a for a, b in pairwise(record["losses"]))
@@ -127,7 +127,7 @@ def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:
 
 def test_reported_losses_are_those_of_the_attacked_text(tmp_path: Path) -> None:
     victim = _victim()
-    for record in attack_examples(SETUP, victim, world.examples(4), SETTINGS, unit_dir=tmp_path):
+    for record in attack_examples(CONTEXT, victim, world.examples(4), SETTINGS, cache_dir=tmp_path):
         batch = TOKENIZER("summarize: " + record["attacked_document"], truncation=True, max_length=48)
         assert batch["input_ids"] == record["adv_ids"]
         with torch.no_grad():
@@ -137,7 +137,7 @@ def test_reported_losses_are_those_of_the_attacked_text(tmp_path: Path) -> None:
 
 def test_a_model_that_reads_its_text_is_broken(tmp_path: Path) -> None:
     settings = replace(SETTINGS, candidates=32, random_candidates=2, min_clean_rouge=0.05)
-    records = attack_examples(SETUP, _planted(), world.planted_examples(16), settings, unit_dir=tmp_path)
+    records = attack_examples(CONTEXT, _planted(), world.planted_examples(16), settings, cache_dir=tmp_path)
     clean = np.mean([record["clean_rouge"] for record in records])
     live = [record for record in records if record["skipped"] is None]
     assert clean > 0.9 and len(live) >= 15
@@ -147,34 +147,34 @@ def test_a_model_that_reads_its_text_is_broken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
 def test_batch_size_changes_nothing(batch_tokens: int, tmp_path: Path) -> None:
-    setup = world.setup(TOKENIZER, batch_tokens=batch_tokens)
-    first = attack_examples(SETUP, _victim(), world.examples(6), SETTINGS, unit_dir=tmp_path / "a")
-    second = attack_examples(setup, _victim(), world.examples(6), SETTINGS, unit_dir=tmp_path / "b")
+    context = world.attack_context(TOKENIZER, batch_tokens=batch_tokens)
+    first = attack_examples(CONTEXT, _victim(), world.examples(6), SETTINGS, cache_dir=tmp_path / "a")
+    second = attack_examples(context, _victim(), world.examples(6), SETTINGS, cache_dir=tmp_path / "b")
     assert _essence(first) == _essence(second)
 
 
 def test_order_changes_nothing(tmp_path: Path) -> None:
     examples = world.examples(10)
-    first = attack_examples(SETUP, _victim(), examples, SETTINGS, unit_dir=tmp_path / "a")
-    second = attack_examples(SETUP, _victim(), examples[::-1], SETTINGS, unit_dir=tmp_path / "b")
+    first = attack_examples(CONTEXT, _victim(), examples, SETTINGS, cache_dir=tmp_path / "a")
+    second = attack_examples(CONTEXT, _victim(), examples[::-1], SETTINGS, cache_dir=tmp_path / "b")
     assert _essence(first) == _essence(second[::-1])
 
 
 def test_stopped_and_started_again_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = world.examples(10)
-    whole = attack_examples(SETUP, _victim(), examples, SETTINGS, unit_dir=tmp_path / "whole")
+    whole = attack_examples(CONTEXT, _victim(), examples, SETTINGS, cache_dir=tmp_path / "whole")
     asked: list[int] = []
 
     def stop() -> bool:
         asked.append(1)
         return len(asked) in (3, 5)  # once while generating or searching, once later
 
-    setup = replace(SETUP, stop_requested=stop)
+    context = replace(CONTEXT, stop_requested=stop)
     tries, parts = 0, None
     while parts is None:
         tries += 1
         try:
-            parts = attack_examples(setup, _victim(), examples, SETTINGS, unit_dir=tmp_path / "parts")
+            parts = attack_examples(context, _victim(), examples, SETTINGS, cache_dir=tmp_path / "parts")
         except Interrupted:
             assert tries < 10
     assert tries == 3
@@ -184,65 +184,69 @@ def test_stopped_and_started_again_is_the_same(tmp_path: Path, monkeypatch: pyte
         raise AssertionError("a finished attack was done again")
 
     monkeypatch.setattr(hotflip, "_search_block", refuse)
-    again = attack_examples(SETUP, _victim(), examples, SETTINGS, unit_dir=tmp_path / "parts")
+    again = attack_examples(CONTEXT, _victim(), examples, SETTINGS, cache_dir=tmp_path / "parts")
     assert again == parts
 
 
 def test_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> None:
     examples = world.examples(4)
-    first = attack_examples(SETUP, _victim(0), examples, SETTINGS, unit_dir=tmp_path)
-    other = attack_examples(SETUP, _victim(1), examples, SETTINGS, unit_dir=tmp_path)
+    first = attack_examples(CONTEXT, _victim(0), examples, SETTINGS, cache_dir=tmp_path)
+    other = attack_examples(CONTEXT, _victim(1), examples, SETTINGS, cache_dir=tmp_path)
     assert [r["clean_loss"] for r in first] != [r["clean_loss"] for r in other]
-    fewer = attack_examples(SETUP, _victim(1), examples, replace(SETTINGS, num_flips=1), unit_dir=tmp_path)
+    fewer = attack_examples(CONTEXT, _victim(1), examples, replace(SETTINGS, num_flips=1), cache_dir=tmp_path)
     assert all(len(record["losses"]) == 2 for record in fewer)
 
 
 def test_known_summaries_are_taken_not_made_again(tmp_path: Path) -> None:
     examples = world.examples(4)
-    known = {row_key(item.ids): f"said before {i}" for i, item in enumerate(SETUP.encode(examples)[:3])}
+    known = {row_key(item.ids): f"said before {i}" for i, item in enumerate(CONTEXT.encode(examples)[:3])}
     victim = replace(_victim(), known=known)
-    records = attack_examples(SETUP, victim, examples, SETTINGS, unit_dir=tmp_path)
+    records = attack_examples(CONTEXT, victim, examples, SETTINGS, cache_dir=tmp_path)
     assert [record["clean_prediction"] for record in records[:3]] == list(known.values())
     made = [row["index"] for row in read_jsonl(tmp_path / "clean.jsonl") if "index" in row]
     assert made == [0] and records[3]["clean_prediction"] not in known.values()
     others = replace(victim, known=known | {next(iter(known)): "said later"})
-    assert attack_examples(SETUP, others, examples, SETTINGS, unit_dir=tmp_path)[0]["clean_prediction"] == "said later"
+    assert (
+        attack_examples(CONTEXT, others, examples, SETTINGS, cache_dir=tmp_path)[0]["clean_prediction"] == "said later"
+    )
 
 
 def test_more_work_is_never_weaker() -> None:
     victim, examples = _victim(), world.examples(6)
-    plain = [walk.best[-1].loss for walk in _search(SETUP, victim, examples)]
-    beam = [walk.best[-1].loss for walk in _search(SETUP, victim, examples, beam=3)]
-    restarts = [walk.best[-1].loss for walk in _search(SETUP, victim, examples, restarts=3)]
+    plain = [trajectory.best[-1].loss for trajectory in _search(CONTEXT, victim, examples)]
+    beam = [trajectory.best[-1].loss for trajectory in _search(CONTEXT, victim, examples, beam=3)]
+    restarts = [trajectory.best[-1].loss for trajectory in _search(CONTEXT, victim, examples, restarts=3)]
     assert all(b >= a - 1e-4 for a, b in zip(plain, restarts, strict=True))
     assert np.mean(beam) >= np.mean(plain)
-    for walk in _search(SETUP, victim, examples, restarts=2, beam=2):
-        losses = [state.loss for state in walk.best]
+    for trajectory in _search(CONTEXT, victim, examples, restarts=2, beam=2):
+        losses = [state.loss for state in trajectory.best]
         assert losses == sorted(losses)
-        assert [len(state.flips) <= k for k, state in enumerate(walk.best)] == [True] * 4
+        assert [len(state.flips) <= k for k, state in enumerate(trajectory.best)] == [True] * 4
 
 
 def test_the_gradient_free_control_has_as_many_passes(tmp_path: Path) -> None:
     examples, passes = world.examples(4), {}
     for method in ("gradient", "greedy"):
         how = replace(SETTINGS, method=method)
-        records = attack_examples(SETUP, _victim(), examples, how, unit_dir=tmp_path / method)
+        records = attack_examples(CONTEXT, _victim(), examples, how, cache_dir=tmp_path / method)
         passes[method] = [r["queries"] + 3 * r["gradients"] for r in records]
     assert passes["greedy"] == passes["gradient"] == [3 * (8 + 3 * 3)] * 4
 
 
 def test_what_a_step_found_and_did_not_take_is_tried_again() -> None:
     victim, (example,) = _victim(), world.examples(1)
-    (item,) = SETUP.encode([example])
-    walk = SearchTrajectory(0, 0, [state := State(np.array(item.ids), 0.0)], np.random.default_rng(0), best=[state])
-    ground = EditablePositions(SETUP.legal, item, state)
-    flips = random_flips(ground, 4, walk.rng)
+    (item,) = CONTEXT.encode([example])
+    trajectory = SearchTrajectory(
+        0, 0, [state := State(np.array(item.ids), 0.0)], np.random.default_rng(0), best=[state]
+    )
+    editable = EditablePositions(CONTEXT.legal, item, state)
+    flips = random_flips(editable, 4, trajectory.rng)
     objective = Objective(victim.model, batch_tokens=4096)
     targets = Targets([item.labels], objective.device)
-    proposer = GradientProposer(objective, SETUP.legal, [item], targets, candidates=8, random_candidates=2,
+    proposer = GradientProposer(objective, CONTEXT.legal, [item], targets, candidates=8, random_candidates=2,
                                 per_position=4, noisy_gradients=1, remembered=0.5)  # fmt: skip
-    proposer.learn(walk, flips, [0.1, -0.2, 0.3, math.nan])
-    (proposed,) = proposer.propose([walk], [state])
+    proposer.learn(trajectory, flips, [0.1, -0.2, 0.3, math.nan])
+    (proposed,) = proposer.propose([trajectory], [state])
     assert [(f.position, f.new) for f in proposed[:2]] == [(flips[k].position, flips[k].new) for k in (2, 0)]
     assert all(math.isfinite(f.predicted) for f in proposed)
     assert len({(f.position, f.new) for f in proposed}) == len(proposed) == 8
@@ -251,7 +255,7 @@ def test_what_a_step_found_and_did_not_take_is_tried_again() -> None:
 def test_gradient_norms_are_written_down_only_where_asked(tmp_path: Path) -> None:
     for wanted in (True, False):
         how = replace(SETTINGS, gradient_norms=wanted)
-        records = attack_examples(SETUP, _victim(), world.examples(2), how, unit_dir=tmp_path / str(wanted))
+        records = attack_examples(CONTEXT, _victim(), world.examples(2), how, cache_dir=tmp_path / str(wanted))
         assert [record["gradient_norm"] is not None for record in records] == [wanted] * 2
         summary = summarise(records, threshold=0.15, samples=50, seed=0)
         assert (summary["gradient_norm"] is not None) == wanted and summary["zero_gradient_count"] == 0
@@ -261,8 +265,8 @@ def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
     settings = replace(SETTINGS, loss="own_output")
     examples = world.examples(4)
     blind = [replace(example, summary="ba be") for example in examples]
-    first = attack_examples(SETUP, _victim(), examples, settings, unit_dir=tmp_path / "a")
-    second = attack_examples(SETUP, _victim(), blind, settings, unit_dir=tmp_path / "b")
+    first = attack_examples(CONTEXT, _victim(), examples, settings, cache_dir=tmp_path / "a")
+    second = attack_examples(CONTEXT, _victim(), blind, settings, cache_dir=tmp_path / "b")
     assert [record["adv_ids"] for record in first] == [record["adv_ids"] for record in second]
 
 
@@ -275,9 +279,9 @@ def test_every_bad_example_is_counted_and_named(tmp_path: Path) -> None:
         Example("unknown signs", "你 好", "re pa ri"),
         Example("short", "ba be", "re pa ri"),
     ]
-    setup = world.setup(TOKENIZER)
+    context = world.attack_context(TOKENIZER)
     records = attack_examples(
-        setup, _planted(), [*good, *bad], replace(SETTINGS, min_clean_rouge=0.01), unit_dir=tmp_path
+        context, _planted(), [*good, *bad], replace(SETTINGS, min_clean_rouge=0.01), cache_dir=tmp_path
     )
     by_id = {record["id"]: record for record in records}
     assert by_id["empty"]["skipped"] == EMPTY_ARTICLE
@@ -292,10 +296,10 @@ def test_every_bad_example_is_counted_and_named(tmp_path: Path) -> None:
 def test_no_typable_flip_is_counted(tmp_path: Path) -> None:
     settings = replace(SETTINGS, min_clean_rouge=0.0)
     examples = [Example("cut", "ba" * 60, "ba be"), *world.examples(1)]  # one half-visible word: no text changes it
-    records = attack_examples(SETUP, _victim(), examples, settings, unit_dir=tmp_path)
+    records = attack_examples(CONTEXT, _victim(), examples, settings, cache_dir=tmp_path)
     assert [record["skipped"] for record in records] == [NO_LEGAL_FLIP, None]
-    raw = world.setup(TOKENIZER, token_set="raw")
-    records = attack_examples(raw, _victim(), examples, settings, unit_dir=tmp_path)
+    raw = world.attack_context(TOKENIZER, token_set="raw")
+    records = attack_examples(raw, _victim(), examples, settings, cache_dir=tmp_path)
     assert [record["skipped"] for record in records] == [None, None]
 
 
@@ -304,7 +308,7 @@ def test_a_loss_that_is_not_finite_is_counted(tmp_path: Path) -> None:
     with torch.no_grad():
         victim.model.get_input_embeddings().weight[TOKENIZER.convert_tokens_to_ids("▁bofa")] = math.nan
     examples = [Example("nan", "bofa ba be bi", "ba be"), *world.examples(1)]
-    records = attack_examples(SETUP, victim, examples, SETTINGS, unit_dir=tmp_path)
+    records = attack_examples(CONTEXT, victim, examples, SETTINGS, cache_dir=tmp_path)
     assert records[0]["skipped"] == LOSS_NOT_FINITE
 
 

@@ -15,8 +15,8 @@ from utils.attacks.precision import rank_agreement, search_objective
 from utils.core.errors import StageError
 
 TOKENIZER = world.tokenizer()
-SETUP = world.setup(TOKENIZER)
-ITEMS = SETUP.encode([*world.examples(6, words=8), *world.examples(3, words=30)])
+CONTEXT = world.attack_context(TOKENIZER)
+ITEMS = CONTEXT.encode([*world.examples(6, words=8), *world.examples(3, words=30)])
 
 
 def _objective(**values: object) -> Objective:
@@ -169,14 +169,14 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 def test_bf16_is_used_only_where_it_ranks_as_fp32_does(caplog: pytest.LogCaptureFixture) -> None:
     model = world.planted_model()
-    items = SETUP.encode(world.planted_examples(8))
+    items = CONTEXT.encode(world.planted_examples(8))
     exact, quick = Objective(model, batch_tokens=5000), Objective(model, batch_tokens=5000, precision="bf16")
-    agreement = rank_agreement(SETUP, exact, quick, items)
+    agreement = rank_agreement(CONTEXT, exact, quick, items)
     assert 0.5 < agreement <= 1.0
-    setup = world.setup(TOKENIZER, precision="bf16")
-    chosen = search_objective(setup, Victim("standard", model), items)
+    context = world.attack_context(TOKENIZER, precision="bf16")
+    chosen = search_objective(context, Victim("standard", model), items)
     assert chosen.precision == ("bf16" if agreement >= 0.98 else "fp32")
     noisy = world.model(len(TOKENIZER) + 8, scale=8.0)  # a rough landscape: bf16 ranks badly
     with caplog.at_level(logging.WARNING):
-        assert search_objective(setup, Victim("standard", noisy), ITEMS).precision == "fp32"
+        assert search_objective(context, Victim("standard", noisy), ITEMS).precision == "fp32"
     assert "searching in fp32" in caplog.text

@@ -20,7 +20,7 @@ from utils.analysis.attack_warnings import doubling_matters, hotflip_flags, trig
 from utils.analysis.hotflip_summary import summarise, worst_case
 from utils.attacks.context import Victim
 from utils.attacks.hotflip.attack import HotFlipSettings
-from utils.attacks.hotflip.controls import everything_changed, one_shot, random_sets
+from utils.attacks.hotflip.controls import all_replaced, one_shot, random_sets
 from utils.attacks.hotflip.experiment import (
     ControlSettings,
     Sections,
@@ -36,7 +36,7 @@ from utils.attacks.triggers.search import TriggerSettings
 from utils.core.errors import Interrupted
 
 TOKENIZER = world.tokenizer()
-SETUP = world.setup(TOKENIZER)
+CONTEXT = world.attack_context(TOKENIZER)
 MODELS = ("standard", "baseline", "monotonic")
 HOTFLIP = HotFlipSettings(num_flips=2, candidates=6, random_candidates=2, block_size=3)
 CONTROLS = ControlSettings(random_draws=3, own_output=True, convergence_examples=4, long_examples=5)
@@ -70,7 +70,7 @@ def _record(**values: object) -> dict:
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> Sections:
     home = tmp_path_factory.mktemp("hotflip")
-    return hotflip_sections(SETUP, _load, MODELS, world.planted_examples(8), HOTFLIP, CONTROLS, unit_dir=home)
+    return hotflip_sections(CONTEXT, _load, MODELS, world.planted_examples(8), HOTFLIP, CONTROLS, cache_dir=home)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,17 @@ def test_every_section_covers_every_example(sections: Sections) -> None:
     for name, records in sections.items():
         assert len(records) == {"double": 1, "long": 5}.get(name.split("/")[0], 8), name
     names = {name.split("/")[0] for name in sections}
-    assert names == {"attack", "greedy", "own_output", "double", "random", "one_shot", "floor", "long", "transfer"}
+    assert names == {
+        "attack",
+        "greedy",
+        "own_output",
+        "double",
+        "random",
+        "one_shot",
+        "all_replaced",
+        "long",
+        "transfer",
+    }
 
 
 def test_results_come_from_the_records_alone(sections: Sections, results: dict) -> None:
@@ -196,13 +206,15 @@ def test_a_replay_that_was_stopped_goes_on(sections: Sections, tmp_path: Path) -
     asked: list[int] = []
     stop = {"stop_requested": lambda: bool(asked.append(1)) or len(asked) == 3, "generation_tokens": 60}
     arguments = (attacks, own)
-    how = {"name": "flips", "threshold": 0.15, "block_size": 3, "unit_dir": tmp_path}
+    how = {"name": "flips", "threshold": 0.15, "block_size": 3, "cache_dir": tmp_path}
     with pytest.raises(Interrupted):
-        replay(replace(SETUP, **stop), _load("baseline"), *arguments, **how)
+        replay(replace(CONTEXT, **stop), _load("baseline"), *arguments, **how)
     (file,) = tmp_path.glob("*.jsonl")
     before = file.read_text()
     assert len(before.splitlines()) > 1
-    records = replay(replace(SETUP, **(stop | {"stop_requested": lambda: False})), _load("baseline"), *arguments, **how)
+    records = replay(
+        replace(CONTEXT, **(stop | {"stop_requested": lambda: False})), _load("baseline"), *arguments, **how
+    )
     assert file.read_text().startswith(before)  # what was done was not done again
     assert records == [{**r, "method": "flips"} for r in sections["transfer/monotonic/baseline"]]
 
@@ -227,11 +239,11 @@ def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
     joined: Sections = {}
     for shard in range(2):
         part = hotflip_sections(
-            SETUP, _load, ("baseline",), examples, HOTFLIP, CONTROLS, unit_dir=tmp_path, shard=(shard, 2)
+            CONTEXT, _load, ("baseline",), examples, HOTFLIP, CONTROLS, cache_dir=tmp_path, shard=(shard, 2)
         )
         for name, records in part.items():
             joined.setdefault(name, []).extend(records)
-    for name in ("attack", "greedy", "random", "one_shot", "floor", "double", "long"):
+    for name in ("attack", "greedy", "random", "one_shot", "all_replaced", "double", "long"):
         name += "/baseline"
         whole = {r["id"]: r for r in sections[name]}
         assert {r["id"] for r in joined[name]} == set(whole)
@@ -241,13 +253,13 @@ def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
 
 
 def test_controls_have_the_same_budget() -> None:
-    items = SETUP.encode(world.planted_examples(4))
+    items = CONTEXT.encode(world.planted_examples(4))
     for item in items:
-        for flips in random_sets(SETUP.legal, item, num_flips=5, draws=4, rng=np.random.default_rng(0)):
+        for flips in random_sets(CONTEXT.legal, item, num_flips=5, draws=4, rng=np.random.default_rng(0)):
             assert len({flip.position for flip in flips}) == 5
-        changed = everything_changed(SETUP.legal, item, np.random.default_rng(0))
+        changed = all_replaced(CONTEXT.legal, item, np.random.default_rng(0))
         assert list(changed[: item.start]) == list(item.ids[: item.start]) and changed[-1] == item.ids[-1]
-    attacked = one_shot(Objective(world.planted_model(), batch_tokens=4096), SETUP.legal, items, num_flips=3)
+    attacked = one_shot(Objective(world.planted_model(), batch_tokens=4096), CONTEXT.legal, items, num_flips=3)
     for item, ids in zip(items, attacked, strict=True):
         changed = [p for p, (a, b) in enumerate(zip(item.ids, ids, strict=True)) if a != b]
         assert len(changed) == 3 and set(changed) <= set(item.attackable)
@@ -265,7 +277,7 @@ def _verdicts(**values: object) -> set[str]:
         "controls": {
             "random": {"success_rate": 0.2, "mean_loss_increase": 0.2, "num_attackable": 100},
             "greedy": {"success_rate": 0.4, "mean_loss_increase": 0.7, "num_attackable": 100},
-            "floor": {"success_rate": 0.99, "mean_loss_increase": 3.0, "num_attackable": 100},
+            "all_replaced": {"success_rate": 0.99, "mean_loss_increase": 3.0, "num_attackable": 100},
         },
     }
     own |= values
@@ -319,8 +331,8 @@ def test_each_warning_has_its_cause() -> None:
     assert _verdicts(budget_curve=[{"success_rate": r} for r in (0.6, 0.5)]) == {"budget_not_monotone"}
     assert _verdicts(doubled=-0.1) == {"not_converged"}
     assert _verdicts(doubled_loss=1.2) == {"not_converged"}
-    floor = {"success_rate": 0.3, "mean_loss_increase": 3.0, "num_attackable": 100}
-    assert _verdicts(controls={"floor": floor}) == {"no_collapse"}
+    all_replaced_cell = {"success_rate": 0.3, "mean_loss_increase": 3.0, "num_attackable": 100}
+    assert _verdicts(controls={"all_replaced": all_replaced_cell}) == {"no_collapse"}
     long = [{"flips": f, "success_rate": s, "num_examples": 100} for f, s in ((5, 0.5), (10, 0.8), (None, 0.97))]
     assert _verdicts(long_budget_curve=long) == set()
     assert _verdicts(long_budget_curve=[*long[:2], {**long[2], "success_rate": 0.6}]) == {
@@ -334,9 +346,9 @@ def test_triggers_end_to_end(tmp_path: Path) -> None:
     settings = TriggerSettings(types=("lead", "infix"), iterations=4, restarts=2, candidates=8, gradient_examples=4,
                                race_examples=4, confirm_examples=8, dev_every=2, random_controls=4)  # fmt: skip
     models = ("baseline", "monotonic")
-    arguments = (SETUP, _load, models, world.planted_examples(12), world.planted_examples(6, seed=3), settings)
+    arguments = (CONTEXT, _load, models, world.planted_examples(12), world.planted_examples(6, seed=3), settings)
     free = {"gradient_free_types": ("lead",)}
-    whole = trigger_sections(*arguments, unit_dir=tmp_path / "whole", **free)
+    whole = trigger_sections(*arguments, cache_dir=tmp_path / "whole", **free)
     results = trigger_results(whole, models, settings, **CI)
     json.dumps(results, allow_nan=False)
     for key in models:
@@ -370,7 +382,7 @@ def test_triggers_end_to_end(tmp_path: Path) -> None:
 
     joined: Sections = {}
     for shard in range(2):
-        joined |= trigger_sections(*arguments, unit_dir=tmp_path / "parts", shard=(shard, 2), **free)
+        joined |= trigger_sections(*arguments, cache_dir=tmp_path / "parts", shard=(shard, 2), **free)
     assert set(joined) == set(whole)
     for name in whole:
         if not name.split("/")[0].endswith("search"):

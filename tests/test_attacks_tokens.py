@@ -147,13 +147,13 @@ def test_triggers_are_whole_in_the_final_ids(length: int) -> None:
     assert len(stage4) - len(clean) <= 5 + 3  # and at most a split word shorter
     for kind in TRIGGER_TYPES:
         for boundary in item.boundaries[:3] if kind == "infix" else (None,):
-            attacked = item.filled(kind, trigger, boundary).tolist()
+            attacked = item.with_trigger(kind, trigger, boundary).tolist()
             check_in_place(item, kind, trigger, boundary, limits["max_input_length"])
             slot = item.slot(kind, boundary)
             assert attacked[slot : slot + 5] == trigger and attacked != clean
             assert attacked[:slot] + attacked[slot + 5 :] == clean
             assert len(attacked) <= limits["max_input_length"] and attacked[-1] == TOKENIZER.eos_token_id
-            typed = item.typed(kind, VIEW.text(trigger).strip(), "summarize: ", boundary)
+            typed = item.attacked_text(kind, VIEW.text(trigger).strip(), "summarize: ", boundary)
             assert reads_as(VIEW, [typed], [attacked], prefix="", max_input_length=limits["max_input_length"]).all()
 
 

@@ -29,7 +29,7 @@ from utils.attacks.triggers.search import (
 from utils.core.errors import Interrupted, StageError, UsageError
 
 TOKENIZER = world.tokenizer()
-SETUP = world.setup(TOKENIZER)
+CONTEXT = world.attack_context(TOKENIZER)
 LIMITS = {"prefix": "summarize: ", "max_input_length": 48, "max_target_length": 16, "trigger_length": 5}
 SETTINGS = TriggerSettings(
     iterations=15,
@@ -44,7 +44,7 @@ SETTINGS = TriggerSettings(
 
 
 def _slotted(examples: list[Example]) -> list[TriggerExample]:
-    return slotted_examples(SETUP.legal, examples, **LIMITS)
+    return slotted_examples(CONTEXT.legal, examples, **LIMITS)
 
 
 def _victim() -> Victim:
@@ -55,21 +55,23 @@ def _optimise(
     kind: str,
     state: Path,
     *,
-    setup: AttackContext = SETUP,
+    context: AttackContext = CONTEXT,
     settings: TriggerSettings = SETTINGS,
     batch_tokens: int = 4096,
 ) -> dict:
     objective = Objective(world.planted_model(), batch_tokens=batch_tokens)
     items = _slotted(world.planted_examples(40))
-    return optimise_trigger(setup, _victim(), objective, items, kind, settings, state_file=state)
+    return optimise_trigger(context, _victim(), objective, items, kind, settings, state_file=state)
 
 
 def _planted_gain(kind: str) -> float:
     """What the planted words alone do to the dev part."""
     _, dev = split_examples(_slotted(world.planted_examples(40)), SETTINGS.dev_share, SETTINGS.seed)
-    universe = TriggerObjective(Objective(world.planted_model(), batch_tokens=4096), dev, kind, SETTINGS.seed)
+    trigger_objective = TriggerObjective(Objective(world.planted_model(), batch_tokens=4096), dev, kind, SETTINGS.seed)
     trigger = TOKENIZER(" ".join([*world.PLANTED, "be be be"]), add_special_tokens=False)["input_ids"]
-    return float(universe.losses([trigger], range(len(dev)), "dev").mean() - universe.clean_losses().mean())
+    return float(
+        trigger_objective.losses([trigger], range(len(dev)), "dev").mean() - trigger_objective.clean_losses().mean()
+    )
 
 
 @pytest.mark.parametrize("kind", TRIGGER_TYPES)
@@ -80,7 +82,7 @@ def test_a_planted_trigger_is_found(kind: str, tmp_path: Path) -> None:
     assert planted > 0.5
     assert found["dev_gain"] >= planted
     assert found["random_control"]["dev_gain"] < 0.6 * found["dev_gain"]
-    assert set(world.PLANTED) <= {SETUP.view.text([i]).strip() for i in found["trigger_ids"]}
+    assert set(world.PLANTED) <= {CONTEXT.view.text([i]).strip() for i in found["trigger_ids"]}
     assert found["dev_gain"] == max(restart["dev_gain"] for restart in found["restarts"])
     assert len(found["trigger_ids"]) == 5 and len(found["restarts"]) == 10
     assert TOKENIZER(found["trigger_text"], add_special_tokens=False)["input_ids"] == found["trigger_ids"]
@@ -91,9 +93,9 @@ def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
     found = _optimise("lead", tmp_path / "state.json")
     items = _slotted([*world.planted_examples(12, seed=2), Example("empty", "", "re"), Example("other", "be bi", "xx")])
     victim = _victim()
-    clean = clean_side(SETUP, victim, items, unit_dir=tmp_path)
+    clean = clean_side(CONTEXT, victim, items, cache_dir=tmp_path)
     records = evaluate_trigger(
-        SETUP,
+        CONTEXT,
         victim,
         items,
         clean,
@@ -103,7 +105,7 @@ def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
         threshold=0.15,
         min_clean_rouge=0.05,
         seed=0,
-        unit_dir=tmp_path,
+        cache_dir=tmp_path,
     )
     live = [record for record in records if record["skipped"] is None]
     assert [record["skipped"] for record in records[-2:]] == ["empty_article", LOW_CLEAN_ROUGE]
@@ -124,7 +126,7 @@ def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
     blind = [replace(example, summary="ba be") for example in examples]
     labels = []
     for name, some in (("a", examples), ("b", blind)):
-        items = with_own_output(SETUP, _victim(), _slotted(some), done_file=tmp_path / name)
+        items = with_own_output(CONTEXT, _victim(), _slotted(some), done_file=tmp_path / name)
         labels.append([item.labels for item in items])
     assert labels[0] == labels[1] != [item.labels for item in _slotted(blind)]
     right = [a == b.labels for a, b in zip(labels[0], _slotted(examples), strict=True)]
@@ -148,8 +150,8 @@ def test_a_second_run_and_a_resumed_run_are_the_same(tmp_path: Path) -> None:
         return len(asked) == 3
 
     with pytest.raises(Interrupted):
-        _optimise("infix", tmp_path / "b.json", setup=replace(SETUP, stop_requested=stop))
-    assert json.loads((tmp_path / "b.json").read_text())["value"]["climb"]["iteration"] == 3
+        _optimise("infix", tmp_path / "b.json", context=replace(CONTEXT, stop_requested=stop))
+    assert json.loads((tmp_path / "b.json").read_text())["value"]["state"]["iteration"] == 3
     resumed = _optimise("infix", tmp_path / "b.json")
     assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
     assert _optimise("infix", tmp_path / "b.json") == resumed
@@ -169,31 +171,33 @@ def test_slot_gradients_are_those_of_the_slots() -> None:
     objective = Objective(world.planted_model(), batch_tokens=4096)
     triggers = [[5, 6, 7, 8, 9], [50, 51, 52, 53, 54]]
     for kind in ("instruction", "tail", "infix"):
-        universe = TriggerObjective(objective, items, kind, seed=0)
-        gradients = universe.slot_gradients(triggers, [0, 1, 2], "moment")
+        trigger_objective = TriggerObjective(objective, items, kind, seed=0)
+        gradients = trigger_objective.slot_gradients(triggers, [0, 1, 2], "moment")
         single = np.zeros_like(gradients)
         for t, trigger in enumerate(triggers):
             for row in range(3):
-                place = universe.place(row, "moment")
+                place = trigger_objective.place(row, "moment")
                 slot = items[row].slot(kind, place)
                 kept = {}
 
                 def use(rows: np.ndarray, ids: torch.Tensor, gradient: torch.Tensor, kept: dict = kept) -> None:
                     kept["gradient"] = gradient[0].numpy()
 
-                objective.gradients([items[row].filled(kind, trigger, place)], universe.targets, [row], use)
+                objective.gradients(
+                    [items[row].with_trigger(kind, trigger, place)], trigger_objective.targets, [row], use
+                )
                 single[t] += kept["gradient"][slot : slot + 5] / 3
         assert np.abs(gradients - single).max() <= 1e-3 * np.abs(single).max()
 
 
 def test_slot_gains_are_those_of_every_token_against_the_one_in_the_slot() -> None:
-    universe = TriggerObjective(
+    trigger_objective = TriggerObjective(
         Objective(world.planted_model(), batch_tokens=4096), _slotted(world.planted_examples(2)), "lead", 0
     )
-    trigger, pool = [5, 6, 7, 8, 9], token_pool(SETUP.legal, "lead")
+    trigger, pool = [5, 6, 7, 8, 9], token_pool(CONTEXT.legal, "lead")
     gradients = np.random.default_rng(0).normal(size=(1, 5, 32)).astype(np.float32)
-    (found,) = slot_gains(SETUP, universe, [trigger], gradients)
-    table = universe.objective.embedding.detach().numpy()
+    (found,) = slot_gains(CONTEXT, trigger_objective, [trigger], gradients)
+    table = trigger_objective.objective.embedding.detach().numpy()
     for slot, old in enumerate(trigger):
         assert found[slot] == pytest.approx((table[pool] - table[old]) @ gradients[0, slot], rel=1e-4, abs=1e-4)
 
@@ -202,7 +206,7 @@ def test_too_few_examples_are_refused(tmp_path: Path) -> None:
     items = _slotted([*world.planted_examples(1), Example("empty", "", "re")])
     objective = Objective(world.planted_model(), batch_tokens=4096)
     with pytest.raises(StageError, match="1 usable examples of 2"):
-        optimise_trigger(SETUP, _victim(), objective, items, "lead", SETTINGS, state_file=tmp_path / "s.json")
+        optimise_trigger(CONTEXT, _victim(), objective, items, "lead", SETTINGS, state_file=tmp_path / "s.json")
 
 
 def test_a_model_of_nans_is_an_error_for_people(tmp_path: Path) -> None:
@@ -213,7 +217,13 @@ def test_a_model_of_nans_is_an_error_for_people(tmp_path: Path) -> None:
     items = _slotted(world.planted_examples(8))
     with pytest.raises(StageError, match="finite"):
         optimise_trigger(
-            SETUP, Victim("standard", model, "nan"), objective, items, "lead", SETTINGS, state_file=tmp_path / "s.json"
+            CONTEXT,
+            Victim("standard", model, "nan"),
+            objective,
+            items,
+            "lead",
+            SETTINGS,
+            state_file=tmp_path / "s.json",
         )
 
 

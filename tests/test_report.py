@@ -141,7 +141,7 @@ def shown(results):
             yield from test("rouge_comparison", f"{title} {words}", evaluation["comparisons"][key][metric], 4)
         for model, cell in evaluation["comparisons"][key]["rougeL"]["against_standard"].items():
             yield from test("rouge_against_standard", f"{title} {model}", cell, 4)
-    controls = ("random", "greedy", "one_shot", "floor", "double")
+    controls = ("random", "greedy", "one_shot", "all_replaced", "double")
     for model in MODELS:
         cell = hotflip[model]
         yield "hotflip", model, 1, share(cell["success_rate"], cell["success_rate_ci"])

@@ -40,14 +40,14 @@ def hotflip_flags(results: Mapping[str, Any], model_keys: Sequence[str]) -> list
         if falls:
             flags.append(_flag(key, "budget_not_monotone", f"success falls by more than 2 points at {falls[0]} flips"))
         flags += _beyond_the_budget(key, model.get("long_budget_curve", []))
-        floor = controls.get("floor")
-        if floor and floor["success_rate"] < max(COLLAPSE, rate):
+        all_replaced = controls.get("all_replaced")
+        if all_replaced and all_replaced["success_rate"] < max(COLLAPSE, rate):
             flags.append(
                 _flag(
                     key,
                     "no_collapse",
-                    f"changing every token succeeds on {floor['success_rate']:.0%} only: the score or the threshold"
-                    " cannot tell a good summary from an unrelated one",
+                    f"changing every token succeeds on {all_replaced['success_rate']:.0%} only: the score or the"
+                    " threshold cannot tell a good summary from an unrelated one",
                 )
             )
         double = tests.get("double")

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
-def load_unit(path: Path, fingerprint: str) -> Any:
+def load_cached(path: Path, fingerprint: str) -> Any:
     """The value saved at `path`, or None where there is none or it was made from something else (and says so)."""
     if not path.exists():
         return None
@@ -26,7 +26,7 @@ def load_unit(path: Path, fingerprint: str) -> Any:
     return saved["value"]
 
 
-def save_unit(path: Path, fingerprint: str, value: Any) -> None:
+def save_cached(path: Path, fingerprint: str, value: Any) -> None:
     """Write `value` (JSON-ready, finite) atomically under the fingerprint of what made it."""
     write_json(path, {"fingerprint": fingerprint, "value": value})
 

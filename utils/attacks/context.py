@@ -103,7 +103,7 @@ class Victim:
     known: Mapping[str, str] = field(default_factory=dict)
 
     @functools.cached_property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """Names weights and known summaries: what ties unit files with summaries in them to this victim."""
         if not self.known:
             return self.weights
@@ -111,7 +111,7 @@ class Victim:
 
 
 def summaries(
-    setup: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], *, done_file: Path | None, what: str
+    context: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], *, done_file: Path | None, what: str
 ) -> list[str]:
     """Summaries of `inputs` by the evaluation's own decoding; known ones are taken, equal inputs generated once."""
     found: dict[tuple[int, ...], str] = {}
@@ -127,32 +127,32 @@ def summaries(
     if todo:
         texts = generate(
             victim.model,
-            setup.tokenizer,
+            context.tokenizer,
             todo,
-            setup.decoding,
-            batch_tokens=setup.generation_tokens,
-            precision=setup.generation_precision,
+            context.decoding,
+            batch_tokens=context.generation_tokens,
+            precision=context.generation_precision,
             done_file=done_file,
             fingerprint=victim.weights,
-            stop_requested=setup.stop_requested,
+            stop_requested=context.stop_requested,
             what=what,
         )
         found |= zip(todo, texts, strict=True)
     return [found[tuple(map(int, row))] for row in inputs]
 
 
-def rouge_l(setup: AttackContext, predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def rouge_l(context: AttackContext, predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """ROUGE-L F of each pair, float64 [N]."""
     if not predictions:
         return np.zeros(0)
-    return rouge_scores(predictions, references, processes=setup.rouge_processes)["rougeL"]
+    return rouge_scores(predictions, references, processes=context.rouge_processes)["rougeL"]
 
 
 def exact_losses(
-    setup: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
+    context: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
 ) -> np.ndarray:
     """Float32 mean NLL of `labels[n]` given `inputs[n]`, float64 [N]: the losses that are reported."""
     if not len(inputs):
         return np.zeros(0)
-    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     return objective.losses(inputs, Targets(labels, objective.device), np.arange(len(inputs)))

@@ -21,16 +21,16 @@ SMALLEST_AGREEMENT = 0.98  # Spearman correlation of bf16 and fp32 gains
 PROBES = 64
 
 
-def search_objective(setup: AttackContext, victim: Victim, items: Sequence[Encoded]) -> Objective:
-    """The objective that a search uses: bfloat16 if `setup.precision` allows it and it agrees with float32."""
-    exact = Objective(victim.model, batch_tokens=setup.batch_tokens)
-    if setup.precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"attack precision {setup.precision!r}: must be auto, fp32 or bf16")
+def search_objective(context: AttackContext, victim: Victim, items: Sequence[Encoded]) -> Objective:
+    """The objective that a search uses: bfloat16 if `context.precision` allows it and it agrees with float32."""
+    exact = Objective(victim.model, batch_tokens=context.batch_tokens)
+    if context.precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"attack precision {context.precision!r}: must be auto, fp32 or bf16")
     cuda = exact.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if setup.precision == "fp32" or (setup.precision == "auto" and not cuda) or not items:
+    if context.precision == "fp32" or (context.precision == "auto" and not cuda) or not items:
         return exact
-    quick = Objective(victim.model, batch_tokens=setup.batch_tokens, precision="bf16")
-    agreement = rank_agreement(setup, exact, quick, items)
+    quick = Objective(victim.model, batch_tokens=context.batch_tokens, precision="bf16")
+    agreement = rank_agreement(context, exact, quick, items)
     if agreement < SMALLEST_AGREEMENT:
         log.warning(
             "%s: bf16 and fp32 rank candidates differently (Spearman %.3f < %.2f): searching in fp32",
@@ -42,11 +42,11 @@ def search_objective(setup: AttackContext, victim: Victim, items: Sequence[Encod
     return quick
 
 
-def rank_agreement(setup: AttackContext, exact: Objective, quick: Objective, items: Sequence[Encoded]) -> float:
+def rank_agreement(context: AttackContext, exact: Objective, quick: Objective, items: Sequence[Encoded]) -> float:
     """Spearman correlation of the two objectives' losses over 64 random flips of one example; 0 if undefined."""
     item = max(items[:PROBES], key=lambda e: len(e.attackable))
     state = State(np.asarray(item.ids, dtype=np.int64), 0.0)
-    flips = random_flips(EditablePositions(setup.legal, item, state), PROBES, generator("rank agreement", item.id))
+    flips = random_flips(EditablePositions(context.legal, item, state), PROBES, generator("rank agreement", item.id))
     inputs = [state.child(flip, 0.0).ids for flip in flips]
     if len(inputs) < 4:
         return 0.0

@@ -43,22 +43,22 @@ class Shown:
 
 
 def show_hotflip(
-    setup: AttackContext, victim: Victim, document: str, reference: str | None, settings: HotFlipSettings
+    context: AttackContext, victim: Victim, document: str, reference: str | None, settings: HotFlipSettings
 ) -> Shown:
     """Attack `document` by HotFlip. Without a reference the model's own summary is what the attack destroys."""
     own = reference is None
     with tempfile.TemporaryDirectory() as name:
         if own:
-            reference = own_summary(setup, victim, document)
+            reference = own_summary(context, victim, document)
         example = Example("text", document, reference or "")
         records = attack_examples(
-            setup, victim, [example], replace(settings, min_clean_rouge=0.0), unit_dir=Path(name), every_budget=False
+            context, victim, [example], replace(settings, min_clean_rouge=0.0), cache_dir=Path(name), every_budget=False
         )
     record = records[0]
     if record["skipped"]:
         raise StageError(f"this text cannot be attacked: {REASONS[record['skipped']]}")
-    (item,) = setup.encode([example])
-    view = setup.view
+    (item,) = context.encode([example])
+    view = context.view
     steps = [
         f"{flip['position'] - item.start + 1:>4}  {view.text([flip['old']]).strip()!r} -> "
         f"{view.text([flip['new']]).strip()!r}  {flip['actual_gain']:+.3f} nats"
@@ -66,9 +66,9 @@ def show_hotflip(
         for flip in record["flips"]
     ]
     notes = [] if record["flips"] else ["No change raised the loss: the text stays as it is."]
-    if not record["typable"] and setup.legal.checked:
+    if not record["typable"] and context.legal.checked:
         notes.append("The attacked ids could not be written as text.")
-    if item.end - item.start < len(setup.tokenizer(document, add_special_tokens=False)["input_ids"]):
+    if item.end - item.start < len(context.tokenizer(document, add_special_tokens=False)["input_ids"]):
         notes.append(f"The model reads the first {item.end - item.start} tokens of this text.")
     if not own and not reaches_threshold(record["clean_rouge"], settings.min_clean_rouge):
         notes.append(f"In the experiment this text would not count: {REASONS[LOW_CLEAN_ROUGE]}.")
@@ -87,7 +87,7 @@ def show_hotflip(
 
 
 def show_trigger(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     document: str,
     reference: str | None,
@@ -97,28 +97,28 @@ def show_trigger(
     threshold: float,
 ) -> Shown:
     """Put the trigger `words` into `document` where a trigger of type `kind` stands, and summarise both."""
-    trigger = setup.view.encode([words])[0]
+    trigger = context.view.encode([words])[0]
     if not trigger:
         raise UsageError("the trigger is empty")
     own = reference is None
-    target = own_summary(setup, victim, document) if own else reference
+    target = own_summary(context, victim, document) if own else reference
     (item,) = slotted_examples(
-        setup.legal,
+        context.legal,
         [Example("text", document, target or "")],
-        prefix=setup.prefix,
-        max_input_length=setup.max_input_length,
-        max_target_length=setup.max_target_length,
+        prefix=context.prefix,
+        max_input_length=context.max_input_length,
+        max_target_length=context.max_target_length,
         trigger_length=len(trigger),
     )
     if item.problem:
         raise StageError(f"this text cannot be attacked: {REASONS[item.problem]}")
     place = item.boundary("show") if kind == "infix" else None
-    inputs = [item.clean, item.filled(kind, trigger, place)]
-    before, after = summaries(setup, victim, inputs, done_file=None, what=victim.key)
-    losses = exact_losses(setup, victim, inputs, [item.labels] * 2)
-    typed = item.typed(kind, "\x00", setup.prefix, place)
+    inputs = [item.clean, item.with_trigger(kind, trigger, place)]
+    before, after = summaries(context, victim, inputs, done_file=None, what=victim.key)
+    losses = exact_losses(context, victim, inputs, [item.labels] * 2)
+    typed = item.attacked_text(kind, "\x00", context.prefix, place)
     left, right = typed.split("\x00")
-    scores = None if own else tuple(rouge_l(setup, [before, after], [target or ""] * 2).tolist())
+    scores = None if own else tuple(rouge_l(context, [before, after], [target or ""] * 2).tolist())
     return Shown(
         title=f"{kind} trigger on {victim.key}",
         segments=[part for part in (Segment(left, left), Segment("", words), Segment(right, right)) if part.new],
@@ -131,12 +131,12 @@ def show_trigger(
     )
 
 
-def own_summary(setup: AttackContext, victim: Victim, document: str) -> str:
+def own_summary(context: AttackContext, victim: Victim, document: str) -> str:
     """The model's summary of `document`; StageError where there is none to attack."""
-    (item,) = setup.encode([Example("text", document, "x")])
+    (item,) = context.encode([Example("text", document, "x")])
     if not item.attackable:
         raise StageError(f"this text cannot be attacked: {REASONS['empty_article']}")
-    (text,) = summaries(setup, victim, [item.ids], done_file=None, what=victim.key)
+    (text,) = summaries(context, victim, [item.ids], done_file=None, what=victim.key)
     if not text.strip():
         raise StageError("the model's summary of this text is empty: there is nothing to attack. Give a --summary.")
     return text

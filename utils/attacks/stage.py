@@ -31,7 +31,7 @@ RANDOM_DRAWS = 10  # random attacks per example; the strongest by loss is the co
 
 
 class Attack:
-    """The common ground of both attacks: victims by model key, tokenizer, legal tokens, examples."""
+    """The common editable of both attacks: victims by model key, tokenizer, legal tokens, examples."""
 
     def __init__(self, context: StageContext) -> None:
         settings, paths, seed = context.settings, context.paths, context.seed
@@ -127,7 +127,7 @@ def attack_with_hotflip(context: StageContext) -> None:
     controls = ControlSettings(random_draws=RANDOM_DRAWS) if settings.ATTACK_CONTROLS else NO_CONTROLS
     units = paths.units(seed, "hotflip")
     sections = hotflip_sections(
-        attack.setup, attack.victim, attack.models, examples, how, controls, unit_dir=units, shard=context.shard
+        attack.setup, attack.victim, attack.models, examples, how, controls, cache_dir=units, shard=context.shard
     )
 
     def finish(sections: Sections) -> None:
@@ -153,7 +153,7 @@ def attack_with_triggers(context: StageContext) -> None:
         attack.examples("attack_optimize"),
         attack.examples("attack_evaluate"),
         how,
-        unit_dir=units,
+        cache_dir=units,
         shard=context.shard,
         gradient_free_types=settings.TRIGGER_GRADIENT_FREE_TYPES if settings.ATTACK_CONTROLS else (),
     )

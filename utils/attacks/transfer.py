@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
-from utils.attacks.cache import blocks_of, load_unit, save_unit
+from utils.attacks.cache import blocks_of, load_cached, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE
 
@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 
 def replay(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     attacks: Mapping[str, Sequence[int]],
     own: Sequence[Record],
@@ -24,7 +24,7 @@ def replay(
     name: str,
     threshold: float,
     block_size: int,
-    unit_dir: Path,
+    cache_dir: Path,
 ) -> list[dict[str, Any]]:
     """What the attacked inputs `attacks` (example id -> ids) do to `victim`, whose own HotFlip records are `own`.
 
@@ -32,10 +32,10 @@ def replay(
     an example that the source could not attack is `skipped` as "not_attacked_by_source". Losses are made in blocks of
     `block_size`, so that what shares a batch with an example does not depend on the shards of a job array.
     """
-    mark = setup.fingerprint(victim.mark, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
+    fingerprint = context.fingerprint(victim.fingerprint, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
                              [(r["id"], r["skipped"]) for r in own])  # fmt: skip
-    path = unit_dir / f"{name}_on_{victim.key}.json"
-    saved = load_unit(path, mark)
+    path = cache_dir / f"{name}_on_{victim.key}.json"
+    saved = load_cached(path, fingerprint)
     if saved is not None:
         records: list[dict[str, Any]] = saved
         return records
@@ -43,12 +43,12 @@ def replay(
     blocks = [[own[i] for i in block if fine[i]] for block in blocks_of([r["id"] for r in own], block_size)]
     live = [record for block in blocks for record in block]
     inputs = [list(attacks[r["id"]]) for r in live]
-    texts = summaries(setup, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
+    texts = summaries(context, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
     losses: list[float] = []
     for block in blocks:
         rows = [list(attacks[r["id"]]) for r in block]
-        losses += exact_losses(setup, victim, rows, [r["labels"] for r in block]).tolist()
-    scores = rouge_l(setup, texts, [r["reference"] for r in live])
+        losses += exact_losses(context, victim, rows, [r["labels"] for r in block]).tolist()
+    scores = rouge_l(context, texts, [r["reference"] for r in live])
     done: dict[str, dict[str, Any]] = {}
     for record, text, score, loss in zip(live, texts, scores.tolist(), losses, strict=True):
         drop = relative_drop(record["clean_rouge"], score)
@@ -72,7 +72,7 @@ def replay(
         or {"id": r["id"], "model": victim.key, "method": name, "skipped": r["skipped"] or "not_attacked_by_source"}
         for r in own
     ]
-    save_unit(path, mark, records)
+    save_cached(path, fingerprint, records)
     return records
 
 

@@ -63,7 +63,7 @@ def _passes(size: Size, device: str) -> Comparison:
     few = items[:: max(len(items) // SINGLY, 1)][:SINGLY]
 
     def singly() -> list[float]:
-        return [padded_loss(model, item.filled("lead", triggers[0]), item.labels, size) for item in few]
+        return [padded_loss(model, item.with_trigger("lead", triggers[0]), item.labels, size) for item in few]
 
     passes = len(items) * (TRIGGERS + 3)  # a gradient costs about three passes
     ways = [

@@ -153,8 +153,9 @@ def hotflip_controls(results: dict[str, Any]) -> Table:
         ("model", "attack", *names, "worst case"),
         rows,
         "random: strongest of several random attacks of equal budget; greedy: gradient-free search with equal queries; "
-        "one_shot: one gradient, unverified; floor: every token changed; double: twice the candidates, on a tenth of "
-        "the examples; worst case: the strongest attack example by example, flips found on other models included.",
+        "one_shot: one gradient, unverified; all_replaced: every token changed; double: twice the candidates, on a "
+        "tenth of the examples; worst case: the strongest attack example by example, flips found on other models "
+        "included.",
     )
 
 
@@ -287,15 +288,17 @@ def checks(results: dict[str, Any]) -> Table:
                 NOT_AVAILABLE if fidelity is None else f"{fidelity:+.2f}",
                 NOT_AVAILABLE if not curve else "yes" if grows else "no",
                 NOT_AVAILABLE if more is None else f"{100 * more:+.1f} %",
-                percent(cell["controls"]["floor"]["success_rate"]) if "floor" in cell["controls"] else NOT_AVAILABLE,
+                percent(cell["controls"]["all_replaced"]["success_rate"])
+                if "all_replaced" in cell["controls"]
+                else NOT_AVAILABLE,
             )
         )
     return Table(
         "hotflip_checks",
         "Is it robust, or are its gradients masked?",
-        ("model", "gradient norm", "zero", "Taylor", "grows", "doubled", "floor"),
+        ("model", "gradient norm", "zero", "Taylor", "grows", "doubled", "all replaced"),
         rows,
         "gradient norm: median over the input; zero: inputs without any gradient; Taylor: Spearman correlation of "
         "predicted and exact gain; grows: success never falls with more flips; doubled: what twice the candidates add "
-        "to the loss gain; floor: success when every token is changed.",
+        "to the loss gain; all replaced: success when every token is changed.",
     )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from utils.analysis.measures import reaches_threshold
-from utils.attacks.cache import blocks_of, load_unit, save_unit
+from utils.attacks.cache import blocks_of, load_cached, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, Encoded, Example
 from utils.attacks.hotflip.proposals import State
@@ -83,12 +83,12 @@ class HotFlipSettings:
 
 
 def attack_examples(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     examples: Sequence[Example],
     settings: HotFlipSettings,
     *,
-    unit_dir: Path,
+    cache_dir: Path,
     clean_file: Path | None = None,
     every_budget: bool = True,
 ) -> list[dict[str, Any]]:
@@ -97,31 +97,33 @@ def attack_examples(
     `clean_file`: where the unattacked summaries are kept, for attacks on the same examples to share.
     `every_budget`: summarise the attack at each budget 1..num_flips, not only the final one.
 
-    Finished blocks lie in `unit_dir` and are not done again. The numbers do not depend on the order of the examples,
-    on interruptions, or on `setup.batch_tokens` (up to ties within 1e-6 nats). An example that cannot be attacked has
+    Finished blocks lie in `cache_dir` and are not done again. The numbers do not depend on the order of the examples,
+    on interruptions, or on `context.batch_tokens` (up to ties within 1e-6 nats). An example that cannot be attacked has
     a record with its `skipped` reason. Raises Interrupted (saved) when asked to stop.
     """
     blocks = blocks_of([example.id for example in examples], settings.block_size)
-    items = setup.encode(examples)
-    marks = [_fingerprint(setup, victim, settings, every_budget, [items[i] for i in block]) for block in blocks]
-    paths = [unit_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
-    done = [load_unit(path, mark) for path, mark in zip(paths, marks, strict=True)]
+    items = context.encode(examples)
+    fingerprints = [
+        _fingerprint(context, victim, settings, every_budget, [items[i] for i in block]) for block in blocks
+    ]
+    paths = [cache_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
+    done = [load_cached(path, fingerprint) for path, fingerprint in zip(paths, fingerprints, strict=True)]
     if any(rows is None for rows in done):
-        clean = clean_summaries(setup, victim, items, done_file=clean_file or unit_dir / "clean.jsonl")
+        clean = clean_summaries(context, victim, items, done_file=clean_file or cache_dir / "clean.jsonl")
         objective: Objective | None = None
         with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
             for b, block in enumerate(blocks):
                 if done[b] is None:
                     some, cleared = [items[i] for i in block], clean.part(block)
-                    search_file = unit_dir / f"search_{b:04d}.json"
-                    found = load_unit(search_file, marks[b])
+                    search_file = cache_dir / f"search_{b:04d}.json"
+                    found = load_cached(search_file, fingerprints[b])
                     if found is None:
                         fine = [item for item in items if item.problem is None]
-                        objective = objective or search_objective(setup, victim, fine)
-                        found = _search_block(setup, victim, settings, objective, some, cleared)
-                        save_unit(search_file, marks[b], found)
+                        objective = objective or search_objective(context, victim, fine)
+                        found = _search_block(context, victim, settings, objective, some, cleared)
+                        save_cached(search_file, fingerprints[b], found)
                     done[b] = make_records(
-                        setup,
+                        context,
                         victim,
                         some,
                         cleared,
@@ -131,13 +133,13 @@ def attack_examples(
                         threshold=settings.success_threshold,
                         every_budget=every_budget,
                     )
-                    save_unit(paths[b], marks[b], done[b])
+                    save_cached(paths[b], fingerprints[b], done[b])
                 bar.update(len(block))
                 live = [row for rows in done[: b + 1] for row in rows if row["skipped"] is None]
                 if live:
                     success, gain = (np.mean([row[name] for row in live]) for name in ("success", "loss_increase"))
                     bar.set_postfix(success=f"{success:.1%}", loss=f"+{gain:.3f}")
-                setup.check_stop()
+                context.check_stop()
     by_index = {
         i: record for block, rows in zip(blocks, done, strict=True) for i, record in zip(block, rows, strict=True)
     }
@@ -145,14 +147,14 @@ def attack_examples(
 
 
 def _fingerprint(
-    setup: AttackContext, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[Encoded]
+    context: AttackContext, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[Encoded]
 ) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
-    return setup.fingerprint(victim.key, victim.mark, asdict(settings), curve, content)
+    return context.fingerprint(victim.key, victim.fingerprint, asdict(settings), curve, content)
 
 
 def _search_block(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     settings: HotFlipSettings,
     objective: Objective,
@@ -170,7 +172,7 @@ def _search_block(
     if not live:
         return results
     own = settings.loss == "own_output"
-    labels = setup.labels([clean.texts[k] for k in live]) if own else [items[k].labels for k in live]
+    labels = context.labels([clean.texts[k] for k in live]) if own else [items[k].labels for k in live]
     targets = Targets(labels, objective.device)
     losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
     for k, loss in zip(live, losses, strict=True):
@@ -182,10 +184,10 @@ def _search_block(
         return results
     targets = Targets(labels, objective.device)
     chosen = [items[k] for k in live]
-    proposer = _proposer(setup, settings, objective, chosen, targets)
-    walks = search(
+    proposer = _proposer(context, settings, objective, chosen, targets)
+    trajectories = search(
         objective,
-        setup.legal,
+        context.legal,
         chosen,
         targets,
         losses[kept].tolist(),
@@ -195,28 +197,31 @@ def _search_block(
         restarts=settings.restarts,
         seed=settings.seed,
     )
-    best = [_exact_best(walk, *pair) for walk, pair in zip(walks, _exact(setup, victim, walks, labels), strict=True)]
-    for k, walk, states in zip(live, walks, best, strict=True):
-        results[k] |= found_json(walk, states, norms=settings.gradient_norms)
-        if walk.queries == 0:
+    best = [
+        _exact_best(trajectory, *pair)
+        for trajectory, pair in zip(trajectories, _exact(context, victim, trajectories, labels), strict=True)
+    ]
+    for k, trajectory, states in zip(live, trajectories, best, strict=True):
+        results[k] |= found_json(trajectory, states, norms=settings.gradient_norms)
+        if trajectory.queries == 0:
             results[k]["skipped"] = NO_LEGAL_FLIP
     seconds = (time.perf_counter() - began) / max(len(items), 1)
     return [result | {"seconds": round(seconds, 5)} for result in results]
 
 
 def _proposer(
-    setup: AttackContext, settings: HotFlipSettings, objective: Objective, items: Sequence[Encoded], targets: Targets
+    context: AttackContext, settings: HotFlipSettings, objective: Objective, items: Sequence[Encoded], targets: Targets
 ) -> Proposer:
     if settings.method == "greedy":
         from utils.attacks.hotflip.controls import GreedyProposer
 
         gradients = 1 + settings.noisy_gradients
         return GreedyProposer(
-            setup.legal, items, candidates=settings.candidates, gradients=gradients, remembered=settings.remembered
+            context.legal, items, candidates=settings.candidates, gradients=gradients, remembered=settings.remembered
         )
     return GradientProposer(
         objective,
-        setup.legal,
+        context.legal,
         items,
         targets,
         candidates=settings.candidates,
@@ -228,16 +233,16 @@ def _proposer(
 
 
 def _exact(
-    setup: AttackContext, victim: Victim, walks: Sequence[SearchTrajectory], labels: Sequence[Sequence[int]]
+    context: AttackContext, victim: Victim, trajectories: Sequence[SearchTrajectory], labels: Sequence[Sequence[int]]
 ) -> list[tuple[list[State], np.ndarray]]:
-    """The budget states of each walk with their float32 losses (a bf16 search only ranked them)."""
-    flat = [(state, labels[e]) for e, walk in enumerate(walks) for state in walk.best]
-    losses = exact_losses(setup, victim, [state.ids for state, _ in flat], [label for _, label in flat])
-    width = len(walks[0].best) if walks else 0
-    return [(walk.best, losses[e * width : (e + 1) * width]) for e, walk in enumerate(walks)]
+    """The budget states of each trajectory with their float32 losses (a bf16 search only ranked them)."""
+    flat = [(state, labels[e]) for e, trajectory in enumerate(trajectories) for state in trajectory.best]
+    losses = exact_losses(context, victim, [state.ids for state, _ in flat], [label for _, label in flat])
+    width = len(trajectories[0].best) if trajectories else 0
+    return [(trajectory.best, losses[e * width : (e + 1) * width]) for e, trajectory in enumerate(trajectories)]
 
 
-def _exact_best(walk: SearchTrajectory, states: Sequence[State], losses: np.ndarray) -> list[State]:
+def _exact_best(trajectory: SearchTrajectory, states: Sequence[State], losses: np.ndarray) -> list[State]:
     """best[k] again, by float32 loss: where bf16 was wrong about a step, the smaller attack stays."""
     kept: list[State] = []
     for state, loss in zip(states, np.round(losses, 6).tolist(), strict=True):

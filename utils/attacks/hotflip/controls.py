@@ -42,32 +42,34 @@ class GreedyProposer:
         self.remembered = int(remembered * candidates)
         self.memory = Memory()
 
-    def propose(self, walks: Sequence[SearchTrajectory], states: Sequence[State]) -> list[list[Flip]]:
+    def propose(self, trajectories: Sequence[SearchTrajectory], states: Sequence[State]) -> list[list[Flip]]:
         """Flips to score for each state."""
-        return [self._flips(walk, state) for walk, state in zip(walks, states, strict=True)]
+        return [self._flips(trajectory, state) for trajectory, state in zip(trajectories, states, strict=True)]
 
-    def learn(self, walk: SearchTrajectory, flips: Sequence[Flip], gains: Sequence[float]) -> None:
+    def learn(self, trajectory: SearchTrajectory, flips: Sequence[Flip], gains: Sequence[float]) -> None:
         """Remember what the flips gained."""
-        self.memory.learn(walk, flips, gains)
+        self.memory.learn(trajectory, flips, gains)
 
-    def _flips(self, walk: SearchTrajectory, state: State) -> list[Flip]:
-        ground = EditablePositions(self.legal, self.encoded[walk.example], state)
+    def _flips(self, trajectory: SearchTrajectory, state: State) -> list[Flip]:
+        editable = EditablePositions(self.legal, self.encoded[trajectory.example], state)
         best: dict[int, float] = {}
-        for (position, _), gain in self.memory.gains.get((walk.example, walk.restart), {}).items():
+        for (position, _), gain in self.memory.gains.get((trajectory.example, trajectory.restart), {}).items():
             best[position] = max(best.get(position, -np.inf), gain)
-        proved = TopFlips.of(tried := self.memory.flips(walk, ground, 4 * self.remembered), [math.nan] * len(tried))
-        (flips,) = choose([ground], [proved], candidates=[self.remembered], per_position=self.tries)
+        proved = TopFlips.of(
+            tried := self.memory.flips(trajectory, editable, 4 * self.remembered), [math.nan] * len(tried)
+        )
+        (flips,) = choose([editable], [proved], candidates=[self.remembered], per_position=self.tries)
         left = self.tries - len(flips)
-        sensitive = sorted((p for p in best if ground.open[p]), key=lambda p: -best[p])[: max(self.tries // 4, 1)]
+        sensitive = sorted((p for p in best if editable.open[p]), key=lambda p: -best[p])[: max(self.tries // 4, 1)]
         drawn: list[Flip] = []
         if sensitive:
-            narrow = EditablePositions(self.legal, self.encoded[walk.example], state)
+            narrow = EditablePositions(self.legal, self.encoded[trajectory.example], state)
             mask = np.zeros(len(state.ids), dtype=bool)
             mask[sensitive] = True
             narrow.open &= mask
             narrow.whole &= mask
-            drawn = random_flips(narrow, int(left * EXPLOIT), walk.rng)
-        drawn += random_flips(ground, self.tries, walk.rng)
+            drawn = random_flips(narrow, int(left * EXPLOIT), trajectory.rng)
+        drawn += random_flips(editable, self.tries, trajectory.rng)
         for flip in drawn:
             if all((flip.position, flip.new) != (other.position, other.new) for other in flips):
                 flips.append(flip)
@@ -121,7 +123,7 @@ def one_shot(objective: Objective, legal: LegalTokens, items: Sequence[Encoded],
     """The unverified recipe: the positions of largest gradient norm, all flipped at once to the arg-max of g · e_v.
 
     One gradient, no exact score, no search, no typability; attacked ids int64 [T] per example. What published
-    "HotFlip" numbers are often made with, and so the floor that a real attack has to clear.
+    "HotFlip" numbers are often made with, and so the least that a real attack has to reach.
     """
     attacked = [np.asarray(item.ids, dtype=np.int64).copy() for item in items]
     tokens = torch.from_numpy(legal.ids).to(objective.device)
@@ -140,7 +142,7 @@ def one_shot(objective: Objective, legal: LegalTokens, items: Sequence[Encoded],
     return attacked
 
 
-def everything_changed(legal: LegalTokens, item: Encoded, rng: np.random.Generator) -> np.ndarray:
+def all_replaced(legal: LegalTokens, item: Encoded, rng: np.random.Generator) -> np.ndarray:
     """The input with every attackable token replaced by a random whole word: what no summarizer can survive.
 
     An attack whose success does not rise towards this one's as the budget grows is broken (Carlini et al. 2019).

@@ -19,7 +19,7 @@ from utils.attacks.cache import blocks_of, shard_of
 from utils.attacks.context import AttackContext, Victim
 from utils.attacks.encoding import Encoded, Example
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
-from utils.attacks.hotflip.controls import everything_changed, one_shot, strongest_random
+from utils.attacks.hotflip.controls import all_replaced, one_shot, strongest_random
 from utils.attacks.hotflip.long_budget import attack_without_limit
 from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
@@ -35,8 +35,8 @@ class ControlSettings:
     """Which controls run beside the attack, and how large they are.
 
     `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
-    gradient-free search with equal queries. `one_shot`: the unverified recipe. `floor`: all tokens changed.
-    `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples,
+    gradient-free search with equal queries. `one_shot`: the unverified recipe. `all_replaced`: every
+    attackable token replaced by a random word, an upper bound on what any attack can do. `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples,
     but at most a tenth of all, the attack is run with twice the candidates (0: not). `long_examples`: on so many, the
     attack goes on beyond its budget until every token may change (0: not).
     """
@@ -44,63 +44,63 @@ class ControlSettings:
     random_draws: int = 10
     greedy: bool = True
     one_shot: bool = True
-    floor: bool = True
+    all_replaced: bool = True
     own_output: bool = False
     convergence_examples: int = 200
     long_examples: int = 200
 
 
 NO_CONTROLS = ControlSettings(
-    random_draws=0, greedy=False, one_shot=False, floor=False, convergence_examples=0, long_examples=0
+    random_draws=0, greedy=False, one_shot=False, all_replaced=False, convergence_examples=0, long_examples=0
 )
 
 
 def hotflip_sections(
-    setup: AttackContext,
+    context: AttackContext,
     load: Loader,
     model_keys: Sequence[str],
     examples: Sequence[Example],
     settings: HotFlipSettings,
     controls: ControlSettings,
     *,
-    unit_dir: Path,
+    cache_dir: Path,
     shard: tuple[int, int] = (0, 1),
 ) -> Sections:
     """Attack, control and transfer records of every model on the shard's examples; one model in memory at a time."""
     chosen = [examples[i] for i in shard_of([e.id for e in examples], settings.block_size, shard)]
-    home = unit_dir if shard[1] == 1 else unit_dir / f"shard_{shard[0]}_of_{shard[1]}"
+    home = cache_dir if shard[1] == 1 else cache_dir / f"shard_{shard[0]}_of_{shard[1]}"
     # Samples are the first of all examples in the order of the blocks: the same ones whatever the shards.
     order = [examples[i].id for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
     double = set(order[: min(controls.convergence_examples, -(-len(order) // 10))])
     long = set(order[: controls.long_examples])
-    longest = max((len(item.attackable) for item in setup.encode(examples)), default=0) if long else 0
+    longest = max((len(item.attackable) for item in context.encode(examples)), default=0) if long else 0
     sections: Sections = {}
     for key in model_keys:
         victim = load(key)
-        sections |= _attacks_on(setup, victim, chosen, settings, controls, home / key)
+        sections |= _attacks_on(context, victim, chosen, settings, controls, home / key)
         some = [e for e in chosen if e.id in double]
         if some:
             sections[f"double/{key}"] = attack_examples(
-                setup,
+                context,
                 victim,
                 some,
                 replace(settings, candidates=2 * settings.candidates),
-                unit_dir=home / key / "double",
+                cache_dir=home / key / "double",
                 every_budget=False,
             )
         own = [r for r in sections[f"attack/{key}"] if r["id"] in long]
         if own:
             sections[f"long/{key}"] = attack_without_limit(
-                setup,
+                context,
                 victim,
                 own,
-                setup.encode([e for e in chosen if e.id in long]),
+                context.encode([e for e in chosen if e.id in long]),
                 num_flips=settings.num_flips,
                 longest=longest,
                 threshold=settings.success_threshold,
                 block_size=settings.block_size,
                 seed=settings.seed,
-                unit_dir=home / key,
+                cache_dir=home / key,
             )
         del victim
     for target in model_keys:
@@ -108,21 +108,21 @@ def hotflip_sections(
         for source in model_keys:
             if source != target:
                 sections[f"transfer/{source}/{target}"] = replay(
-                    setup,
+                    context,
                     victim,
                     attacked_inputs(sections[f"attack/{source}"]),
                     sections[f"attack/{target}"],
                     name=f"flips of {source}",
                     threshold=settings.success_threshold,
                     block_size=settings.block_size,
-                    unit_dir=home / "transfer",
+                    cache_dir=home / "transfer",
                 )
         del victim
     return sections
 
 
 def _attacks_on(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     examples: Sequence[Example],
     settings: HotFlipSettings,
@@ -131,7 +131,7 @@ def _attacks_on(
 ) -> Sections:
     key = victim.key
     shared = {"clean_file": home / "clean.jsonl"}
-    main = attack_examples(setup, victim, examples, settings, unit_dir=home / "attack", **shared)
+    main = attack_examples(context, victim, examples, settings, cache_dir=home / "attack", **shared)
     sections: Sections = {f"attack/{key}": main}
     others: dict[str, HotFlipSettings] = {}
     if controls.greedy:
@@ -140,32 +140,32 @@ def _attacks_on(
         others["own_output"] = replace(settings, loss="own_output")
     for name, how in others.items():
         sections[f"{name}/{key}"] = attack_examples(
-            setup, victim, examples, how, unit_dir=home / name, every_budget=False, **shared
+            context, victim, examples, how, cache_dir=home / name, every_budget=False, **shared
         )
     live = {record["id"] for record in main if record["skipped"] is None}
-    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     drawn: dict[str, dict[str, Sequence[int]]] = {}
     # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
     for block in blocks_of([e.id for e in examples], settings.block_size):
-        items = [item for item in setup.encode([examples[i] for i in block]) if item.id in live]
-        for name, attacks in _controls_on(setup, objective, items, settings, controls).items():
+        items = [item for item in context.encode([examples[i] for i in block]) if item.id in live]
+        for name, attacks in _controls_on(context, objective, items, settings, controls).items():
             drawn.setdefault(name, {}).update(attacks)
     for name, attacks in drawn.items():
         sections[f"{name}/{key}"] = replay(
-            setup,
+            context,
             victim,
             attacks,
             main,
             name=name,
             threshold=settings.success_threshold,
             block_size=settings.block_size,
-            unit_dir=home,
+            cache_dir=home,
         )
     return sections
 
 
 def _controls_on(
-    setup: AttackContext,
+    context: AttackContext,
     objective: Objective,
     items: Sequence[Encoded],
     settings: HotFlipSettings,
@@ -178,7 +178,7 @@ def _controls_on(
     if controls.random_draws:
         sets = strongest_random(
             objective,
-            setup.legal,
+            context.legal,
             items,
             num_flips=settings.num_flips,
             draws=controls.random_draws,
@@ -190,11 +190,12 @@ def _controls_on(
             ids[[f.position for f in flips]] = [f.new for f in flips]
             drawn["random"][item.id] = ids.tolist()
     if controls.one_shot:
-        shots = one_shot(objective, setup.legal, items, num_flips=settings.num_flips)
+        shots = one_shot(objective, context.legal, items, num_flips=settings.num_flips)
         drawn["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
-    if controls.floor:
-        drawn["floor"] = {
-            item.id: everything_changed(setup.legal, item, generator(settings.seed, "floor", item.id)).tolist()
+    if controls.all_replaced:
+        drawn["all_replaced"] = {
+            # "floor" was the control's name: it stays in the key, so that draws stay what they were.
+            item.id: all_replaced(context.legal, item, generator(settings.seed, "floor", item.id)).tolist()
             for item in items
         }
     return drawn
@@ -226,10 +227,14 @@ def hotflip_results(
     against: dict[str, Any] = {}
     for key in model_keys:
         names = [
-            n for n in ("random", "greedy", "one_shot", "floor", "own_output", "double") if f"{n}/{key}" in sections
+            n
+            for n in ("random", "greedy", "one_shot", "all_replaced", "own_output", "double")
+            if f"{n}/{key}" in sections
         ]
         results[key] = summary(f"attack/{key}") | {"controls": {name: summary(f"{name}/{key}") for name in names}}
-        tried = [sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("floor", "double")))]
+        tried = [
+            sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("all_replaced", "double")))
+        ]
         # A control arm adds nothing to the figures of the three models: they are the same with and without it.
         sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
         tried += [sections[f"transfer/{source}/{key}"] for source in sources]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from utils.analysis.measures import relative_drop
-from utils.attacks.cache import blocks_of, load_unit, save_unit
+from utils.attacks.cache import blocks_of, load_cached, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import Encoded
 from utils.attacks.hotflip.proposals import GAIN_ELEMENTS
@@ -44,7 +44,7 @@ def long_budgets(num_flips: int, longest: int) -> list[int]:
 
 
 def attack_without_limit(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     own: Sequence[Record],
     items: Sequence[Encoded],
@@ -54,7 +54,7 @@ def attack_without_limit(
     threshold: float,
     block_size: int,
     seed: int,
-    unit_dir: Path,
+    cache_dir: Path,
 ) -> list[dict[str, Any]]:
     """Go on from the attacks in `own` (HotFlip records of `items`, in their order); one record per example.
 
@@ -63,13 +63,15 @@ def attack_without_limit(
     a job array's shard.
     """
     budgets = long_budgets(num_flips, longest)
-    mark = setup.fingerprint(victim.mark, budgets, threshold, seed, [(r["id"], r.get("adv_ids")) for r in own])
-    path = unit_dir / f"long_on_{victim.key}.json"
-    saved = load_unit(path, mark)
+    fingerprint = context.fingerprint(
+        victim.fingerprint, budgets, threshold, seed, [(r["id"], r.get("adv_ids")) for r in own]
+    )
+    path = cache_dir / f"long_on_{victim.key}.json"
+    saved = load_cached(path, fingerprint)
     if saved is not None:
         records: list[dict[str, Any]] = saved
         return records
-    objective = Objective(victim.model, batch_tokens=setup.batch_tokens)
+    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     records = [
         {"id": r["id"], "model": victim.key, "method": "long", "skipped": r["skipped"], "clean_rouge": r["clean_rouge"]}
         for r in own
@@ -80,14 +82,14 @@ def attack_without_limit(
     width = len(budgets) + 1
     for block in blocks_of([r["id"] for r in own], block_size):
         some = [i for i in block if own[i]["skipped"] is None]
-        inputs = _climb(objective, setup.legal, [items[i] for i in some], [own[i] for i in some], budgets, seed)
+        inputs = _climb(objective, context.legal, [items[i] for i in some], [own[i] for i in some], budgets, seed)
         rows = [ids.tolist() for several in inputs for ids in several]
-        losses += exact_losses(setup, victim, rows, [own[i]["labels"] for i in some for _ in range(width)]).tolist()
+        losses += exact_losses(context, victim, rows, [own[i]["labels"] for i in some for _ in range(width)]).tolist()
         live += some
         flat += rows
     what = f"{victim.key}: budgets beyond {num_flips}"
-    texts = summaries(setup, victim, flat, done_file=path.with_suffix(".jsonl"), what=what)
-    scores = rouge_l(setup, texts, [own[i]["reference"] for i in live for _ in range(width)])
+    texts = summaries(context, victim, flat, done_file=path.with_suffix(".jsonl"), what=what)
+    scores = rouge_l(context, texts, [own[i]["reference"] for i in live for _ in range(width)])
     for n, i in enumerate(live):
         part, clean = slice(n * width, (n + 1) * width), own[i]["clean_rouge"]
         rouges = scores[part].tolist()
@@ -101,7 +103,7 @@ def attack_without_limit(
             "drops": [relative_drop(clean, value) for value in rouges],
             "inputs": flat[part],
         }
-    save_unit(path, mark, records)
+    save_cached(path, fingerprint, records)
     return records
 
 

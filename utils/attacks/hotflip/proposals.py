@@ -62,11 +62,11 @@ class EditablePositions:
         self.whole[encoded.start : encoded.end] = (self.last - self.first) == 1
         self.whole &= self.open
 
-    def free(self, position: int, token: int) -> bool:
+    def always_typable(self, position: int, token: int) -> bool:
         """True where the change is typable by construction (or typability is not asked for)."""
         return not self.legal.checked or bool(self.whole[position] and self.legal.whole_mask[token])
 
-    def words(self, position: int, token: int) -> tuple[int, ...] | None:
+    def words_after(self, position: int, token: int) -> tuple[int, ...] | None:
         """The ids of every word that the change touches, after it; None where no text can give them."""
         start = self.encoded.start
         first, last = int(self.first[position - start]), int(self.last[position - start])
@@ -78,29 +78,29 @@ class EditablePositions:
         return (*ids[first:position].tolist(), token, *ids[position + 1 : last].tolist())
 
 
-def random_flips(ground: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
+def random_flips(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
     """Up to `count` different random legal flips of one state, typable where that is asked for."""
-    legal, state = ground.legal, ground.state
+    legal, state = editable.legal, editable.state
     if not legal.checked:
-        positions, tokens = np.flatnonzero(ground.open), legal.ids
+        positions, tokens = np.flatnonzero(editable.open), legal.ids
     else:
-        positions, tokens = np.flatnonzero(ground.whole), legal.ids[: legal.whole]
+        positions, tokens = np.flatnonzero(editable.whole), legal.ids[: legal.whole]
     if not len(positions):
-        return _checked_random_flips(ground, count, rng) if legal.checked else []
+        return _checked_random_flips(editable, count, rng) if legal.checked else []
     drawn = zip(rng.choice(positions, 2 * count + 4), rng.choice(tokens, 2 * count + 4), strict=True)
     return _distinct(state, drawn, count)
 
 
-def _checked_random_flips(ground: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
+def _checked_random_flips(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
     # No word of one token: draw freely and keep what survives. Rare, so plain is good enough.
-    positions = np.flatnonzero(ground.open)
+    positions = np.flatnonzero(editable.open)
     if not len(positions):
         return []
-    drawn = list(zip(rng.choice(positions, 16 * count), rng.choice(ground.legal.ids, 16 * count), strict=True))
-    words = [ground.words(int(p), int(t)) for p, t in drawn]
-    fine = iter(ground.legal.view.survives([w for w in words if w is not None]))
+    drawn = list(zip(rng.choice(positions, 16 * count), rng.choice(editable.legal.ids, 16 * count), strict=True))
+    words = [editable.words_after(int(p), int(t)) for p, t in drawn]
+    fine = iter(editable.legal.view.survives([w for w in words if w is not None]))
     kept = [pair for pair, w in zip(drawn, words, strict=True) if w is not None and next(fine)]
-    return _distinct(ground.state, kept, count)
+    return _distinct(editable.state, kept, count)
 
 
 def _distinct(state: State, pairs: object, count: int) -> list[Flip]:
@@ -198,7 +198,7 @@ class FirstOrderScorer:
 
 
 def choose(
-    grounds: Sequence[EditablePositions],
+    editables: Sequence[EditablePositions],
     tops: Sequence[TopFlips],
     *,
     candidates: Sequence[int],
@@ -210,14 +210,14 @@ def choose(
     New: not tried on this state, and not among the flips `besides[i]`, which are scored anyway.
     """
     words = [
-        [None if ground.free(p, t) else ground.words(p, t) for p, t in _pairs(top)]
-        for ground, top in zip(grounds, tops, strict=True)
+        [None if editable.always_typable(p, t) else editable.words_after(p, t) for p, t in _pairs(top)]
+        for editable, top in zip(editables, tops, strict=True)
     ]
-    view = grounds[0].legal.view if grounds else None
+    view = editables[0].legal.view if editables else None
     asked = [w for row in words for w in row if w is not None]
     fine = dict(zip(asked, view.survives(asked), strict=True)) if view and asked else {}
     chosen: list[list[Flip]] = []
-    for n, (ground, top, row, wanted) in enumerate(zip(grounds, tops, words, candidates, strict=True)):
+    for n, (editable, top, row, wanted) in enumerate(zip(editables, tops, words, candidates, strict=True)):
         known = {(flip.position, flip.new) for flip in besides[n]} if besides else set()
         flips: dict[tuple[int, int], Flip] = {}
         at: dict[int, int] = {}
@@ -225,12 +225,12 @@ def choose(
             if len(flips) >= wanted:
                 break
             pair = (position, token)
-            if pair in flips or pair in known or pair in ground.state.tried or at.get(position, 0) >= per_position:
+            if pair in flips or pair in known or pair in editable.state.tried or at.get(position, 0) >= per_position:
                 continue
-            if not (ground.free(position, token) or (word is not None and fine[word])):
+            if not (editable.always_typable(position, token) or (word is not None and fine[word])):
                 continue
             at[position] = at.get(position, 0) + 1
-            flips[pair] = Flip(position, int(ground.state.ids[position]), token, float(gain))
+            flips[pair] = Flip(position, int(editable.state.ids[position]), token, float(gain))
         chosen.append(list(flips.values()))
     return chosen
 

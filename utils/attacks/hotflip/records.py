@@ -30,20 +30,20 @@ class Clean:
         return Clean([self.texts[i] for i in rows], [self.rouges[i] for i in rows])
 
 
-def clean_summaries(setup: AttackContext, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
+def clean_summaries(context: AttackContext, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
     """The unattacked side of `items`; finished summaries are kept in `done_file`."""
     fine = [i for i, item in enumerate(items) if item.problem is None]
     texts = summaries(
-        setup, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
+        context, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
     )
-    scores = rouge_l(setup, texts, [items[i].summary for i in fine])
+    scores = rouge_l(context, texts, [items[i].summary for i in fine])
     clean = Clean([""] * len(items), [None] * len(items))
     for i, text, score in zip(fine, texts, scores.tolist(), strict=True):
         clean.texts[i], clean.rouges[i] = text, score
     return clean
 
 
-def found_json(walk: SearchTrajectory, states: Sequence[State], *, norms: bool = True) -> dict[str, Any]:
+def found_json(trajectory: SearchTrajectory, states: Sequence[State], *, norms: bool = True) -> dict[str, Any]:
     """The JSON of one search: flips and losses at each budget 0..num_flips, the trace, and what it cost."""
     final = states[-1]
     trace = [
@@ -61,15 +61,15 @@ def found_json(walk: SearchTrajectory, states: Sequence[State], *, norms: bool =
         "losses": [state.loss for state in states],
         "budgets": [[[flip.position, flip.new] for flip in state.flips] for state in states],
         "flips": trace,
-        "steps": walk.steps,
-        "queries": walk.queries,
-        "gradients": walk.gradients,
-        "bad_losses": walk.bad_losses,
-        "gradient_norm": number(walk.gradient_norm) if norms else None,
-        "zero_gradient": bool(walk.gradient_norm == 0.0),
-        "fidelity": _fidelity([p for p in walk.pairs if p[2]]),
-        "fidelity_top": _fidelity([p for p in walk.pairs if not p[2]]),
-        "fidelity_pairs": [[round(a, 5), round(b, 5)] for a, b, random in walk.pairs if random],
+        "steps": trajectory.steps,
+        "queries": trajectory.queries,
+        "gradients": trajectory.gradients,
+        "bad_losses": trajectory.bad_losses,
+        "gradient_norm": number(trajectory.gradient_norm) if norms else None,
+        "zero_gradient": bool(trajectory.gradient_norm == 0.0),
+        "fidelity": _fidelity([p for p in trajectory.pairs if p[2]]),
+        "fidelity_top": _fidelity([p for p in trajectory.pairs if not p[2]]),
+        "fidelity_pairs": [[round(a, 5), round(b, 5)] for a, b, random in trajectory.pairs if random],
     }
 
 
@@ -96,7 +96,7 @@ def attacked_ids(item: Encoded, flips: Sequence[Sequence[int]]) -> list[int]:
 
 
 def make_records(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     items: Sequence[Encoded],
     clean: Clean,
@@ -112,20 +112,20 @@ def make_records(
     first = 1 if every_budget else -1
     inputs = {i: [attacked_ids(items[i], flips) for flips in found[i]["budgets"][first:]] for i in live}
     flat = [row for i in live for row in inputs[i]]
-    texts = summaries(setup, victim, flat, done_file=None, what="")
-    scores = rouge_l(setup, texts, [items[i].summary for i in live for _ in inputs[i]])
+    texts = summaries(context, victim, flat, done_file=None, what="")
+    scores = rouge_l(context, texts, [items[i].summary for i in live for _ in inputs[i]])
     each = zip(texts, scores.tolist(), strict=True)
     outcomes = {i: [next(each) for _ in inputs[i]] for i in live}  # (summary, ROUGE-L) at each budget
-    documents = {i: attacked_document(setup.view, items[i], inputs[i][-1]) for i in live}
+    documents = {i: attacked_document(context.view, items[i], inputs[i][-1]) for i in live}
     typable = reads_as(
-        setup.view,
+        context.view,
         [documents[i] for i in live],
         [inputs[i][-1] for i in live],
-        prefix=setup.prefix,
-        max_input_length=setup.max_input_length,
+        prefix=context.prefix,
+        max_input_length=context.max_input_length,
     )
     reference = exact_losses(
-        setup,
+        context,
         victim,
         [row for i in live for row in (items[i].ids, inputs[i][-1])],
         [items[i].labels for i in live for _ in range(2)],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
-from utils.attacks.cache import load_unit, save_unit
+from utils.attacks.cache import load_cached, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, reads_as
 from utils.attacks.triggers.inputs import TriggerExample, check_in_place
@@ -32,13 +32,15 @@ class CleanSide:
     losses: np.ndarray
 
 
-def clean_side(setup: AttackContext, victim: Victim, items: Sequence[TriggerExample], *, unit_dir: Path) -> CleanSide:
-    """Summaries, scores and losses of `items` without a trigger; kept in `unit_dir`."""
+def clean_side(
+    context: AttackContext, victim: Victim, items: Sequence[TriggerExample], *, cache_dir: Path
+) -> CleanSide:
+    """Summaries, scores and losses of `items` without a trigger; kept in `cache_dir`."""
     live = [n for n, item in enumerate(items) if item.problem is None]
-    file = unit_dir / f"clean_{victim.key}.jsonl"
-    found = summaries(setup, victim, [items[n].clean for n in live], done_file=file, what=f"{victim.key}: clean")
-    losses = exact_losses(setup, victim, [items[n].clean for n in live], [items[n].labels for n in live])
-    scores = rouge_scores(found, [items[n].summary for n in live], processes=setup.rouge_processes) if live else {}
+    file = cache_dir / f"clean_{victim.key}.jsonl"
+    found = summaries(context, victim, [items[n].clean for n in live], done_file=file, what=f"{victim.key}: clean")
+    losses = exact_losses(context, victim, [items[n].clean for n in live], [items[n].labels for n in live])
+    scores = rouge_scores(found, [items[n].summary for n in live], processes=context.rouge_processes) if live else {}
     texts, all_losses = [""] * len(items), np.full(len(items), np.nan)
     rouge = {metric: np.zeros(len(items)) for metric in ROUGES}
     for place, n in enumerate(live):
@@ -49,7 +51,7 @@ def clean_side(setup: AttackContext, victim: Victim, items: Sequence[TriggerExam
 
 
 def evaluate_trigger(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     items: Sequence[TriggerExample],
     clean: CleanSide,
@@ -60,7 +62,7 @@ def evaluate_trigger(
     threshold: float,
     min_clean_rouge: float,
     seed: int,
-    unit_dir: Path,
+    cache_dir: Path,
     name: str = "attack",
 ) -> list[dict[str, Any]]:
     """One record per example: `trigger` (found on model `source`) put into every text that `victim` summarises.
@@ -70,23 +72,25 @@ def evaluate_trigger(
     """
     stem = f"{name}_{trigger_type}_{source}_on_{victim.key}"
     content = [(item.id, item.body.tolist(), item.labels, item.summary) for item in items]
-    mark = setup.fingerprint(victim.mark, list(map(int, trigger)), threshold, min_clean_rouge, seed, content)
-    saved = load_unit(unit_dir / f"{stem}.json", mark)
+    fingerprint = context.fingerprint(
+        victim.fingerprint, list(map(int, trigger)), threshold, min_clean_rouge, seed, content
+    )
+    saved = load_cached(cache_dir / f"{stem}.json", fingerprint)
     if saved is not None:
         records: list[dict[str, Any]] = saved
         return records
     live = [n for n, item in enumerate(items) if item.problem is None]
     places = {n: items[n].boundary(seed, "evaluate") if trigger_type == "infix" else None for n in live}
     for n in live:
-        check_in_place(items[n], trigger_type, trigger, places[n], setup.max_input_length)
-    inputs = [items[n].filled(trigger_type, trigger, places[n]) for n in live]
+        check_in_place(items[n], trigger_type, trigger, places[n], context.max_input_length)
+    inputs = [items[n].with_trigger(trigger_type, trigger, places[n]) for n in live]
     what = f"{source} {trigger_type} {name} on {victim.key}"
-    texts = summaries(setup, victim, inputs, done_file=unit_dir / f"{stem}.jsonl", what=what)
-    losses = exact_losses(setup, victim, inputs, [items[n].labels for n in live])
-    scores = rouge_scores(texts, [items[n].summary for n in live], processes=setup.rouge_processes) if live else {}
-    words = setup.view.text(trigger).strip()
-    typed = [items[n].typed(trigger_type, words, setup.prefix, places[n]) for n in live]
-    typable = reads_as(setup.view, typed, inputs, prefix="", max_input_length=setup.max_input_length)
+    texts = summaries(context, victim, inputs, done_file=cache_dir / f"{stem}.jsonl", what=what)
+    losses = exact_losses(context, victim, inputs, [items[n].labels for n in live])
+    scores = rouge_scores(texts, [items[n].summary for n in live], processes=context.rouge_processes) if live else {}
+    words = context.view.text(trigger).strip()
+    typed = [items[n].attacked_text(trigger_type, words, context.prefix, places[n]) for n in live]
+    typable = reads_as(context.view, typed, inputs, prefix="", max_input_length=context.max_input_length)
     records = [
         {"id": item.id, "source": source, "target": victim.key, "trigger_type": trigger_type, "skipped": item.problem}
         for item in items
@@ -117,7 +121,7 @@ def evaluate_trigger(
             "attacked_prediction": texts[place],
             "reference": item.summary,
         }
-    save_unit(unit_dir / f"{stem}.json", mark, records)
+    save_cached(cache_dir / f"{stem}.json", fingerprint, records)
     return records
 
 

@@ -21,14 +21,14 @@ from utils.attacks.triggers.search import TriggerSettings, optimise_trigger
 
 
 def trigger_sections(
-    setup: AttackContext,
+    context: AttackContext,
     load: Loader,
     model_keys: Sequence[str],
     optimise_on: Sequence[Example],
     evaluate_on: Sequence[Example],
     settings: TriggerSettings,
     *,
-    unit_dir: Path,
+    cache_dir: Path,
     shard: tuple[int, int] = (0, 1),
     gradient_free_types: Sequence[str] = (),
 ) -> Sections:
@@ -40,13 +40,13 @@ def trigger_sections(
     `free/TYPE/MODEL` (the gradient-free search of equal cost).
     """
     limits = {
-        "prefix": setup.prefix,
-        "max_input_length": setup.max_input_length,
-        "max_target_length": setup.max_target_length,
+        "prefix": context.prefix,
+        "max_input_length": context.max_input_length,
+        "max_target_length": context.max_target_length,
         "trigger_length": settings.length,
     }
-    train = slotted_examples(setup.legal, optimise_on, **limits)
-    test = slotted_examples(setup.legal, evaluate_on, **limits)
+    train = slotted_examples(context.legal, optimise_on, **limits)
+    test = slotted_examples(context.legal, evaluate_on, **limits)
     units = [(key, kind) for key in model_keys for kind in settings.types]
     mine = units[shard[0] :: shard[1]]
     sections: Sections = {}
@@ -55,20 +55,20 @@ def trigger_sections(
         if not kinds:
             continue
         victim = load(key)
-        objective = search_objective(setup, victim, setup.encode(optimise_on[:64]))
+        objective = search_objective(context, victim, context.encode(optimise_on[:64]))
         searches = [("search", kind, settings) for kind in kinds]
         searches += [("free_search", k, replace(settings, method="random")) for k in kinds if k in gradient_free_types]
         items = train
         if settings.loss == "own_output":
-            items = with_own_output(setup, victim, train, done_file=unit_dir / key / "own_output.jsonl")
+            items = with_own_output(context, victim, train, done_file=cache_dir / key / "own_output.jsonl")
         for name, kind, how in searches:
-            state = unit_dir / key / f"{name}_{kind}.json"
-            found = optimise_trigger(setup, victim, objective, items, kind, how, state_file=state)
+            state = cache_dir / key / f"{name}_{kind}.json"
+            found = optimise_trigger(context, victim, objective, items, kind, how, state_file=state)
             sections[f"{name}/{kind}/{key}"] = [found]
         del victim, objective
     for target in model_keys:
         victim = load(target)
-        clean = clean_side(setup, victim, test, unit_dir=unit_dir / target)
+        clean = clean_side(context, victim, test, cache_dir=cache_dir / target)
         for source, kind in mine:
             found = sections[f"search/{kind}/{source}"][0]
             cells = [(f"attack/{kind}/{source}/{target}", "attack", found["trigger_ids"])]
@@ -81,7 +81,7 @@ def trigger_sections(
                 cells.append((f"free/{kind}/{target}", "free", free["trigger_ids"]))
             for section, name, trigger in cells:
                 sections[section] = evaluate_trigger(
-                    setup,
+                    context,
                     victim,
                     test,
                     clean,
@@ -91,7 +91,7 @@ def trigger_sections(
                     threshold=settings.success_threshold,
                     min_clean_rouge=settings.min_clean_rouge,
                     seed=settings.seed,
-                    unit_dir=unit_dir / target,
+                    cache_dir=cache_dir / target,
                     name=name,
                 )
         del victim
@@ -99,12 +99,12 @@ def trigger_sections(
 
 
 def with_own_output(
-    setup: AttackContext, victim: Victim, items: Sequence[TriggerExample], *, done_file: Path
+    context: AttackContext, victim: Victim, items: Sequence[TriggerExample], *, done_file: Path
 ) -> list[TriggerExample]:
     """`items` with the model's own clean summary in the place of the reference."""
     live = [n for n, item in enumerate(items) if item.problem is None]
-    texts = summaries(setup, victim, [items[n].clean for n in live], done_file=done_file, what=f"{victim.key}: own")
-    own = dict(zip(live, setup.labels(texts), strict=True)) if live else {}
+    texts = summaries(context, victim, [items[n].clean for n in live], done_file=done_file, what=f"{victim.key}: own")
+    own = dict(zip(live, context.labels(texts), strict=True)) if live else {}
     return [replace(item, labels=tuple(own[n])) if n in own else item for n, item in enumerate(items)]
 
 

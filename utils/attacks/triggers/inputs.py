@@ -47,7 +47,7 @@ class TriggerExample:
         """The unattacked input, int64."""
         return np.concatenate([self.prefix, self.body, [self.eos]])
 
-    def filled(self, trigger_type: str, trigger: Sequence[int], boundary: int | None = None) -> np.ndarray:
+    def with_trigger(self, trigger_type: str, trigger: Sequence[int], boundary: int | None = None) -> np.ndarray:
         """The input with the trigger in its place, int64 [len(clean) + length]."""
         slot = self.slot(trigger_type, boundary)
         clean = self.clean
@@ -69,7 +69,7 @@ class TriggerExample:
         """One of the boundaries, at random by `key` and the example's id."""
         return int(generator(*key, "boundary", self.id).choice(self.boundaries))
 
-    def typed(self, trigger_type: str, words: str, prefix: str, boundary: int | None = None) -> str:
+    def attacked_text(self, trigger_type: str, words: str, prefix: str, boundary: int | None = None) -> str:
         """The whole text, task prefix included, that a person would type to attack this example."""
         if trigger_type == "instruction":
             return f"{words} {prefix}{self.text}"
@@ -139,7 +139,7 @@ def check_in_place(
     item: TriggerExample, trigger_type: str, trigger: Sequence[int], boundary: int | None, limit: int
 ) -> None:
     """StageError unless the final ids hold the whole trigger at its slot, fit, and differ from the clean ids in it."""
-    ids, slot = item.filled(trigger_type, trigger, boundary), item.slot(trigger_type, boundary)
+    ids, slot = item.with_trigger(trigger_type, trigger, boundary), item.slot(trigger_type, boundary)
     rest = np.concatenate([ids[:slot], ids[slot + len(trigger) :]])
     whole = len(trigger) == item.length and ids[slot : slot + len(trigger)].tolist() == list(trigger)
     if not (whole and len(ids) <= limit and ids[-1] == item.eos and np.array_equal(rest, item.clean)):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.attacks.cache import load_unit, save_unit
+from utils.attacks.cache import load_cached, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
@@ -104,17 +104,17 @@ class TriggerObjective:
         self.objective, self.items, self.kind, self.seed = objective, list(items), trigger_type, seed
         self.targets = Targets([item.labels for item in items], objective.device)
 
-    def inputs(self, trigger: Sequence[int], rows: Sequence[int], moment: object) -> list[np.ndarray]:
-        """The ids of examples `rows` with `trigger`; an infix stands at a boundary drawn anew for each `moment`."""
-        return [self.items[i].filled(self.kind, trigger, self.place(i, moment)) for i in rows]
+    def inputs(self, trigger: Sequence[int], rows: Sequence[int], boundary_key: object) -> list[np.ndarray]:
+        """The ids of examples `rows` with `trigger`; each `boundary_key` draws an infix's boundary anew."""
+        return [self.items[i].with_trigger(self.kind, trigger, self.place(i, boundary_key)) for i in rows]
 
-    def place(self, row: int, moment: object) -> int | None:
-        """The infix boundary of an example at a moment of the search."""
-        return self.items[row].boundary(self.seed, moment) if self.kind == "infix" else None
+    def place(self, row: int, boundary_key: object) -> int | None:
+        """The infix boundary of an example under `boundary_key`; None for the other types."""
+        return self.items[row].boundary(self.seed, boundary_key) if self.kind == "infix" else None
 
-    def losses(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], moment: object) -> np.ndarray:
+    def losses(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], boundary_key: object) -> np.ndarray:
         """float64 [len(triggers), len(rows)]; a loss that is not finite counts as UNUSABLE: it never wins."""
-        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, moment)]
+        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, boundary_key)]
         flat = self.objective.losses(inputs, self.targets, list(rows) * len(triggers))
         return np.where(np.isfinite(flat), flat, UNUSABLE).reshape(len(triggers), len(rows))
 
@@ -122,10 +122,12 @@ class TriggerObjective:
         """float64 [examples]: without any trigger."""
         return self.objective.losses([i.clean for i in self.items], self.targets, np.arange(len(self.items)))
 
-    def slot_gradients(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], moment: object) -> np.ndarray:
+    def slot_gradients(
+        self, triggers: Sequence[Sequence[int]], rows: Sequence[int], boundary_key: object
+    ) -> np.ndarray:
         """Mean gradient at the trigger's slots, float32 [len(triggers), length, d]."""
-        slots = [self.items[i].slot(self.kind, self.place(i, moment)) for i in rows]
-        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, moment)]
+        slots = [self.items[i].slot(self.kind, self.place(i, boundary_key)) for i in rows]
+        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, boundary_key)]
         length, width = len(triggers[0]), self.objective.embedding.shape[1]
         total = torch.zeros(len(triggers), length, width, device=self.objective.device)
         offsets = torch.arange(length, device=self.objective.device)
@@ -154,7 +156,7 @@ def split_examples(
 
 
 def optimise_trigger(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     objective: Objective,
     items: Sequence[TriggerExample],
@@ -172,112 +174,114 @@ def optimise_trigger(
     """
     train_items, dev_items = split_examples(items, settings.dev_share, settings.seed)
     content = [(item.id, item.body.tolist(), item.labels) for item in (*train_items, *dev_items)]
-    mark = setup.fingerprint(victim.key, victim.weights, trigger_type, asdict(settings), content)
-    saved = load_unit(state_file, mark)
+    fingerprint = context.fingerprint(victim.key, victim.weights, trigger_type, asdict(settings), content)
+    saved = load_cached(state_file, fingerprint)
     if saved and saved.get("result"):
         result: dict[str, Any] = saved["result"]
         return result
-    climb = TriggerSearchState(**saved["climb"]) if saved else TriggerSearchState()
+    state = TriggerSearchState(**saved["state"]) if saved else TriggerSearchState()
     train = TriggerObjective(objective, train_items, trigger_type, settings.seed)
     dev = TriggerObjective(objective, dev_items, trigger_type, settings.seed)
     with progress(total=settings.iterations, what=f"{victim.key}: {trigger_type} trigger", unit="iteration") as bar:
-        bar.update(climb.iteration)
+        bar.update(state.iteration)
         clean_dev = float(np.mean(dev.clean_losses()))
         began = time.perf_counter()
-        while climb.iteration < settings.iterations and not climb.finished:
-            if not climb.triggers:
-                _start(setup, train, settings, climb)
-            _iterate(setup, train, settings, climb)
-            if climb.iteration % settings.dev_every == 0 or climb.iteration == settings.iterations:
-                _select_on_dev(dev, clean_dev, settings, climb)
-                bar.set_postfix(refresh=False, dev=f"+{max(s[0][0] for s in climb.snapshots):.3f}")
+        while state.iteration < settings.iterations and not state.finished:
+            if not state.triggers:
+                _start(context, train, settings, state)
+            _iterate(context, train, settings, state)
+            if state.iteration % settings.dev_every == 0 or state.iteration == settings.iterations:
+                _select_on_dev(dev, clean_dev, settings, state)
+                bar.set_postfix(refresh=False, dev=f"+{max(s[0][0] for s in state.snapshots):.3f}")
             bar.update(1)
-            stop = setup.stop_requested()
-            if stop or climb.iteration % settings.dev_every == 0:
+            stop = context.stop_requested()
+            if stop or state.iteration % settings.dev_every == 0:
                 now = time.perf_counter()
-                climb.seconds, began = climb.seconds + now - began, now
-                save_unit(state_file, mark, {"climb": asdict(climb)})
+                state.seconds, began = state.seconds + now - began, now
+                save_cached(state_file, fingerprint, {"state": asdict(state)})
             if stop:
-                raise Interrupted(f"{victim.key}: {trigger_type} trigger stopped at iteration {climb.iteration}, saved")
-    climb.seconds += time.perf_counter() - began
-    result = _result(setup, victim, dev_items, trigger_type, settings, climb)
-    save_unit(state_file, mark, {"climb": asdict(climb), "result": result})
+                raise Interrupted(f"{victim.key}: {trigger_type} trigger stopped at iteration {state.iteration}, saved")
+    state.seconds += time.perf_counter() - began
+    result = _result(context, victim, dev_items, trigger_type, settings, state)
+    save_cached(state_file, fingerprint, {"state": asdict(state), "result": result})
     return result
 
 
-def _start(setup: AttackContext, train: TriggerObjective, settings: TriggerSettings, climb: TriggerSearchState) -> None:
+def _start(
+    context: AttackContext, train: TriggerObjective, settings: TriggerSettings, state: TriggerSearchState
+) -> None:
     """Each restart begins with the best of its own random triggers (the first one also tries a common word)."""
     rng = generator(settings.seed, train.kind, "start")
     rows = _draw(rng, len(train.items), settings.race_examples)
     for restart in range(settings.restarts):
         own = generator(settings.seed, train.kind, "start", restart)
-        pool = random_triggers(setup.legal, train.kind, settings.length, settings.candidates, own)
+        pool = random_triggers(context.legal, train.kind, settings.length, settings.candidates, own)
         losses = train.losses(pool, rows, "start")
-        climb.triggers.append(pool[int(np.argmax(losses.mean(axis=1)))])
-        climb.forward_rows += losses.size
-    climb.active = [True] * settings.restarts
-    climb.snapshots = [[] for _ in range(settings.restarts)]
-    climb.last_gain = [0] * settings.restarts
+        state.triggers.append(pool[int(np.argmax(losses.mean(axis=1)))])
+        state.forward_rows += losses.size
+    state.active = [True] * settings.restarts
+    state.snapshots = [[] for _ in range(settings.restarts)]
+    state.last_gain = [0] * settings.restarts
 
 
 def _iterate(
-    setup: AttackContext, train: TriggerObjective, settings: TriggerSettings, climb: TriggerSearchState
+    context: AttackContext, train: TriggerObjective, settings: TriggerSettings, state: TriggerSearchState
 ) -> None:
-    """One step of all restarts that still climb: gradient, candidates, race, confirmation, paired acceptance."""
-    moment = climb.iteration
-    rng = generator(settings.seed, train.kind, "iteration", moment)
-    active = [r for r, on in enumerate(climb.active) if on]
-    now = [climb.triggers[r] for r in active]
+    """One step of all restarts that are still active: gradient, candidates, race, confirmation, paired acceptance."""
+    iteration = state.iteration  # of this step: it seeds all draws, the infix boundaries among them
+    rng = generator(settings.seed, train.kind, "iteration", iteration)
+    active = [r for r, on in enumerate(state.active) if on]
+    now = [state.triggers[r] for r in active]
     count = settings.candidates
     gains: Sequence[np.ndarray | None] = [None] * len(active)
     if settings.method == "gradient":
         rows = _draw(rng, len(train.items), settings.gradient_examples)
-        gradients = train.slot_gradients(now, rows, moment)
-        gains = slot_gains(setup, train, now, gradients)
-        climb.gradient_rows += len(rows) * len(active)
+        gradients = train.slot_gradients(now, rows, iteration)
+        gains = slot_gains(context, train, now, gradients)
+        state.gradient_rows += len(rows) * len(active)
     else:  # the gradient's cost, spent on more candidates
         count += -(-3 * settings.gradient_examples // settings.race_examples)
     pools = [
         candidate_triggers(
-            setup.legal, train.kind, trigger, gain, count=count, top_k=settings.top_k,
-            pairs=moment < settings.iterations // 2,
-            rng=generator(settings.seed, train.kind, "candidates", moment, r),
+            context.legal, train.kind, trigger, gain, count=count, top_k=settings.top_k,
+            pairs=iteration < settings.iterations // 2,
+            rng=generator(settings.seed, train.kind, "candidates", iteration, r),
         )
         for r, trigger, gain in zip(active, now, gains, strict=True)
     ]  # fmt: skip
     rows = _draw(rng, len(train.items), settings.race_examples + settings.confirm_examples)
     race, confirm = rows[: settings.race_examples], rows[settings.race_examples :]
     heats = [[trigger, *pool] for trigger, pool in zip(now, pools, strict=True)]
-    first = _split(train.losses([t for heat in heats for t in heat], race, moment), [len(heat) for heat in heats])
+    first = _split(train.losses([t for heat in heats for t in heat], race, iteration), [len(heat) for heat in heats])
     best = [np.argsort(-losses[1:].mean(axis=1), kind="stable")[: settings.race_survivors] + 1 for losses in first]
     finals = [[heat[0], *(heat[i] for i in kept)] for heat, kept in zip(heats, best, strict=True)]
-    climb.forward_rows += sum(losses.size for losses in first)
+    state.forward_rows += sum(losses.size for losses in first)
     second = [np.zeros((len(final), 0)) for final in finals]
     if confirm:
-        second = _split(train.losses([t for f in finals for t in f], confirm, moment), [len(f) for f in finals])
-        climb.forward_rows += sum(losses.size for losses in second)
-    point: dict[str, Any] = {"iteration": moment + 1, "loss": [None] * len(climb.triggers), "accepted": []}
+        second = _split(train.losses([t for f in finals for t in f], confirm, iteration), [len(f) for f in finals])
+        state.forward_rows += sum(losses.size for losses in second)
+    point: dict[str, Any] = {"iteration": iteration + 1, "loss": [None] * len(state.triggers), "accepted": []}
     for r, losses, kept, more, final in zip(active, first, best, second, finals, strict=True):
         both = np.concatenate([losses[[0, *kept]], more], axis=1)
         gain = both[1:].mean(axis=1) - both[0].mean() if len(kept) else np.zeros(0)
         winner = int(np.argmax(gain)) if len(gain) else -1
         honest = winner >= 0 and (not confirm or more[1 + winner].mean() > more[0].mean())
         if winner >= 0 and gain[winner] > 0 and honest:
-            climb.triggers[r] = list(final[1 + winner])
+            state.triggers[r] = list(final[1 + winner])
             point["accepted"].append(r)
             point["loss"][r] = round(float(both[1 + winner].mean()), 5)
         else:
             point["loss"][r] = round(float(both[0].mean()), 5)
-    climb.curve.append(point)
-    climb.iteration += 1
+    state.curve.append(point)
+    state.iteration += 1
 
 
 def slot_gains(
-    setup: AttackContext, train: TriggerObjective, triggers: Sequence[Sequence[int]], gradients: np.ndarray
+    context: AttackContext, train: TriggerObjective, triggers: Sequence[Sequence[int]], gradients: np.ndarray
 ) -> list[np.ndarray]:
     """First-order gain of every legal token at every slot, float64 [length, V] per trigger."""
     table = train.objective.embedding
-    rows = table[torch.from_numpy(token_pool(setup.legal, train.kind)).to(table.device)].float()
+    rows = table[torch.from_numpy(token_pool(context.legal, train.kind)).to(table.device)].float()
     slots = torch.from_numpy(gradients).to(table.device)
     old = table[torch.tensor(triggers, device=table.device)].float()
     with torch.inference_mode():
@@ -285,57 +289,57 @@ def slot_gains(
     return list(gains.double().cpu().numpy())
 
 
-def _select_on_dev(dev: TriggerObjective, clean: float, settings: TriggerSettings, climb: TriggerSearchState) -> None:
+def _select_on_dev(dev: TriggerObjective, clean: float, settings: TriggerSettings, state: TriggerSearchState) -> None:
     """Score the current triggers on the dev part; keep each restart's best few, and rest those that stopped gaining."""
-    active = [r for r, on in enumerate(climb.active) if on]
-    losses = dev.losses([climb.triggers[r] for r in active], range(len(dev.items)), "dev")
-    climb.forward_rows += losses.size
-    scores: list[float | None] = [None] * len(climb.triggers)
+    active = [r for r, on in enumerate(state.active) if on]
+    losses = dev.losses([state.triggers[r] for r in active], range(len(dev.items)), "dev")
+    state.forward_rows += losses.size
+    scores: list[float | None] = [None] * len(state.triggers)
     for r, row in zip(active, losses, strict=True):
         gain = float(row.mean()) - clean
         usable = math.isfinite(gain) and row.min() > UNUSABLE
         scores[r] = round(gain, 5) if usable else None
-        kept = climb.snapshots[r]
-        if usable and all(climb.triggers[r] != trigger for _, trigger in kept):
+        kept = state.snapshots[r]
+        if usable and all(state.triggers[r] != trigger for _, trigger in kept):
             if not kept or gain > kept[0][0]:
-                climb.last_gain[r] = climb.iteration
-            kept.append([gain, climb.triggers[r]])
+                state.last_gain[r] = state.iteration
+            kept.append([gain, state.triggers[r]])
             kept.sort(key=lambda pair: -pair[0])
             del kept[settings.snapshots :]
-        if climb.iteration - climb.last_gain[r] >= settings.patience:
-            climb.active[r] = False
-    if not any(climb.snapshots):
+        if state.iteration - state.last_gain[r] >= settings.patience:
+            state.active[r] = False
+    if not any(state.snapshots):
         raise StageError(f"{dev.kind} trigger: no loss on the dev part is finite")
-    if 2 * climb.iteration <= settings.iterations:
-        climb.halfway = list(max((kept[0] for kept in climb.snapshots if kept), key=lambda best: best[0])[1])
-    climb.curve[-1]["dev_gain"] = scores
-    climb.finished = not any(climb.active)
+    if 2 * state.iteration <= settings.iterations:
+        state.halfway = list(max((kept[0] for kept in state.snapshots if kept), key=lambda best: best[0])[1])
+    state.curve[-1]["dev_gain"] = scores
+    state.finished = not any(state.active)
 
 
 def _result(
-    setup: AttackContext,
+    context: AttackContext,
     victim: Victim,
     dev_items: Sequence[TriggerExample],
     kind: str,
     settings: TriggerSettings,
-    climb: TriggerSearchState,
+    state: TriggerSearchState,
 ) -> dict[str, Any]:
     """Choose among all restarts' snapshots by float32 loss on the whole dev part, and set it beside random triggers."""
-    exact = TriggerObjective(Objective(victim.model, batch_tokens=setup.batch_tokens), dev_items, kind, settings.seed)
+    exact = TriggerObjective(Objective(victim.model, batch_tokens=context.batch_tokens), dev_items, kind, settings.seed)
     clean = exact.clean_losses()
     rows = range(len(dev_items))
-    pool = [(r, trigger) for r, kept in enumerate(climb.snapshots) for _, trigger in kept]
+    pool = [(r, trigger) for r, kept in enumerate(state.snapshots) for _, trigger in kept]
     losses = exact.losses([trigger for _, trigger in pool], rows, "dev").mean(axis=1)
     winner = int(np.argmax(losses))
     rng = generator(settings.seed, kind, "control")
-    random = random_triggers(setup.legal, kind, settings.length, max(settings.random_controls, 1), rng, common=False)
+    random = random_triggers(context.legal, kind, settings.length, max(settings.random_controls, 1), rng, common=False)
     random_gains = exact.losses(random, rows, "dev").mean(axis=1) - clean.mean()
     best = int(np.argmax(random_gains))
     restarts = []
     for r in range(settings.restarts):
         own = [(loss, trigger) for (owner, trigger), loss in zip(pool, losses, strict=True) if owner == r]
         loss, trigger = max(own, key=lambda pair: pair[0])
-        restarts.append({"trigger_ids": trigger, "trigger_text": setup.view.text(trigger).strip(),
+        restarts.append({"trigger_ids": trigger, "trigger_text": context.view.text(trigger).strip(),
                          "dev_gain": float(loss - clean.mean())})  # fmt: skip
     trigger = pool[winner][1]
     return {
@@ -343,32 +347,32 @@ def _result(
         "source": victim.key,
         "method": settings.method,
         "trigger_ids": trigger,
-        "trigger_text": setup.view.text(trigger).strip(),
+        "trigger_text": context.view.text(trigger).strip(),
         "dev_gain": float(losses[winner] - clean.mean()),
         "restarts": restarts,
         "random_control": {
             "trigger_ids": random[best],
-            "trigger_text": setup.view.text(random[best]).strip(),
+            "trigger_text": context.view.text(random[best]).strip(),
             "dev_gain": float(random_gains[best]),
             "dev_gain_mean": float(random_gains.mean()),
             "draws": len(random),
         },
         "num_dev": len(dev_items),
-        "iterations": climb.iteration,
-        "halfway_trigger_ids": climb.halfway,
-        "curve": climb.curve,
-        "converged": _converged(climb),
-        "forward_rows": climb.forward_rows,
-        "gradient_rows": climb.gradient_rows,
-        "seconds": round(climb.seconds, 3),
+        "iterations": state.iteration,
+        "halfway_trigger_ids": state.halfway,
+        "curve": state.curve,
+        "converged": _converged(state),
+        "forward_rows": state.forward_rows,
+        "gradient_rows": state.gradient_rows,
+        "seconds": round(state.seconds, 3),
     }
 
 
-def _converged(climb: TriggerSearchState) -> bool:
+def _converged(state: TriggerSearchState) -> bool:
     """Whether the second half of the iterations added less than 5 % to the best dev gain."""
-    scores = [(p["iteration"], [g for g in p.get("dev_gain", []) if g is not None]) for p in climb.curve]
+    scores = [(p["iteration"], [g for g in p.get("dev_gain", []) if g is not None]) for p in state.curve]
     points = [(iteration, max(gains)) for iteration, gains in scores if gains]
-    half = [gain for iteration, gain in points if iteration <= climb.iteration / 2]
+    half = [gain for iteration, gain in points if iteration <= state.iteration / 2]
     best = max(gain for _, gain in points)
     return bool(half) and best > 0 and max(half) >= 0.95 * best
 
