@@ -35,10 +35,11 @@ class ControlSettings:
     """Which controls run beside the attack, and how large they are.
 
     `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
-    gradient-free search with equal queries. `one_shot`: the unverified recipe. `all_replaced`: every
-    attackable token replaced by a random word, an upper bound on what any attack can do. `own_output`: the attack again on the loss of the model's own summary. `convergence_examples`: on so many examples,
-    but at most a tenth of all, the attack is run with twice the candidates (0: not). `long_examples`: on so many, the
-    attack goes on beyond its budget until every token may change (0: not).
+    gradient-free search with equal queries. `one_shot`: the unverified recipe. `all_replaced`: every attackable token
+    replaced by a random word, an upper bound on what any attack can do. `own_output`: the attack again on the loss of
+    the model's own summary. `convergence_examples`: on so many examples, but at most a tenth of all, the attack is run
+    with twice the candidates (0: not). `long_examples`: on so many, the attack goes on beyond its budget until every
+    token may change (0: not).
     """
 
     random_draws: int = 10
