@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import StageError
-from utils.core.files import write_json
+from utils.core.files import new_directory, write_json
+from utils.core.fingerprint import fingerprint
+from utils.core.locks import file_lock
 from utils.data.loading import fetch
 from utils.data.registry import DatasetSource
 from utils.data.rows import Encoding
@@ -25,8 +27,6 @@ from utils.data.store import (
     FORMAT,
     MANIFEST,
     STATISTICS,
-    building,
-    exclusive,
     load_prepared,
     missing_datasets,
     read_manifest,
@@ -85,7 +85,13 @@ def prepare(
         deduplicate_training=deduplicate_training,
     )
     started = time.monotonic()
-    with exclusive(output_dir) as waited:
+    lock = output_dir.with_name(f".{output_dir.name}.lock")
+    with file_lock(
+        lock,
+        unprotected="two preparations at once would both do all the work (the last one to finish stays)",
+        on_wait=lambda: log.info("another process is preparing %s: waiting for it", output_dir),
+        log=log,
+    ) as waited:
         fetched, missing = fetch(
             request.sources,
             cache_dir=cache_dir,
@@ -95,11 +101,11 @@ def prepare(
         )
         _check_missing(request, missing)
         described = request.described(fetched)
-        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        key = fingerprint(described)
         if waited and (done := _finished(output_dir, key)) is not None:
             log.info("another process has just prepared the same data: using it")
             return done
-        with building(output_dir) as directory:
+        with new_directory(output_dir) as directory:
             build = Build(request, fetched, missing, directory, workers or len(os.sched_getaffinity(0)))
             statistics = build.run()
             manifest = {"format": FORMAT, "key": key, "made_from": described, "missing": missing, "sets": build.sets}

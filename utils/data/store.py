@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import logging
-import os
-import shutil
-import socket
-import time
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.core.errors import InputError
-from utils.core.files import sync_directory
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,9 +21,6 @@ STATISTICS = "statistics.json"
 REMOVED = "removed_examples.jsonl"
 FORMAT = 1
 ROWS_PER_BATCH = 1000
-ABANDONED_SECONDS = 2 * 86400  # a build of another host that nobody touched for this long is dead
-
-log = logging.getLogger("mono_s2s.data")
 
 
 def load_prepared(directory: Path, name: str) -> Dataset:
@@ -149,73 +138,3 @@ def content_sha256(data: Dataset) -> str:
             digest.update(np.asarray(lists.value_lengths(), dtype="<i4").tobytes())
             digest.update(np.asarray(lists.flatten(), dtype="<i4").tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[bool]:
-    """Hold the lock of the prepared directory `path`; yields whether another process had it first.
-
-    Where locks do nothing (some cluster file systems), two builds run side by side and the last one stays: each works
-    in a directory of its own and only whole directories are renamed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as handle:
-        waited = False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = True
-            log.info("another process is preparing %s: waiting for it", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            log.warning("no locks on this file system (%s): two builds at once cost time, not correctness", error)
-        yield waited
-
-
-@contextlib.contextmanager
-def building(path: Path) -> Iterator[Path]:
-    """A directory of this process that takes the place of `path` when the block ends well, and vanishes otherwise."""
-    _sweep(path)
-    build = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    build.mkdir()
-    try:
-        yield build
-        for file in build.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        _swap(build, path)
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
-
-
-def _swap(build: Path, path: Path) -> None:
-    old = build.with_name(build.name.removesuffix(".tmp") + ".old.tmp")
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(old)
-        try:
-            build.rename(path)
-            break
-        except OSError:  # another build came between the two renames: ours replaces it in turn
-            if not path.exists():
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    sync_directory(path.parent)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what killed builds of `path` left behind."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        host, pid = left.name.removeprefix(f".{path.name}.").split(".")[:2]
-        try:
-            old = time.time() - left.stat().st_mtime > ABANDONED_SECONDS
-        except FileNotFoundError:
-            continue
-        if old or (host == _host() and not Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _host() -> str:
-    return socket.gethostname().replace(".", "-")
