@@ -1,6 +1,7 @@
 """clean_all.sh and clean_checkpoints.sh: they delete what this project made there, after asking, and nothing else."""
 
 import fcntl
+import json
 import os
 import pty
 import subprocess
@@ -8,6 +9,14 @@ import subprocess
 import pytest
 
 from tests.shell_world import World
+from utils.training.checkpoints import (
+    OPTIMIZER,
+    STATE,
+    not_needed_to_resume,
+    resume_point,
+    saving,
+    whole_checkpoints,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +28,20 @@ def world(tmp_path_factory) -> World:
         assert result.returncode == 0, result.stderr
         for arm in ("baseline", "monotonic"):
             for epoch in range(1, 12):
-                directory = world.work / f"seed_{seed}" / f"{arm}_model" / f"epoch_{epoch}"
-                directory.mkdir(parents=True)
-                (directory / "model.safetensors").write_bytes(b"w" * 1000)
+                checkpoint(world.work / f"seed_{seed}" / f"{arm}_model", epoch)
     (world.work / "notes of mine.txt").write_text("keep")
     (world.scratch / "mono_s2s_results" / "table for the paper.tex").write_text("keep")
     return world
+
+
+def checkpoint(training, epoch: int, best: int = 9) -> None:
+    """A complete checkpoint after `epoch`; the validation loss is lowest at epoch `best`."""
+    rows = [{"epoch": number, "validation_loss": abs(number - best)} for number in range(1, epoch + 1)]
+    with saving(training / f"epoch_{epoch}", step=10 * epoch, identity={"seed": 1}) as new:
+        (new / "model.safetensors").write_bytes(b"w" * 1000)
+        (new / STATE).write_text(json.dumps({"epochs": rows}))
+        if epoch > 9:
+            (new / OPTIMIZER).write_bytes(b"o" * 1000)
 
 
 def files(root) -> set[str]:
@@ -63,15 +80,27 @@ def test_it_refuses_while_a_run_is_at_work(world):
         assert world.snapshot() == before
 
 
-def test_checkpoints_keep_the_last_and_the_best(world):
+def test_checkpoints_keep_what_resuming_and_the_later_stages_need(world):
     result = world.run("clean_checkpoints.sh", "1", "--force")
     assert result.returncode == 0, result.stderr
     for arm in ("baseline", "monotonic"):
         left = {path.name for path in (world.work / "seed_1" / f"{arm}_model").iterdir()}
-        assert left == {"best", "epoch_11"}
+        assert left == {"best", "epoch_9", "epoch_11"}
         assert len(list((world.work / "seed_2" / f"{arm}_model").glob("epoch_*"))) == 11
     assert "everything is done" in world.all("--local", "1").stdout
     assert world.run("clean_checkpoints.sh", "1", "--force").stdout.startswith("nothing to delete")
+
+
+def test_a_corrupt_newest_checkpoint_does_not_cost_the_one_before_it(world):
+    training = world.work / "seed_2" / "baseline_model"
+    (training / "epoch_11" / "model.safetensors").write_bytes(b"w" * 500)
+    assert {path.name for path in not_needed_to_resume(training)} == {f"epoch_{n}" for n in (*range(1, 9), 11)}
+    assert resume_point(whole_checkpoints(training))[0].directory.name == "epoch_10"
+
+
+def test_where_nothing_is_resumable_nothing_is_surplus(tmp_path):
+    checkpoint(tmp_path, 3)  # without an optimizer
+    assert not_needed_to_resume(tmp_path) == []
 
 
 def test_one_seed_goes_and_the_other_stays_done(world):

@@ -22,6 +22,7 @@ from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
 from utils.slurm.live_jobs import live_jobs
 from utils.slurm.run_record import records
+from utils.training.checkpoints import not_needed_to_resume
 
 CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model")  # made by stages 0 and 1
 OURS = ("runs", "stage_logs")
@@ -82,14 +83,9 @@ def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
 
 
 def _checkpoints(paths: Paths, seeds: list[int]) -> list[Path]:
-    """Every epoch but the newest of each training; `best/` is the export that the later stages read, and stays."""
-    found: list[Path] = []
-    for seed in seeds:
-        for training in sorted((paths.work / f"seed_{seed}").glob("*_model")):
-            epochs = [path for path in training.glob("epoch_*") if path.name.removeprefix("epoch_").isdigit()]
-            epochs.sort(key=lambda path: int(path.name.removeprefix("epoch_")))
-            found += epochs[:-1]
-    return found
+    """Checkpoints that resuming does not need; `best/`, the export that the later stages read, is none of them."""
+    trainings = [path for seed in seeds for path in sorted((paths.work / f"seed_{seed}").glob("*_model"))]
+    return [path for training in trainings for path in not_needed_to_resume(training)]
 
 
 def _is_ours(path: Path) -> bool:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
 
 from utils.core.errors import StageError
 from utils.core.files import TEMPORARY_SUFFIX, new_directory, sha256_of, write_json
@@ -62,6 +60,8 @@ def saving(directory: Path, *, step: int, identity: dict[str, Any]) -> Iterator[
 
     StageError where it cannot be written (disk full, quota); older checkpoints are untouched then, nothing torn stays.
     """
+    from safetensors import SafetensorError  # not at the top: clean-up reads checkpoints on a Python without packages
+
     try:
         with new_directory(directory) as new:
             yield new
@@ -88,6 +88,32 @@ def whole_checkpoints(output_dir: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def resume_point(whole: Sequence[Checkpoint]) -> tuple[Checkpoint | None, set[Path]]:
+    """Where one training resumes, given its complete checkpoints (oldest first), and the directories that this needs.
+
+    These are the newest resumable checkpoint and the best epoch so far, without which resuming would end without a
+    best model. A checkpoint whose best epoch is missing is passed over. (None, empty set) if nothing is resumable.
+    """
+    directories = {checkpoint.directory.name: checkpoint.directory for checkpoint in whole}
+    for checkpoint in reversed(whole):
+        best = _best_epoch(checkpoint)
+        if checkpoint.resumable and (best is None or best in directories):
+            return checkpoint, {checkpoint.directory, *([directories[best]] if best else [])}
+    return None, set()
+
+
+def not_needed_to_resume(output_dir: Path) -> list[Path]:
+    """Checkpoint directories that no training could resume from: older than needed, incomplete or corrupt.
+
+    Nothing is named where no checkpoint is resumable: what cannot be judged is not surplus.
+    """
+    trainings: dict[str, list[Checkpoint]] = {}
+    for checkpoint in whole_checkpoints(output_dir):
+        trainings.setdefault(json.dumps(checkpoint.identity, sort_keys=True), []).append(checkpoint)
+    needed = {directory for whole in trainings.values() for directory in resume_point(whole)[1]}
+    return sorted(path for path in _directories(output_dir) if path not in needed) if needed else []
+
+
 def starting_point(output_dir: Path, identity: dict[str, Any]) -> Checkpoint | None:
     """The newest whole checkpoint that the training called `identity` can go on from; None: it starts at the beginning.
 
@@ -102,8 +128,7 @@ def starting_point(output_dir: Path, identity: dict[str, Any]) -> Checkpoint | N
         changed = sorted(key for key in identity if identity[key] != strangers[-1].identity.get(key))
         log.warning("%s: checkpoints of another training removed (%s changed)", output_dir, ", ".join(changed))
     own = [checkpoint for checkpoint in whole if checkpoint.identity == identity]
-    names = {checkpoint.directory.name for checkpoint in own}
-    start = next((c for c in reversed(own) if c.resumable and _best_epoch(c) in {None, *names}), None)
+    start, _ = resume_point(own)
     useful = {checkpoint.directory for checkpoint in own if start and checkpoint.step <= start.step}
     for directory in _directories(output_dir):
         if directory not in useful:
