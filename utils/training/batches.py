@@ -10,6 +10,8 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
+from utils.modeling.batching import budget_batches, longest_first, pad, row_batches
+
 IGNORED_LABEL = -100
 POOL = 50  # batches that are sorted by length together: more waste less padding, but make batches less random
 
@@ -52,8 +54,8 @@ class TokenRows(torch.utils.data.Dataset):
         as it is, and None where nothing is padded: of a mask [n, s] it would ask the GPU, twice a step, whether
         anything is, and wait for the answer.
         """
-        inputs = self._padded(self.inputs, self.input_lengths, rows, self.pad_id)
-        labels = self._padded(self.labels, self.label_lengths, rows, IGNORED_LABEL)
+        inputs = pad([self.inputs[row] for row in rows], self.pad_id, multiple_of=self.multiple_of)
+        labels = pad([self.labels[row] for row in rows], IGNORED_LABEL, multiple_of=self.multiple_of)
         mask = np.arange(inputs.shape[1]) < self.input_lengths[list(rows), None]
         return {
             "input_ids": torch.from_numpy(inputs),
@@ -72,15 +74,6 @@ class TokenRows(torch.utils.data.Dataset):
         part["num_tokens"] = int(self.label_lengths[own].sum())
         part["batch_tokens"] = int(self.label_lengths[list(rows)].sum())
         return part
-
-    def _padded(self, column: _Column, lengths: np.ndarray, rows: Sequence[int], fill: int) -> np.ndarray:
-        longest = max(int(lengths[row]) for row in rows)
-        width = -(-longest // self.multiple_of) * self.multiple_of
-        block = np.full((len(rows), width), fill, dtype=np.int64)
-        for place, row in enumerate(rows):
-            values = column[row]
-            block[place, : len(values)] = values
-        return block
 
 
 class _Column:
@@ -135,8 +128,8 @@ class LengthBuckets:
         batches = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
-            part = part[np.lexsort((self.rows.label_lengths[part], self.rows.input_lengths[part]))[::-1]]
-            batches += [part[i : i + self.batch_size].tolist() for i in range(0, len(part), self.batch_size)]
+            part = part[longest_first(self.rows.input_lengths[part], self.rows.label_lengths[part])]
+            batches += [batch.tolist() for batch in row_batches(part, self.batch_size)]
         shuffled = [batches[i] for i in generator.permutation(len(batches))]
         longest = max(range(len(shuffled)), key=lambda i: self.rows.input_lengths[shuffled[i]].max())
         shuffled[0], shuffled[longest] = shuffled[longest], shuffled[0]
@@ -145,11 +138,5 @@ class LengthBuckets:
 
 def sorted_batches(rows: TokenRows, *, max_tokens: int) -> list[list[int]]:
     """All rows, longest first, in batches of at most `max_tokens` padded input tokens (at least one row each)."""
-    order = np.lexsort((rows.label_lengths, rows.input_lengths))[::-1]
-    batches: list[list[int]] = []
-    for row in order.tolist():
-        if batches and (len(batches[-1]) + 1) * rows.input_lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+    order = longest_first(rows.input_lengths, rows.label_lengths)
+    return [batch.tolist() for batch in budget_batches(order, rows.input_lengths, max_tokens)]

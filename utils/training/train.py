@@ -20,6 +20,7 @@ from utils.core.errors import InputError, Interrupted, StageError
 from utils.core.files import append_jsonl, new_directory, read_jsonl
 from utils.modeling.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
 from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
+from utils.modeling.precision import resolve_precision
 from utils.training import ranks
 from utils.training.batches import TokenRows
 from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, for_training_only, keep_newest, starting_point
@@ -52,16 +53,6 @@ class TrainingSettings:
     checkpoint_minutes: float = 30.0  # between checkpoints within an epoch; 0: none but on request
 
 
-def uses_bfloat16(precision: str, device: str) -> bool:
-    """Whether training autocasts to bfloat16. StageError: bf16 asked for on a GPU without it."""
-    if precision == "fp32" or (precision == "auto" and device == "cpu"):
-        return False
-    capable = device == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bf16" and not capable:
-        raise StageError("PRECISION is bf16, but this GPU has no bfloat16. Set MONO_S2S_PRECISION=fp32.")
-    return capable
-
-
 def train(
     *,
     arm: str,
@@ -86,7 +77,7 @@ def train(
     quiet_transformers()
     output_dir.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(output_dir, settings)  # under torchrun this joins the processes into a group
-    autocast = uses_bfloat16(settings.precision, settings.device)
+    autocast = resolve_precision(settings.precision, settings.device) == "bf16"
     if settings.device == "cuda" and settings.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
     tokenizer = load_tokenizer(pretrained_dir)

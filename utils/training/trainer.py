@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from utils.modeling.models import save_plain
 from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
 from utils.modeling.onednn import fast_products
+from utils.modeling.precision import bf16_autocast
 from utils.training import ranks
 from utils.training.batches import LengthBuckets, TokenRows, sorted_batches
 from utils.training.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, saving
@@ -74,7 +74,7 @@ class ArmTrainer(Trainer):
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         tokens, batch_tokens = inputs.pop("num_tokens"), inputs.pop("batch_tokens")
         device, width = self.args.device, self.model.config.d_model
-        with _autocast(device, self.autocast), fast_products(device, width):
+        with bf16_autocast(device, self.autocast), fast_products(device, width):
             loss = model(**inputs, use_cache=False).loss
         self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]) if tokens else 0)
         if ranks.world_size() > 1:  # gradients are averaged over processes: weighted so, that is the whole batch's mean
@@ -162,10 +162,6 @@ class _EpochLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-def _autocast(device: torch.device, wanted: bool) -> Any:
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
-
-
 def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The tensors among `inputs` on `device`; from pinned memory the copy goes on while the host does."""
     return {
@@ -192,7 +188,7 @@ def validation_loss(
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
             inputs = to_device(inputs, device)
-            with _autocast(device, autocast), fast_products(device, model.config.d_model):
+            with bf16_autocast(device, autocast), fast_products(device, model.config.d_model):
                 loss = model(**inputs, use_cache=False).loss
             total += loss.double() * count
             tokens += count
