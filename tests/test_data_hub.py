@@ -20,7 +20,7 @@ import pytest
 from tests.data_world import all_rows, arguments, rows, write_file
 from tests.hub import Hub
 from utils.core.errors import StageError
-from utils.data.hub import persistently
+from utils.data.hub import with_retries
 from utils.data.loading import fetch, read_rows
 from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
 from utils.data.registry import DEFAULTS, DatasetSource, Mirror, sources
@@ -317,7 +317,7 @@ def test_a_full_disk_is_no_network_problem(tmp_path):
         raise OSError(28, "No space left on device", "x")
 
     with pytest.raises(OSError, match="No space left"):
-        persistently(full, what="x", max_retries=5, retry_delay=100)
+        with_retries(full, label="x", max_retries=5, retry_delay=100)
 
 
 def test_pauses_double(monkeypatch):
@@ -328,7 +328,7 @@ def test_pauses_double(monkeypatch):
         raise ConnectionResetError("again")
 
     with pytest.raises(Exception, match="no success in 5 tries, last: ConnectionResetError: again"):
-        persistently(reset, what="x", max_retries=5, retry_delay=10)
+        with_retries(reset, label="x", max_retries=5, retry_delay=10)
     assert len(pauses) == 4
     assert all(0.75 * 10 * 2**n <= pause <= 1.25 * 10 * 2**n for n, pause in enumerate(pauses))
 
@@ -393,7 +393,7 @@ def test_the_real_names_are_accepted_by_the_client():
     from huggingface_hub.utils import validate_repo_id
 
     for source in sources().values():
-        for place in source.places:
+        for place in source.hub_copies:
             validate_repo_id(place.repository)
             assert place.repository.count("/") == 1
 

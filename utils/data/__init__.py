@@ -1,1 +1,1 @@
-"""From the six data sets to tokenised, decontaminated splits on disk."""
+"""Data preparation: fetch, clean, decontaminate and tokenize the data sets of an experiment."""

@@ -1,4 +1,4 @@
-"""Text as it should be: one kind of whitespace, no invisible characters, no tokenizer control words; rows worth having.
+"""Normalise text (whitespace, invisible characters, tokenizer control words) and filter rows without enough of it.
 
 Line breaks stay: they separate the highlights of CNN/DM and the turns of a dialogue. What a reader sees is not
 changed, so ROUGE does not move.

@@ -1,4 +1,4 @@
-"""Finds text of held-out sets in other sets: the same document after normalisation, or a near copy of it.
+"""Decontamination: find held-out documents in other sets, identical after normalisation or near copies by n-grams.
 
 Normal form: the lowercase words of a document, its first 1,024 (twice what the model reads of it), without speakers'
 names before a colon, punctuation and apostrophes: a dialogue is the same whoever is said to speak. Two documents are

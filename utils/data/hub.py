@@ -1,6 +1,6 @@
-"""Files of the Hugging Face hub: the revision is pinned first, passing failures are retried, every file is checked.
+"""Download files from the Hugging Face hub: pin the revision, retry transient failures, verify every file's hash.
 
-What passes and what stays (measured with huggingface_hub 2.4 against a hub with injected faults): the client retries
+Measured with huggingface_hub 2.4 against a hub with injected faults: the client retries
 some failures by itself, but not a 5xx answer to the request for a file's content, a reset connection, or a short
 file; it reports a hub that is down as "entry not found"; and it keeps wrong bytes of the right length for ever.
 So each step is tried again with exponential back-off, and a file whose hash is not the hub's is fetched once more.
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from utils.core.files import write_json
 
@@ -47,6 +47,14 @@ class AccessNeeded(Unavailable):
 
 class Exhausted(Unavailable):
     """It failed at every try for reasons that pass. Where `resolve` says so: the hub, or the way to it, is down."""
+
+
+class RetryOptions(TypedDict):
+    """Where downloads are kept, how often a failed one is tried, and seconds before the second try."""
+
+    cache_dir: Path
+    max_retries: int
+    retry_delay: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ def sweep_broken_downloads(cache_dir: Path) -> None:
                 left.unlink()
 
 
-def persistently(action: Callable[[], T], *, what: str, max_retries: int, retry_delay: float) -> T:
+def with_retries(action: Callable[[], T], *, label: str, max_retries: int, retry_delay: float) -> T:
     """`action()`, tried up to `max_retries` times while it fails for reasons that pass; one log line per failure.
 
     The pause before the second try is about `retry_delay` seconds and doubles (jitter of a quarter, so that many jobs
@@ -91,15 +99,15 @@ def persistently(action: Callable[[], T], *, what: str, max_retries: int, retry_
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             if not is_transient(error):
-                raise _final(error, what) from error
+                raise _final(error, label) from error
             last = error
         if attempt < max_retries:
             pause = min(MAX_PAUSE, retry_delay * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)
             log.warning(
-                "%s: try %d of %d failed (%s); next in %.0f s", what, attempt, max_retries, first_line(last), pause
+                "%s: try %d of %d failed (%s); next in %.0f s", label, attempt, max_retries, first_line(last), pause
             )
             time.sleep(pause)
-    raise Exhausted(f"{what}: no success in {max_retries} tries, last: {first_line(last)}") from last
+    raise Exhausted(f"{label}: no success in {max_retries} tries, last: {first_line(last)}") from last
 
 
 def is_transient(error: BaseException) -> bool:
@@ -138,10 +146,12 @@ def resolve(
     record = pin_record(cache_dir, repository, revision)
     if known and (pin := _recorded(record)) is not None:
         return pin
-    what = f"{repository}@{revision}"
-    pin = persistently(lambda: _ask(repository, revision), what=what, max_retries=max_retries, retry_delay=retry_delay)
+    label = f"{repository}@{revision}"
+    pin = with_retries(
+        lambda: _ask(repository, revision), label=label, max_retries=max_retries, retry_delay=retry_delay
+    )
     if not known and (old := _recorded(record)) is not None and old.commit != pin.commit:
-        log.warning("%s: commit %s of an earlier run is gone; now %s", what, old.commit[:10], pin.commit[:10])
+        log.warning("%s: commit %s of an earlier run is gone; now %s", label, old.commit[:10], pin.commit[:10])
     write_json(record, asdict(pin))
     return pin
 
@@ -160,7 +170,7 @@ def download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, r
 def _download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
     from huggingface_hub import hf_hub_download
 
-    what = f"{pin.repository}/{file.path}"
+    label = f"{pin.repository}/{file.path}"
 
     def fetch(force: bool) -> Path:
         path = hf_hub_download(
@@ -173,13 +183,13 @@ def _download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, 
         )
         return Path(path)
 
-    path = persistently(lambda: fetch(False), what=what, max_retries=max_retries, retry_delay=retry_delay)
+    path = with_retries(lambda: fetch(False), label=label, max_retries=max_retries, retry_delay=retry_delay)
     if (problem := content_problem(path, file)) is None:
         return path
-    log.warning("%s: %s; fetching it again", what, problem)
-    path = persistently(lambda: fetch(True), what=what, max_retries=max_retries, retry_delay=retry_delay)
+    log.warning("%s: %s; fetching it again", label, problem)
+    path = with_retries(lambda: fetch(True), label=label, max_retries=max_retries, retry_delay=retry_delay)
     if (problem := content_problem(path, file)) is not None:
-        raise Unavailable(f"{what}: {problem}, and so was a second copy")
+        raise Unavailable(f"{label}: {problem}, and so was a second copy")
     return path
 
 
@@ -262,20 +272,20 @@ def _failures() -> tuple[type[Exception], ...]:
     return (OSError, httpx.HTTPError, ValueError, RuntimeError, errors.EntryNotFoundError)
 
 
-def _final(error: Exception, what: str) -> Unavailable:
+def _final(error: Exception, label: str) -> Unavailable:
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return AccessNeeded(f"{what}: access must be granted; accept its terms on the hub and set HF_TOKEN")
+        return AccessNeeded(f"{label}: access must be granted; accept its terms on the hub and set HF_TOKEN")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return Unavailable(f"{what}: no such repository, or it is private (then set HF_TOKEN)")
+        return Unavailable(f"{label}: no such repository, or it is private (then set HF_TOKEN)")
     if isinstance(error, errors.RevisionNotFoundError):
-        return UnknownRevision(f"{what}: no such revision")
+        return UnknownRevision(f"{label}: no such revision")
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return Unavailable(f"{what}: not in the cache, and HF_HUB_OFFLINE keeps the hub off")
+        return Unavailable(f"{label}: not in the cache, and HF_HUB_OFFLINE keeps the hub off")
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return AccessNeeded(f"{what}: the hub answers {error.response.status_code}; it may want HF_TOKEN")
-    return Unavailable(f"{what}: {first_line(error)}")
+        return AccessNeeded(f"{label}: the hub answers {error.response.status_code}; it may want HF_TOKEN")
+    return Unavailable(f"{label}: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:

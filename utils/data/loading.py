@@ -1,4 +1,4 @@
-"""Rows of local JSONL, CSV and parquet files, one at a time, and where a data set's files come from.
+"""Fetch the files of each data set (local or hub) and stream their rows from JSONL, CSV or parquet.
 
 Files are read as a stream with the reader of their format, only the two columns that are needed, everything as text:
 a dialogue "N/A" stays one, and 3.5 GB of papers never stand in memory.
@@ -21,6 +21,7 @@ from utils.data.hub import (
     Exhausted,
     Pin,
     RemoteFile,
+    RetryOptions,
     Unavailable,
     UnknownRevision,
     download,
@@ -169,7 +170,7 @@ def fetch(
 def from_hub(source: DatasetSource, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Fetched:
     """The files of a source from the first of its places that has them right; Unavailable with every place's reason."""
     reasons = []
-    for place in source.places:
+    for place in source.hub_copies:
         try:
             return _from_place(source, place, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay)
         except Unavailable as error:
@@ -186,14 +187,14 @@ def from_hub(source: DatasetSource, *, cache_dir: Path, max_retries: int, retry_
 def _from_place(
     source: DatasetSource, place: Mirror, *, cache_dir: Path, max_retries: int, retry_delay: float
 ) -> Fetched:
-    patience: dict[str, Any] = {"cache_dir": cache_dir, "max_retries": max_retries, "retry_delay": retry_delay}
+    retry_options: RetryOptions = {"cache_dir": cache_dir, "max_retries": max_retries, "retry_delay": retry_delay}
     began = time.monotonic()
-    pin = resolve(place.repository, place.revision, **patience)
+    pin = resolve(place.repository, place.revision, **retry_options)
     try:
-        remote, local = _download(source, pin, patience)
+        remote, local = _download(source, pin, retry_options)
     except UnknownRevision:  # the hub's own conversions are rewritten: the commit of an earlier run may be gone
-        pin = resolve(place.repository, place.revision, known=False, **patience)
-        remote, local = _download(source, pin, patience)
+        pin = resolve(place.repository, place.revision, known=False, **retry_options)
+        remote, local = _download(source, pin, retry_options)
     origin = {
         "from": "hub",
         "repository": pin.repository,
@@ -215,10 +216,10 @@ def _from_place(
 
 
 def _download(
-    source: DatasetSource, pin: Pin, patience: dict[str, Any]
+    source: DatasetSource, pin: Pin, retry_options: RetryOptions
 ) -> tuple[dict[str, tuple[RemoteFile, ...]], dict[str, tuple[Path, ...]]]:
     remote = {split: split_files(pin, source.config, name) for split, name in source.splits.items()}
-    local = {split: tuple(download(pin, file, **patience) for file in files) for split, files in remote.items()}
+    local = {split: tuple(download(pin, file, **retry_options) for file in files) for split, files in remote.items()}
     return remote, local
 
 

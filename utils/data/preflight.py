@@ -1,4 +1,4 @@
-"""test_dataset_loading.py: can every data set be had, from where, at which commit? A few rows of each, in seconds.
+"""Pre-flight of the data sets (test_dataset_loading.py): read a few rows of each, in seconds; report source and commit.
 
 Nothing is kept: of a parquet file on the hub only its directory and the first rows are read, by ranges; the cache of
 the experiment is not touched. Stage 1 downloads in full and checks every byte.
@@ -21,10 +21,11 @@ from utils.data.hub import (
     AccessNeeded,
     Exhausted,
     RemoteFile,
+    RetryOptions,
     Unavailable,
     download,
     first_line,
-    persistently,
+    with_retries,
     resolve,
     split_files,
 )
@@ -72,7 +73,7 @@ def look(source: DatasetSource) -> Finding:
             return Finding(source.key, where, "local files", "-", lasted, False, (str(error),), "mend the file")
         return Finding(source.key, where, "local files", _counted(source, rows), time.monotonic() - began, True)
     problems: list[Exception] = []
-    for place in source.places:
+    for place in source.hub_copies:
         try:
             commit, rows = _from_hub(source, place)
         except (Unavailable, StageError) as error:
@@ -111,15 +112,15 @@ def _advice(source: DatasetSource, problems: list[Exception], down: bool) -> str
 
 def _from_hub(source: DatasetSource, place: Mirror) -> tuple[str, list[list[Row]]]:
     with tempfile.TemporaryDirectory() as folder:
-        patience = {"cache_dir": Path(folder), "max_retries": TRIES, "retry_delay": DELAY}
-        pin = resolve(place.repository, place.revision, **patience)
+        options: RetryOptions = {"cache_dir": Path(folder), "max_retries": TRIES, "retry_delay": DELAY}
+        pin = resolve(place.repository, place.revision, **options)
         found = []
         for name in source.splits.values():
             file = split_files(pin, source.config, name)[0]
             if file.path.endswith(".parquet"):
                 found.append(_first_rows(pin.repository, pin.commit, file, source))
             else:
-                found.append(_few([download(pin, file, **patience)], source))
+                found.append(_few([download(pin, file, **options)], source))
         return pin.commit, found
 
 
@@ -127,7 +128,7 @@ def _first_rows(repository: str, commit: str, file: RemoteFile, source: DatasetS
     """The first rows of a parquet file on the hub, by ranges; Unavailable also where every try failed."""
     read = partial(_read_first_rows, repository, commit, file, source)
     try:
-        return persistently(read, what=f"{repository}/{file.path}", max_retries=TRIES, retry_delay=DELAY)
+        return with_retries(read, label=f"{repository}/{file.path}", max_retries=TRIES, retry_delay=DELAY)
     except Exhausted as error:
         raise Unavailable(str(error)) from error
 

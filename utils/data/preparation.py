@@ -1,4 +1,4 @@
-"""Stage 1's work: from data sets to clean, disjoint, tokenised splits in one directory, with a manifest and statistics.
+"""Stage 1: from data sets to clean, disjoint, tokenised splits in one directory, with a manifest and statistics.
 
 Held-out text is protected in this order: test sets, the examples that attacks are optimised on, validation, training.
 A row that overlaps (utils/data/contamination.py) something more protected is removed; a test row never is.

@@ -1,4 +1,4 @@
-"""The six data sets: where each lies on the hub, what it should hold, and how a local copy takes its place.
+"""The data sets: place on the hub, columns, expected row counts; and how DATASETS_FILE changes them.
 
 Ids carry their namespace (the client refuses bare names). Row counts are of the published sets; a download with
 others is refused, because a test set with other rows is another test set.
@@ -54,7 +54,7 @@ class DatasetSource:
     files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
     @property
-    def places(self) -> tuple[Mirror, ...]:
+    def hub_copies(self) -> tuple[Mirror, ...]:
         """Every place on the hub to try, in order."""
         return (Mirror(self.repository, self.revision), *self.mirrors)
 

@@ -1,4 +1,4 @@
-"""What becomes of one row: cleaned, judged, compared with held-out text, turned into ids; in processes if it pays."""
+"""Clean, filter, decontaminate and tokenize rows, in a process pool for large inputs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Done:
+class ProcessedRow:
     """One row after the work: `problem` says why it is dropped (the rest is empty then), `match` what it overlaps."""
 
     problem: str | None
@@ -120,7 +120,7 @@ class Worker:
         self.task = task
         self.index = OverlapIndex.open(task.index_directory) if task.index_directory else None
 
-    def do(self, rows: Sequence[Row]) -> list[Done]:
+    def process(self, rows: Sequence[Row]) -> list[ProcessedRow]:
         texts = [(clean_text(row.document), clean_text(row.summary)) for row in rows]
         results = [self._judge(document, summary) for document, summary in texts]
         stay = [position for position, done in enumerate(results) if done.problem is None and done.match is None]
@@ -132,12 +132,12 @@ class Worker:
             )
         return results
 
-    def _judge(self, document: str, summary: str) -> Done:
+    def _judge(self, document: str, summary: str) -> ProcessedRow:
         problem = problem_of(document, summary, test=self.task.test)
         if problem:
-            return Done(problem)
+            return ProcessedRow(problem)
         mark = fingerprint(document)
-        return Done(
+        return ProcessedRow(
             None,
             fingerprint=mark if self.task.keep_ngrams else Fingerprint(mark.digest, NO_NGRAMS),
             match=self.index.find(mark) if self.index else None,
@@ -146,7 +146,9 @@ class Worker:
         )
 
 
-def do_rows(rows: Iterable[Row], task: Task, *, workers: int, size_bytes: int) -> Iterator[tuple[Row, Done]]:
+def process_rows(
+    rows: Iterable[Row], task: Task, *, workers: int, size_bytes: int
+) -> Iterator[tuple[Row, ProcessedRow]]:
     """Every row with what became of it, in order; in `workers` processes where there is enough to do.
 
     StageError if a worker is killed (out of memory, usually).
@@ -154,16 +156,16 @@ def do_rows(rows: Iterable[Row], task: Task, *, workers: int, size_bytes: int) -
     if workers <= 1 or size_bytes < BYTES_WORTH_PROCESSES:
         worker, stream = Worker(task), iter(rows)
         while part := list(islice(stream, ROWS_PER_TASK)):
-            yield from zip(part, worker.do(part), strict=True)
+            yield from zip(part, worker.process(part), strict=True)
         return
     context = multiprocessing.get_context("spawn")  # the parent holds threads (arrow, tokenizers): no fork
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(task,)) as pool:
-        pending: deque[tuple[list[Row], Future[list[Done]]]] = deque()
+        pending: deque[tuple[list[Row], Future[list[ProcessedRow]]]] = deque()
         stream = iter(rows)
         try:
             while True:
                 while len(pending) < 2 * workers and (part := list(islice(stream, ROWS_PER_TASK))):
-                    pending.append((part, pool.submit(_do_part, part)))
+                    pending.append((part, pool.submit(_process_part, part)))
                 if not pending:
                     return
                 part, future = pending.popleft()
@@ -184,11 +186,16 @@ def _start_worker(task: Task) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a worker whose parent was killed would wait for work for ever
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     _worker = Worker(task)
 
 
-def _do_part(rows: list[Row]) -> list[Done]:
+def _exit_with(parent: Any) -> None:
+    parent.join()  # a worker whose parent was killed would otherwise wait for tasks for ever
+    os._exit(1)
+
+
+def _process_part(rows: list[Row]) -> list[ProcessedRow]:
     assert _worker is not None
-    return _worker.do(rows)
+    return _worker.process(rows)

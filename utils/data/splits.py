@@ -1,4 +1,4 @@
-"""Builds the splits one after the other, each held against the text that is protected before it.
+"""Build the splits in order of protection, each decontaminated against those before it.
 
 Order of protection: test sets, the examples that attacks are optimised on, validation, training. A row that overlaps
 (utils/data/contamination.py) something more protected is removed; a test row never is.
@@ -23,7 +23,7 @@ from utils.data.cleaning import clean_text
 from utils.data.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
 from utils.data.loading import Fetched, Row, read_rows
 from utils.data.registry import DatasetSource
-from utils.data.rows import Done, Encoding, Task, do_rows
+from utils.data.rows import ProcessedRow, Encoding, Task, process_rows
 from utils.data.statistics import SplitStatistics, draw, draw_key
 from utils.data.store import REMOVED, SplitWriter
 
@@ -117,6 +117,7 @@ class Build:
             writer.add(written)
             if attack:
                 attack.add(written)
+            assert done.fingerprint is not None
             marks.append(done.fingerprint)
         if not writer.ids:
             raise StageError(f"{key}: no test row has text.")
@@ -165,6 +166,7 @@ class Build:
                 writer.add(self._written(key, id_, row, done, texts=False))
                 if held_out:
                     ids.append(id_)
+                    assert done.fingerprint is not None
                     marks.append(done.fingerprint)
             if held_out:
                 self.index.add(f"{key}/{split}", ids, marks)
@@ -175,7 +177,9 @@ class Build:
             chosen = draw(writer.ids, request.max_train_examples, seed=request.seed, purpose=split)
         self.sets[split] = writer.finish(chosen)
 
-    def _rows(self, key: str, split: str, task: Task, seen: dict[bytes, str]) -> Iterator[tuple[str, Row, Done]]:
+    def _rows(
+        self, key: str, split: str, task: Task, seen: dict[bytes, str]
+    ) -> Iterator[tuple[str, Row, ProcessedRow]]:
         """The rows that stay, with their ids; all others are counted and listed with the reason."""
         source, files = self.request.sources[key], self.fetched[key].files[split]
         name = f"{key}/{split}"
@@ -187,7 +191,7 @@ class Build:
         began = time.monotonic()
         rows = self._drawn(read_rows(files, source.document, source.summary), name, statistics)
         size = sum(path.stat().st_size for path in files)
-        for row, done in do_rows(rows, task, workers=self.workers, size_bytes=size):
+        for row, done in process_rows(rows, task, workers=self.workers, size_bytes=size):
             id_ = f"{name}/{row.number}"
             reason = done.problem or self._conflict(id_, name, done, task, seen, statistics)
             if reason:
@@ -204,7 +208,7 @@ class Build:
         log.info("%s: %d rows, %d kept, %.1f s", name, result["raw"], result["kept"], time.monotonic() - began)
 
     def _conflict(
-        self, id_: str, name: str, done: Done, task: Task, seen: dict[bytes, str], statistics: SplitStatistics
+        self, id_: str, name: str, done: ProcessedRow, task: Task, seen: dict[bytes, str], statistics: SplitStatistics
     ) -> str | None:
         mark = done.fingerprint
         assert mark is not None
@@ -236,12 +240,10 @@ class Build:
         wanted = self.request.max_train_examples
         if wanted is None or not name.endswith("/train"):
             return 1.0
-        published = [self.request.sources[key].raw_rows.get("train") for key in self.request.train_keys]
-        if None in published:
-            return 1.0
-        return min(1.0, OVERSAMPLING * wanted / sum(published))
+        published = [self.request.sources[key].raw_rows.get("train", 0) for key in self.request.train_keys]
+        return min(1.0, OVERSAMPLING * wanted / sum(published)) if all(published) else 1.0
 
-    def _written(self, key: str, id_: str, row: Row, done: Done, *, texts: bool) -> dict[str, Any]:
+    def _written(self, key: str, id_: str, row: Row, done: ProcessedRow, *, texts: bool) -> dict[str, Any]:
         written: dict[str, Any] = {"id": id_, "dataset": key, "input_ids": done.input_ids, "labels": done.labels}
         if texts:
             written |= {"document": clean_text(row.document), "summary": clean_text(row.summary)}

@@ -1,4 +1,4 @@
-"""A split in numbers: rows and why some were removed, lengths, compression, novelty, the lead-3 yardstick."""
+"""Statistics of a split: rows and reasons for removal, lengths, compression, novelty, the lead-3 baseline."""
 
 from __future__ import annotations
 

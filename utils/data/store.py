@@ -1,4 +1,4 @@
-"""The prepared directory on disk: one Arrow data set per name and a manifest, there as a whole or not at all."""
+"""Write and read the prepared directory: one Arrow data set per name and a manifest, replaced atomically."""
 
 from __future__ import annotations
 

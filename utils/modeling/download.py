@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from utils.core.errors import InputError, StageError
-from utils.data.hub import Exhausted, RemoteFile, Unavailable, content_problem, persistently
+from utils.data.hub import Exhausted, RemoteFile, Unavailable, content_problem, with_retries
 
 # The parts of a T5 repository that are used: not its TensorFlow, Flax, Rust and ONNX copies.
 CONFIGURATION = ("config.json", "generation_config.json")
@@ -26,7 +26,7 @@ def download_model(
 ) -> tuple[Path, str]:
     """Directory (in `cache_dir`) and commit of the hub model `name` at `revision` (None or "": its main branch).
 
-    Failures that pass (network, overload) are retried as `hub.persistently` does; a file with wrong content is fetched
+    Failures that pass (network, overload) are retried as `hub.with_retries` does; a file with wrong content is fetched
     again, once. InputError: no such model or revision, no access, offline and not in the cache. StageError: the hub
     could not be reached, or the second copy is wrong as well.
     """
@@ -50,11 +50,11 @@ def download_model(
 def _snapshot(name: str, revision: str | None, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
     def fetch(*patterns: str) -> Path:
         return Path(
-            persistently(
+            with_retries(
                 lambda: snapshot_download(
                     name, revision=revision or None, cache_dir=cache_dir, allow_patterns=list(patterns)
                 ),
-                what=f"{name}@{revision}" if revision else name,
+                label=f"{name}@{revision}" if revision else name,
                 max_retries=max_retries,
                 retry_delay=retry_delay,
             )

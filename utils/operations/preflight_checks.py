@@ -72,7 +72,7 @@ def exact_start(settings: Settings) -> tuple[bool, str]:
 
 def retries(settings: Settings) -> tuple[bool, str]:
     """A failure that passes is tried again, one that stays is not."""
-    from utils.data.hub import Exhausted, Unavailable, persistently
+    from utils.data.hub import Exhausted, Unavailable, with_retries
 
     tries = {"reset": 0, "always": 0}
 
@@ -92,8 +92,8 @@ def retries(settings: Settings) -> tuple[bool, str]:
     logger = logging.getLogger("mono_s2s.data")
     disabled, logger.disabled = logger.disabled, True  # the failures are ours: no alarm about them
     try:
-        came = persistently(reset_once, what="pre-flight", max_retries=limit, retry_delay=0.001)
-        persistently(always_reset, what="pre-flight", max_retries=limit, retry_delay=0.001)
+        came = with_retries(reset_once, label="pre-flight", max_retries=limit, retry_delay=0.001)
+        with_retries(always_reset, label="pre-flight", max_retries=limit, retry_delay=0.001)
     except (Exhausted, Unavailable):
         kept = came == "bytes" and tries == {"reset": 2, "always": limit}
         pause = f"first pause {settings.DATASET_RETRY_DELAY:g} s, doubling"

@@ -216,7 +216,7 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
 
 
 def _pinned(cache: Path, source: DatasetSource) -> bool:
-    return any(pin_record(cache, place.repository, place.revision).exists() for place in source.paths)
+    return any(pin_record(cache, place.repository, place.revision).exists() for place in source.hub_copies)
 
 
 def _hub_answers() -> bool:
