@@ -25,9 +25,9 @@ from utils.data.hub import (
     Unavailable,
     download,
     first_line,
-    with_retries,
     resolve,
     split_files,
+    with_retries,
 )
 from utils.data.loading import Row, read_rows
 from utils.data.registry import DatasetSource, Mirror

@@ -23,7 +23,7 @@ from utils.data.cleaning import clean_text
 from utils.data.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
 from utils.data.loading import Fetched, Row, read_rows
 from utils.data.registry import DatasetSource
-from utils.data.rows import ProcessedRow, Encoding, Task, process_rows
+from utils.data.rows import Encoding, ProcessedRow, Task, process_rows
 from utils.data.statistics import SplitStatistics, draw, draw_key
 from utils.data.store import REMOVED, SplitWriter
 
