@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.shell_world import World
 from utils.core.errors import Interrupted
 from utils.core.locks import LockHeld, file_lock, is_locked
 
@@ -159,3 +160,19 @@ def test_any_other_trouble_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="Input/output"), file_lock(tmp_path / "a.lock", unprotected=RISK):
         pytest.fail("no lock")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_the_commands_start_on_a_file_system_without_locks(tmp_path, number):
+    """What Lustre mounted without `-o flock` answers, in every process of the command."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        f"import fcntl\ndef flock(*_): raise OSError({number}, 'no locks')\nfcntl.flock = flock\n"
+    )
+    world = World(tmp_path / "world")
+    done = world.all("7", "--local", "--stop-stage", "1", PYTHONPATH=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"stage_0_setup", "stage_1_prepare_data"} <= world.flags()
+    assert "no file locks" in done.stderr and "Make room" not in done.stdout + done.stderr
+    cleaned = world.run("clean_all.sh", "--seed", "7", "--force", PYTHONPATH=str(tmp_path / "site"))
+    assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr

@@ -106,6 +106,15 @@ class Paths:
     def log(self, stage: str, seed: int | None) -> Path:
         return self.work / "stage_logs" / f"{self._tag(stage, seed)}.log"
 
+    def lock(self, stage: str, seed: int | None, shard: tuple[int, int] = (0, 1)) -> Path:
+        """The lock file that a process holds while it does this shard of the stage."""
+        return self.log(stage, seed).with_suffix(f".{shard[0]}of{shard[1]}.lock")
+
+    def locks(self, stage: str, seed: int | None) -> list[Path]:
+        """The lock files of all shards of the stage that were ever started."""
+        log = self.log(stage, seed)
+        return sorted(log.parent.glob(f"{log.stem}.*of*.lock"))
+
     @staticmethod
     def _tag(stage: str, seed: int | None) -> str:
         return f"stage_{stage}" if seed is None else f"stage_{stage}_seed{seed}"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.core.errors import UsageError, UserError
+from utils.core.errors import UsageError, UserError, explain
+from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
 from utils.pipeline.stages import STAGES
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         print(f"clean_{options.what}.sh: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"clean_{options.what}.sh: {error.filename}: {error.strerror}. The rest is as it was.", file=sys.stderr)
+        print(f"clean_{options.what}.sh: {explain(error)} The rest is as it was.", file=sys.stderr)
         return 1
 
 
@@ -134,17 +134,8 @@ def refuse_while_running(paths: Paths, seeds: list[int] | None) -> None:
             )
     for lock in paths.runs.glob("*.lock"):
         owner = lock.stem.removeprefix("seed_")
-        if (seeds is None or owner in map(str, seeds)) and _held(lock):
+        if (seeds is None or owner in map(str, seeds)) and is_locked(lock):
             raise UsageError(f"a run is at work here ({lock} is held). Stop it first.")
-
-
-def _held(lock: Path) -> bool:
-    with lock.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def _show(targets: list[Path], paths: Paths) -> None:

@@ -6,7 +6,6 @@ What SLURM does not tell is called unknown, never finished. Only a flag that hol
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import re
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import UserError
+from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import Settings, load_settings
 from utils.pipeline.flags import problem_of, read_flag
@@ -260,17 +260,8 @@ def _in_words(progress: dict[str, Any]) -> str:
 
 
 def _at_work(stage: Stage, seed: int, paths: Paths) -> bool:
-    """Whether a process on this machine holds the stage's lock (utils/core/locks.py)."""
-    log = paths.log(stage.key, stage.seed_of(seed))
-    for path in log.parent.glob(f"{log.stem}.*.lock"):
-        with path.open("r") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            except OSError:  # a file system without locks tells nothing
-                return False
-    return False
+    """Whether a process on this machine does the stage: it holds the lock that utils/pipeline/runner.py takes."""
+    return any(is_locked(path) for path in paths.locks(stage.key, stage.seed_of(seed)))
 
 
 def _last_line(path: Path) -> str:

@@ -117,7 +117,7 @@ def _run(
     started = time.time()
     context = StageContext(stage, seed, settings, paths, log, started, _shard(options.shard))
     _listen(context)
-    lock = paths.log(stage.key, stage.seed_of(seed)).with_suffix(f".{options.shard.replace('/', 'of')}.lock")
+    lock = paths.lock(stage.key, stage.seed_of(seed), context.shard)
     try:
         with file_lock(
             lock,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shlex
 import signal
@@ -20,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils.core.errors import StageError, UsageError, UserError
+from utils.core.errors import StageError, UsageError, UserError, explain
+from utils.core.locks import LockHeld, file_lock
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.plan import Step, make_plan, table, to_run
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         return 0
     except OSError as error:  # a full disk or quota while the run's record is written
         print(
-            f"run_all.sh: {error.filename or 'writing'}: {error.strerror}. Make room, then try again.",
+            f"run_all.sh: {explain(error, 'the record of the run')}",
             file=sys.stderr,
         )
         return 1
@@ -287,12 +287,11 @@ def _only_one(paths: Paths, seed: int | None = None) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"SCRATCH_DIR={paths.scratch}: cannot make {paths.runs} ({error.strerror}).") from None
     path = paths.runs / ("submission.lock" if seed is None else f"seed_{seed}.lock")
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if seed is None else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UsageError(f"seed {seed} is running here already (run_all.sh --local holds {path}).") from None
-        yield
+    try:
+        with file_lock(path, wait=seed is None, unprotected="start one run at a time: two at once would mix"):
+            yield
+    except LockHeld:
+        raise UsageError(f"seed {seed} is running here already (run_all.sh --local holds {path}).") from None
 
 
 def _python(given: str) -> str:
