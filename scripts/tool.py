@@ -21,4 +21,5 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in TOOLS:
         print(f"tool.py: give one of {', '.join(TOOLS)}. The shell commands of the checkout call it.", file=sys.stderr)
         sys.exit(2)
-    sys.exit(importlib.import_module(TOOLS[sys.argv[1]]).main(sys.argv[2:]))
+    module = importlib.import_module(TOOLS[sys.argv[1]])
+    sys.exit((module.command if hasattr(module, "command") else module.main)(sys.argv[2:]))

@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.core.errors import UsageError, UserError, explain
@@ -28,33 +28,48 @@ CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model"
 OURS = ("runs", "stage_logs")
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns the exit code."""
+def command(arguments: list[str]) -> int:
+    """`clean_all` or `clean_checkpoints` of the words of the shell command."""
     options = _options(arguments)
     try:
-        paths = Paths.of(load_settings())
-        everything = options.what == "all"
-        seeds = options.seeds or (None if everything else _seeds_of(paths))
-        targets = _all_of(paths, options.seed, options.keep_cache) if everything else _checkpoints(paths, seeds or [])
-        targets = [path for path in targets if path.exists() or path.is_symlink()]
-        if not targets:
-            print("nothing to delete.")
-            return 0
-        _show(targets, paths)
-        refuse_while_running(paths, None if everything and options.seed is None else seeds or [options.seed])
-        if not options.force and not _agreed():
-            print("nothing was deleted.")
-            return 0
-        for path in targets:
-            _delete(path)
-        print(f"deleted. Kept: {paths.final_root}")
-        return 0
+        if options.what == "all":
+            return clean_all(options.seed, keep_cache=options.keep_cache, force=options.force)
+        return clean_checkpoints(options.seeds, force=options.force)
     except UserError as error:
         print(f"clean_{options.what}.sh: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"clean_{options.what}.sh: {explain(error)} The rest is as it was.", file=sys.stderr)
         return 1
+
+
+def clean_all(seed: int | None, *, keep_cache: bool = False, force: bool = False) -> int:
+    """Delete what a seed (None: every run) made on scratch; returns the exit code."""
+    paths = Paths.of(load_settings())
+    return _clean(paths, _all_of(paths, seed, keep_cache), None if seed is None else [seed], force)
+
+
+def clean_checkpoints(seeds: Sequence[int], *, force: bool = False) -> int:
+    """Delete the checkpoints of these seeds (none: of all) that nothing needs; returns the exit code."""
+    paths = Paths.of(load_settings())
+    chosen = list(seeds) or _seeds_of(paths)
+    return _clean(paths, _checkpoints(paths, chosen), chosen, force)
+
+
+def _clean(paths: Paths, targets: list[Path], seeds: list[int] | None, force: bool) -> int:
+    targets = [path for path in targets if path.exists() or path.is_symlink()]
+    if not targets:
+        print("nothing to delete.")
+        return 0
+    _show(targets, paths)
+    refuse_while_running(paths, seeds)
+    if not force and not _agreed():
+        print("nothing was deleted.")
+        return 0
+    for path in targets:
+        _delete(path)
+    print(f"deleted. Kept: {paths.final_root}")
+    return 0
 
 
 def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:

@@ -98,40 +98,45 @@ CAUSES = (
 UNKNOWN = Cause("unknown", "", "read the log; the same command tries again")
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns the exit code: 0 nothing is broken (any more), 1 something is."""
+def command(arguments: list[str]) -> int:
+    """`main` of the words of the shell command."""
     options = _options(arguments)
     try:
-        paths = Paths.of(load_settings())
-        status = status_of(options.seed, paths)
-        runs = records(paths, options.seed)
-        if status.note:
-            print(status.note)
-        broken = [row for row in status.stages if row.state in BROKEN]
-        _explain_all(broken)
-        busy = _busy(status, paths)
-        torn = [] if busy else torn_files(paths, options.seed)  # what is being written now is not torn
-        for path in torn:
-            print(f"torn temporary file: {path}")
-        if not broken and not torn:
-            left = [row.stage for row in status.stages if row.state != "done"]
-            rest = f"; to do: {', '.join(left)}." if left else ", all is done."
-            print(f"seed {options.seed}: nothing is broken{rest}")
-            return 0
-        repeated = _repeated(status, paths)
-        for stage, problem in repeated.items():
-            print(f"note: here and now stage {stage}, which is done, would run again: {problem}")
-        command = _again(options.seed, runs)
-        if options.fix:
-            return _fix(torn, command, bool(broken), busy, repeated)
-        if broken:
-            first = f"./run_all.sh --cancel {options.seed} && " if _never(broken) else ""
-            print(f"\nthen:  {first}{' '.join(command)}")
-        print(f"this does what is safe of it:  ./diagnose_and_recover.sh {options.seed} --fix")
-        return 1
+        return main(options.seed, fix=options.fix)
     except UserError as error:
         print(f"diagnose_and_recover.sh: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def main(seed: int, *, fix: bool = False) -> int:
+    """Explain what is broken; returns the exit code: 0 nothing is broken (any more), 1 something is."""
+    paths = Paths.of(load_settings())
+    status = status_of(seed, paths)
+    runs = records(paths, seed)
+    if status.note:
+        print(status.note)
+    broken = [row for row in status.stages if row.state in BROKEN]
+    _explain_all(broken)
+    busy = _busy(status, paths)
+    torn = [] if busy else torn_files(paths, seed)  # what is being written now is not torn
+    for path in torn:
+        print(f"torn temporary file: {path}")
+    if not broken and not torn:
+        left = [row.stage for row in status.stages if row.state != "done"]
+        rest = f"; to do: {', '.join(left)}." if left else ", all is done."
+        print(f"seed {seed}: nothing is broken{rest}")
+        return 0
+    repeated = _repeated(status, paths)
+    for stage, problem in repeated.items():
+        print(f"note: here and now stage {stage}, which is done, would run again: {problem}")
+    command = _again(seed, runs)
+    if fix:
+        return _fix(torn, command, bool(broken), busy, repeated)
+    if broken:
+        first = f"./run_all.sh --cancel {seed} && " if _never(broken) else ""
+        print(f"\nthen:  {first}{' '.join(command)}")
+    print(f"this does what is safe of it:  ./diagnose_and_recover.sh {seed} --fix")
+    return 1
 
 
 def _busy(status: SeedStatus, paths: Paths) -> str:

@@ -64,28 +64,28 @@ class SeedStatus:
     note: str = ""
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns the exit code."""
+def command(arguments: list[str]) -> int:
+    """`main` of the words of the shell command."""
     options = _options(arguments)
     try:
-        paths = Paths.of(load_settings())
-        while True:
-            seeds = options.seeds or _known_seeds(paths) or [42]
-            found = statuses(seeds, paths)
-            text = (
-                json.dumps([asdict(item) for item in found], indent=1)
-                if options.json
-                else "\n\n".join(map(show, found))
-            )
-            print(("\033[2J\033[H" if options.watch and sys.stdout.isatty() else "") + text, flush=True)
-            if not options.watch:
-                return 0
-            time.sleep(REFRESH)
+        return main(options.seeds, watch=options.watch, as_json=options.json)
     except UserError as error:
         print(f"check_training_status.sh: {error}", file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
+
+
+def main(seeds: Sequence[int], *, watch: bool = False, as_json: bool = False) -> int:
+    """Print the state of these seeds (none: of all that were ever run); returns the exit code."""
+    paths = Paths.of(load_settings())
+    while True:
+        found = statuses(seeds or _known_seeds(paths) or [42], paths)
+        text = json.dumps([asdict(item) for item in found], indent=1) if as_json else "\n\n".join(map(show, found))
+        print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
+        if not watch:
+            return 0
+        time.sleep(REFRESH)
 
 
 def statuses(seeds: Sequence[int], paths: Paths) -> list[SeedStatus]:

@@ -46,9 +46,13 @@ class Check:
     fix: str = ""
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns the exit code: 0 ready, 1 there is a problem."""
-    options = _options(arguments)
+def command(arguments: list[str]) -> int:
+    """`main` of the words of the shell command."""
+    return main(_options(arguments).python)
+
+
+def main(python: str) -> int:
+    """Check everything for stages that `python` ("" for none) will run; returns 0 ready, 1 there is a problem."""
     try:
         settings = load_settings()
         paths = Paths.of(settings)
@@ -56,7 +60,7 @@ def main(arguments: list[str]) -> int:
         _show(Check(PROBLEM, "settings", str(error), "mend configs/experiment_config.py or the variable named"))
         return 1
     worst = 0
-    for check in _checks(settings, paths, options.python):
+    for check in _checks(settings, paths, python):
         _show(check)
         worst = max(worst, check.state == PROBLEM)
     print()
