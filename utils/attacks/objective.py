@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from utils.core.errors import StageError
-from utils.modeling.onednn import fast_products
 from utils.modeling.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
@@ -168,7 +167,7 @@ class Objective:
 
     def _nll(self, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         """Mean NLL per row, float32 [b]; `embeds` [b, T, d], `mask` int64 [b, T], `labels` int64 [b, U]."""
-        with self._autocast(), fast_products(self.device, self.model.config.d_model):
+        with self._autocast():
             shifted = self.model._shift_right(labels)
             logits = self.model(
                 inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=shifted, use_cache=False

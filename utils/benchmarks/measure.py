@@ -14,8 +14,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from utils.modeling.onednn import fast_linear, onednn_is_faster
-
 
 class Span(NamedTuple):
     """Seconds of one run; and of processors at work (this process and its children), which others do not disturb."""
@@ -135,7 +133,7 @@ def alternate(comparison: Comparison, *, rounds: int, device: str, dtype: torch.
     peaks = []
     for _ in range(rounds):
         if dtype is not None:
-            peaks.append(matmul_peaks(device, dtype))
+            peaks.append(matmul_peak(device, dtype))
         for way in comparison.ways:
             reset_peak_memory(device)
             start = clock.mark()
@@ -145,12 +143,7 @@ def alternate(comparison: Comparison, *, rounds: int, device: str, dtype: torch.
             way.cpu_seconds.append(span.cpu_seconds)
             way.peak_memory_mb = max(way.peak_memory_mb, peak_memory_mb(device))
     if peaks:
-        found = {name: statistics.median(peak[name] for peak in peaks) for name in peaks[0]}
-        comparison.matmul_peak = max(found.values())
-        share = comparison.share(comparison.ways[0])
-        if len(found) > 1 and share is not None:
-            reached = share * comparison.matmul_peak / found["torch.mm"]
-            comparison.notes.append(f"{reached:.0%} of what torch.mm reaches, {found['torch.mm'] / 1e9:.0f} GFLOP/s")
+        comparison.matmul_peak = statistics.median(peaks)
     return comparison
 
 
@@ -162,27 +155,21 @@ def _ratio(ours: Way, way: Way, own: Sequence[float], theirs: Sequence[float]) -
     return statistics.median((b / way.items) / (a / ours.items) for a, b in zip(own, theirs, strict=False))
 
 
-def matmul_peaks(device: str, dtype: torch.dtype, *, repetitions: int = 5) -> dict[str, float]:
-    """FLOP/s of a large square matrix product, the median of some, by torch.mm and by oneDNN where we use that.
+def matmul_peak(device: str, dtype: torch.dtype, *, repetitions: int = 5) -> float:
+    """FLOP/s of a large square matrix product by torch.mm, the median of some.
 
     On a CPU by processor seconds, all threads together: what others do on the machine slows these less than the wall's.
     """
     size = 8192 if device == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     clock = Clock(device)
-    products: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {"torch.mm": torch.mm}
-    if device == "cpu" and dtype == torch.float32 and onednn_is_faster():
-        products["oneDNN"] = fast_linear
-    peaks = {}
-    for name, product in products.items():
-        spans = []
-        for _ in range(repetitions):
-            start = clock.mark()
-            with torch.inference_mode():
-                product(a, b)
-            spans.append(clock.span(start, clock.mark()))
-        peaks[name] = 2 * size**3 / statistics.median(span.cpu_seconds or span.seconds for span in spans)
-    return peaks
+    spans = []
+    for _ in range(repetitions):
+        start = clock.mark()
+        with torch.inference_mode():
+            torch.mm(a, b)
+        spans.append(clock.span(start, clock.mark()))
+    return 2 * size**3 / statistics.median(span.cpu_seconds or span.seconds for span in spans)
 
 
 def count_flops(work: Callable[[], Any]) -> float:
@@ -214,8 +201,6 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         formula = _FORMULAS.get(func._overloadpacket)
-        if func._overloadpacket is torch.ops.mkldnn._linear_pointwise:
-            self.flops += 2 * args[0].numel() * args[1].shape[0]
         if formula is None and func._can_decompose():  # inference mode leaves linear and matmul whole
             with self:
                 return func.decompose(*args, **kwargs)

@@ -25,8 +25,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.modeling.onednn import fast_linear, gains, packed
-
 MASKED = float("-inf")
 # Target tokens whose logits exist at a time: on a CPU they then stay in its cache (256 × 32,128 numbers are 33 MB).
 LOGIT_ROWS = {"cpu": 256, "cuda": 8192}
@@ -44,17 +42,26 @@ class FeedForward:
 
 
 @dataclasses.dataclass
-class Layer:
-    """Weights of one block, [in, out]; `cross_*` are None in the encoder."""
+class EncoderLayer:
+    """Weights of one encoder block; matrices are [in, out], norms [d_model]. inner = heads × d_kv.
+
+    qkv: [d_model, 3 × inner], query, key and value side by side; out: [inner, d_model].
+    """
 
     norm: Tensor
     qkv: Tensor
     out: Tensor
     ffn: FeedForward
-    cross_norm: Tensor | None = None
-    cross_query: Tensor | None = None
-    cross_key_value: Tensor | None = None
-    cross_out: Tensor | None = None
+
+
+@dataclasses.dataclass
+class DecoderLayer(EncoderLayer):
+    """The same of a decoder block, with its attention to the document: cross_key_value is [d_model, 2 × inner]."""
+
+    cross_norm: Tensor
+    cross_query: Tensor
+    cross_key_value: Tensor
+    cross_out: Tensor
 
 
 @dataclasses.dataclass
@@ -106,10 +113,9 @@ class T5Inference:
         self.embedding: Tensor = model.shared.weight.detach()
         self.device = self.embedding.device
         self.logit_scale = config.d_model**-0.5 if config.scale_decoder_outputs else None
-        self.onednn = dtype == torch.float32 and gains(self.device, config.d_model)
         self.head = self._transposed([model.lm_head.weight])
-        self.encoder = [self._layer(block) for block in model.encoder.block]
-        self.decoder = [self._layer(block) for block in model.decoder.block]
+        self.encoder = [self._encoder_layer(block) for block in model.encoder.block]
+        self.decoder = [self._decoder_layer(block) for block in model.decoder.block]
         self.encoder_norm = model.encoder.final_layer_norm.weight.detach()
         self.decoder_norm = model.decoder.final_layer_norm.weight.detach()
         self._encoder_bias = model.encoder.block[0].layer[0].SelfAttention
@@ -118,15 +124,15 @@ class T5Inference:
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def _transposed(self, weights: Iterable[Tensor]) -> Tensor:
-        """Weights [out, in] of layers that read the same input as one matrix for `_product`: [in, out], or packed."""
-        joined = torch.cat([weight.detach().to(self.dtype) for weight in weights])
-        return packed(joined) if self.onednn else joined.t().contiguous()
+        """Weights [out, in] of layers that read the same input as one matrix [in, out]."""
+        return torch.cat([weight.detach().to(self.dtype) for weight in weights]).t().contiguous()
 
-    def _layer(self, block: Any) -> Layer:
+    def _encoder_layer(self, block: Any) -> EncoderLayer:
+        """Weights of a T5Block; in every block the first sublayer is self-attention and the last one the FFN."""
         attention, dense = block.layer[0], block.layer[-1]
         own, ffn = attention.SelfAttention, dense.DenseReluDense
         gated = hasattr(ffn, "wi_1")
-        layer = Layer(
+        return EncoderLayer(
             norm=attention.layer_norm.weight.detach(),
             qkv=self._transposed([own.q.weight, own.k.weight, own.v.weight]),
             out=self._transposed([own.o.weight]),
@@ -138,37 +144,32 @@ class T5Inference:
                 act=ffn.act,
             ),
         )
-        if len(block.layer) == 3:
-            cross = block.layer[1].EncDecAttention
-            layer.cross_norm = block.layer[1].layer_norm.weight.detach()
-            layer.cross_query = self._transposed([cross.q.weight])
-            layer.cross_key_value = self._transposed([cross.k.weight, cross.v.weight])
-            layer.cross_out = self._transposed([cross.o.weight])
-        return layer
+
+    def _decoder_layer(self, block: Any) -> DecoderLayer:
+        own, cross = self._encoder_layer(block), block.layer[1].EncDecAttention
+        return DecoderLayer(
+            **vars(own),
+            cross_norm=block.layer[1].layer_norm.weight.detach(),
+            cross_query=self._transposed([cross.q.weight]),
+            cross_key_value=self._transposed([cross.k.weight, cross.v.weight]),
+            cross_out=self._transposed([cross.o.weight]),
+        )
 
     # ---- pieces --------------------------------------------------------------------------------------------------
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(hidden, hidden.shape[-1:], weight, self.epsilon).to(self.dtype)
 
-    def _product(self, inner: Tensor, weight: Tensor) -> Tensor:
-        return fast_linear(inner, weight) if self.onednn else torch.mm(inner, weight)
-
     def _add_product(self, hidden: Tensor, inner: Tensor, weight: Tensor) -> Tensor:
-        if self.onednn:
-            return self._product(inner, weight).add_(hidden)
         if self.dtype == hidden.dtype:
             return torch.addmm(hidden, inner, weight)
         return hidden + torch.mm(inner, weight)  # bfloat16 product, float32 residual
 
     def _feed_forward(self, hidden: Tensor, ffn: FeedForward) -> Tensor:
         normed = self._norm(hidden, ffn.norm)
-        if self.onednn and isinstance(ffn.act, torch.nn.ReLU):
-            inner = fast_linear(normed, ffn.wi, after="relu")
-        else:
-            inner = ffn.act(self._product(normed, ffn.wi))
+        inner = ffn.act(torch.mm(normed, ffn.wi))
         if ffn.gate is not None:
-            inner = inner * self._product(normed, ffn.gate)
+            inner = inner * torch.mm(normed, ffn.gate)
         return self._add_product(hidden, inner, ffn.wo)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -185,7 +186,7 @@ class T5Inference:
         # Rows of equal length stand side by side in a sorted batch: each such run is one attention call.
         runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
         for layer in self.encoder:
-            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
             mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
             start = 0
             for length, rows in runs:
@@ -209,7 +210,7 @@ class T5Inference:
         places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(lengths)]).to(self.device)
         cross_keys, cross_values = [], []
         for layer in self.decoder:
-            projected = self._product(encoded, layer.cross_key_value)
+            projected = torch.mm(encoded, layer.cross_key_value)
             if padded:
                 full = projected.new_zeros((examples * longest, projected.shape[1]))
                 full[places] = projected
@@ -251,10 +252,10 @@ class T5Inference:
         bias = bias.masked_fill(future, MASKED)
         runs = [(*pair, len(list(group))) for pair, group in itertools.groupby(zip(lengths, targets, strict=True))]
         for layer in self.decoder:
-            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
             hidden = self._add_product(hidden, self._causal(qkv, runs, bias), layer.out)
-            query = self._product(self._norm(hidden, layer.cross_norm), layer.cross_query)
-            both = self._product(encoded, layer.cross_key_value)
+            query = torch.mm(self._norm(hidden, layer.cross_norm), layer.cross_query)
+            both = torch.mm(encoded, layer.cross_key_value)
             hidden = self._add_product(hidden, self._across(query, both, runs), layer.cross_out)
             hidden = self._feed_forward(hidden, layer.ffn)
         hidden = self._norm(hidden, self.decoder_norm)
@@ -263,7 +264,7 @@ class T5Inference:
         rows = LOGIT_ROWS[self.device.type]
         nll = torch.cat(
             [
-                functional.cross_entropy(self._product(part, self.head).float(), ids, reduction="none")
+                functional.cross_entropy(torch.mm(part, self.head).float(), ids, reduction="none")
                 for part, ids in zip(hidden.split(rows), wanted.split(rows), strict=True)
             ]
         )
@@ -312,14 +313,14 @@ class T5Inference:
         mask = torch.where(own[:, None], bias, MASKED).reshape(examples, self.heads, beams, stop)
         hidden = self.embedding[tokens.view(-1)]
         for i, layer in enumerate(self.decoder):
-            qkv = self._product(self._norm(hidden, layer.norm), layer.qkv)
+            qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
             query, keys, values = qkv.view(examples, beams, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
             state.keys[i][:, :, start:stop] = keys
             state.values[i][:, :, start:stop] = values
             mixed = self._attend(query, state.keys[i][:, :, :stop], state.values[i][:, :, :stop], mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.out)
             # The beams of an example are query positions over one shared copy of its document.
-            query = self._product(self._norm(hidden, layer.cross_norm), layer.cross_query)
+            query = torch.mm(self._norm(hidden, layer.cross_norm), layer.cross_query)
             query = query.view(examples, beams, self.heads, self.d_kv).transpose(1, 2)
             mixed = self._attend(query, state.cross_keys[i], state.cross_values[i], state.cross_mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.cross_out)
@@ -327,4 +328,4 @@ class T5Inference:
         hidden = self._norm(hidden, self.decoder_norm)
         if self.logit_scale is not None:
             hidden = hidden * self.logit_scale
-        return self._product(hidden, self.head).float()
+        return torch.mm(hidden, self.head).float()

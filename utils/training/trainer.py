@@ -18,7 +18,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from utils.modeling.models import save_plain
 from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
-from utils.modeling.onednn import fast_products
 from utils.modeling.precision import bf16_autocast
 from utils.training import ranks
 from utils.training.batches import LengthBuckets, TokenRows, sorted_batches
@@ -73,8 +72,7 @@ class ArmTrainer(Trainer):
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         tokens, batch_tokens = inputs.pop("num_tokens"), inputs.pop("batch_tokens")
-        device, width = self.args.device, self.model.config.d_model
-        with bf16_autocast(device, self.autocast), fast_products(device, width):
+        with bf16_autocast(self.args.device, self.autocast):
             loss = model(**inputs, use_cache=False).loss
         self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]) if tokens else 0)
         if ranks.world_size() > 1:  # gradients are averaged over processes: weighted so, that is the whole batch's mean
@@ -188,7 +186,7 @@ def validation_loss(
             inputs = rows.collate(batch)
             count = inputs.pop("num_tokens")
             inputs = to_device(inputs, device)
-            with bf16_autocast(device, autocast), fast_products(device, model.config.d_model):
+            with bf16_autocast(device, autocast):
                 loss = model(**inputs, use_cache=False).loss
             total += loss.double() * count
             tokens += count
