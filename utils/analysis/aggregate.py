@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError, StageError
-from utils.core.files import copy_file, new_directory, sha256_of
+from utils.core.files import copy_file, link_or_copy, new_directory, sha256_of
 from utils.core.paths import MODEL_KEYS, Paths
 from utils.core.results import read_result
 from utils.reports.table import p_value, signed
@@ -140,10 +139,7 @@ def publish_model(source: Path, target: Path) -> None:
     """The plain model in `source` as the directory `target`; hard links where the file system allows."""
     with new_directory(target) as new:
         for path in source.iterdir():
-            try:
-                os.link(path, new / path.name)
-            except OSError:  # another file system
-                shutil.copyfile(path, new / path.name)
+            link_or_copy(path, new / path.name)
 
 
 def hashes_below(directory: Path, *, without: str) -> dict[str, str]:

@@ -8,12 +8,11 @@ TAIL_BYTES = 64 * 1024  # of a log: enough for the last traceback, small enough 
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "12 s", "3:05 min", "2:03:05 h"; a part of a second counts as nothing."""
+    """Seconds for people: "12 s", "0:03:05", "102:03:05" (hours, minutes, seconds); parts of a second are dropped."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole} s"
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def slurm_time(minutes: int) -> str:

@@ -9,7 +9,6 @@ So a run that was killed and started again computes each remaining batch exactly
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import time
@@ -22,6 +21,7 @@ import torch
 
 from utils.core.errors import Interrupted
 from utils.core.files import append_jsonl, read_jsonl, write_jsonl
+from utils.core.fingerprint import fingerprint as fingerprint_of
 from utils.core.progress import progress
 from utils.evaluation.beam_search import DecodingSettings, beam_search, through_end
 from utils.modeling.t5_inference import T5Inference
@@ -216,8 +216,8 @@ def _fingerprint(
     device: torch.device,
 ) -> str:
     """All that may change a bit of the output: settings, inputs, weights, and what decides the shapes of batches."""
-    parts = (dataclasses.asdict(decoding), hashes, weights, precision, batch_tokens, device.type, torch.__version__)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    parts = (decoding, hashes, weights, precision, batch_tokens, device.type, torch.__version__)
+    return fingerprint_of(parts)
 
 
 def _read_done(

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from utils.core.errors import InputError, StageError
 from utils.core.files import new_directory, sha256_of
+from utils.core.text import one_line
 from utils.modeling.download import download_model
 from utils.modeling.monotonic import folded_state
 
@@ -56,7 +57,7 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise InputError(f"the model in {directory} cannot be loaded: {_one_line(error)}") from error
+        raise InputError(f"the model in {directory} cannot be loaded: {one_line(error)}") from error
     if report["missing_keys"]:
         raise InputError(
             f"the model in {directory} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ..."
@@ -105,7 +106,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the tokenizer in {directory} cannot be loaded: {_one_line(error)}") from error
+        raise InputError(f"the tokenizer in {directory} cannot be loaded: {one_line(error)}") from error
     check_tokenizer(tokenizer, directory)
     return tokenizer
 
@@ -177,7 +178,3 @@ def weights_sha256(directory: Path) -> str:
 def count_parameters(model: torch.nn.Module) -> int:
     """Number of weights; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

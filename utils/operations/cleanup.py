@@ -18,6 +18,7 @@ from utils.core.errors import UsageError, UserError, explain
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
+from utils.core.text import byte_size
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
 from utils.slurm.live_jobs import live_jobs
@@ -157,8 +158,8 @@ def _show(targets: list[Path], paths: Paths) -> None:
     sizes = {path: sum(size for _, size in _files(path)) for path in targets}
     print("this would go:")
     for path, size in sizes.items():
-        print(f"  {_readable(size):>9}  {path}")
-    print(f"  {_readable(sum(sizes.values())):>9}  together")
+        print(f"  {byte_size(size):>9}  {path}")
+    print(f"  {byte_size(sum(sizes.values())):>9}  together")
     print(f"this stays: permanent results in {paths.final_root}")
 
 
@@ -167,14 +168,6 @@ def _files(path: Path) -> Iterator[tuple[Path, int]]:
         with contextlib.suppress(FileNotFoundError):
             if not file.is_dir():
                 yield file, file.lstat().st_size
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _agreed() -> bool:

@@ -19,6 +19,7 @@ from utils.core.errors import UserError
 from utils.core.files import TEMPORARY_SUFFIX
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.settings import load_settings
+from utils.core.text import lines_of, tail_of
 from utils.operations.cleanup import refuse_while_running
 from utils.operations.status import BEHIND, SeedStatus, StageStatus, status_of
 from utils.pipeline.flags import problem_of
@@ -37,7 +38,6 @@ BROKEN = {
     "unknown",
     "never satisfiable",
 }
-TAIL = 65536  # bytes of a log's end that are read
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,9 @@ def cause_of(row: StageStatus) -> tuple[Cause, str]:
 def _tail(path: Path) -> list[str]:
     """The lines of a log since its last start."""
     try:
-        with path.open("rb") as handle:
-            handle.seek(max(0, path.stat().st_size - TAIL))
-            text = handle.read().decode("utf-8", errors="replace")
+        lines = lines_of(tail_of(path))
     except OSError:
         return []
-    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if ": starts: " in line or ": host " in line]
     return lines[starts[-1] :] if starts else lines
 

@@ -19,6 +19,7 @@ from utils.core.errors import UserError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import Settings, load_settings
+from utils.core.text import duration, lines_of, tail_of
 from utils.pipeline.flags import problem_of, read_flag
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm import cluster
@@ -28,7 +29,6 @@ from utils.slurm.run_record import RunRecord, records
 
 TRAINED = {2: "baseline", 3: "monotonic"}
 REFRESH = 15  # seconds between two looks with --watch
-TAIL = 65536  # bytes of a log's end that are read
 BEHIND = "a job before it failed"
 
 WORDS = {
@@ -161,7 +161,7 @@ def _stage_status(
     problem = problem_of(stage, seed, paths, settings)
     if problem is None:
         flag = read_flag(stage, seed, paths)
-        row.state, row.detail = "done", f"{flag['finished']}, {_duration(flag.get('seconds', 0))}"
+        row.state, row.detail = "done", f"{flag['finished']}, {duration(flag.get('seconds', 0))}"
         return row
     if _at_work(stage, seed, paths):
         row.state = "running"
@@ -253,8 +253,8 @@ def _in_words(progress: dict[str, Any]) -> str:
         f"step {progress['step']:,} of {progress['total_steps']:,}",
         "" if loss is None else f"loss {loss:.4f}",
         f"{progress['examples_per_second']:.0f} examples/s",
-        "" if left is None else f"{_duration(left)} left",
-        f"no news for {_duration(age)}" if age > 300 else "",
+        "" if left is None else f"{duration(left)} left",
+        f"no news for {duration(age)}" if age > 300 else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -267,12 +267,9 @@ def _at_work(stage: Stage, seed: int, paths: Paths) -> bool:
 def _last_line(path: Path) -> str:
     """The last line with something in it, of a log or of a progress bar that returns to its start."""
     try:
-        with path.open("rb") as handle:
-            handle.seek(max(0, path.stat().st_size - TAIL))
-            text = handle.read().decode("utf-8", errors="replace")
+        lines = lines_of(tail_of(path))
     except OSError:
         return "no log"
-    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     failed = [line for line in lines if " ERROR " in line]
     return (failed or lines or ["nothing"])[-1]
 
@@ -289,11 +286,6 @@ def _settings_of(run: RunRecord) -> Settings:
     except (OSError, ValueError, KeyError):
         return now
     return Settings(**(vars(now) | frozen))
-
-
-def _duration(seconds: float) -> str:
-    seconds = int(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 60 else f"{seconds} s"
 
 
 def show(status: SeedStatus) -> str:

@@ -20,10 +20,11 @@ from utils.core.paths import CHECKOUT, Paths
 from utils.core.provenance import code_revision
 from utils.core.results import read_result
 from utils.core.settings import Settings, load_settings
+from utils.core.text import last_line, slurm_time
 from utils.data.hub import pin_record
 from utils.data.registry import DatasetSource, sources
 from utils.pipeline.flags import problem_of
-from utils.pipeline.stages import STAGES, duration
+from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
@@ -248,8 +249,7 @@ def _smoke(settings: Settings, python: str) -> Check:
         return Check(
             PROBLEM, "two training steps", f"not done within {SMOKE_SECONDS} s", "look at the load of this machine"
         )
-    said = done.stdout if done.stdout.strip() else done.stderr
-    last = ([line for line in said.splitlines() if line.strip()] or ["no word"])[-1]
+    last = last_line(done.stdout) or last_line(done.stderr, default="it printed nothing")
     if done.returncode == 0:
         return Check(OK, "two training steps", last)
     if done.returncode == 3:
@@ -277,7 +277,7 @@ def _needs(settings: Settings) -> str:
         memory = f"{sbatch.memory_mb(stage, settings) / 1024:.0f} GB"
         times = f"{tasks} x " if tasks > 1 else ""
         kind = f"{gpus} GPU{'s' if gpus > 1 else ''}" if stage.gpu else "no GPU"
-        lines.append(f"  {stage.key:<18} {times}{duration(minutes)}  {memory:>6}  {kind}")
+        lines.append(f"  {stage.key:<18} {times}{slurm_time(minutes)}  {memory:>6}  {kind}")
     lines.append(f"  together at most {gpu_minutes / 60:.1f} GPU hours, and {_disk_gb(settings):.1f} GB of scratch")
     return "\n".join(lines)
 

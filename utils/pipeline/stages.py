@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.paths import Paths
+from utils.core.text import slurm_time
 
 _MODEL = ("PROFILE", "MODEL_NAME", "MODEL_REVISION")
 _LENGTHS = ("TASK_PREFIX", "MAX_INPUT_LENGTH", "MAX_TARGET_LENGTH")
@@ -214,11 +215,6 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-def stage(number: int) -> Stage:
-    """The stage of that number (0-7)."""
-    return STAGES[number]
-
-
 def upstream(number: int) -> list[Stage]:
     """Every stage that `number` needs, directly or not, in order."""
     seen: set[int] = set()
@@ -231,11 +227,6 @@ def upstream(number: int) -> list[Stage]:
     return [STAGES[n] for n in sorted(seen)]
 
 
-def duration(minutes: int) -> str:
-    """Minutes as sbatch writes a time limit: 720 -> 12:00:00."""
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
-
-
 def table() -> str:
     """The stage table as markdown, as it stands in the README."""
     lines = ["| stage | needs | GPU | memory | time limit | what it does |", "|---|---|---|---|---|---|"]
@@ -244,7 +235,7 @@ def table() -> str:
         gpu = "yes" if item.gpu else "no"
         lines.append(
             f"| {item.number} {item.name} | {needs} | {gpu} | {item.memory_gb} GB "
-            f"| {duration(item.minutes)} | {item.purpose} |"
+            f"| {slurm_time(item.minutes)} | {item.purpose} |"
         )
     return "\n".join(lines)
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from utils.core.errors import StageError, UsageError
 from utils.core.paths import CHECKOUT
 from utils.core.settings import Settings
-from utils.pipeline.stages import Stage, duration
+from utils.core.text import slurm_time
+from utils.pipeline.stages import Stage
 from utils.slurm.cluster import Site
 
 TIMEOUT = 120  # seconds until a submission that gives no answer is given up
@@ -97,7 +98,7 @@ def command(
     words += _given("--qos", site.qos if stage.gpu else site.cpu_qos)
     words += _given("--gres", site.gres if stage.gpu else "")
     words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={settings.SLURM_CPUS_PER_TASK}"]
-    words += [f"--mem={memory_mb(stage, settings)}M", f"--time={duration(minutes)}"]
+    words += [f"--mem={memory_mb(stage, settings)}M", f"--time={slurm_time(minutes)}"]
     words += [f"--signal=B:USR1@{warning}", "--requeue", "--open-mode=append"]
     words += [f"--chdir={checkout}", f"--output={out}", f"--error={err}"]
     if tasks > 1:

@@ -18,6 +18,7 @@ from typing import Any
 
 from utils.core.errors import StageError
 from utils.core.files import TEMPORARY_SUFFIX, new_directory, sha256_of, write_json
+from utils.core.text import one_line
 
 COMPLETE = "COMPLETE.json"
 STATE = "training_state.json"  # what the training remembers: history so far, sums of the running epoch, seconds
@@ -72,7 +73,7 @@ def saving(directory: Path, *, step: int, identity: dict[str, Any]) -> Iterator[
             raise  # torch.save reports a full disk as a RuntimeError about writing; any other one is a bug
         free = shutil.disk_usage(directory.parent).free / 1e9
         raise StageError(
-            f"cannot write the checkpoint {directory} ({_one_line(error)}); {free:.1f} GB are free there. "
+            f"cannot write the checkpoint {directory} ({one_line(error)}); {free:.1f} GB are free there. "
             "Earlier checkpoints are whole: make room (clean_checkpoints.sh) and run again."
         ) from error
 
@@ -84,7 +85,7 @@ def whole_checkpoints(output_dir: Path) -> list[Checkpoint]:
         try:
             found.append(_read(directory))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("checkpoint %s is torn (%s): not used", directory, _one_line(error))
+            log.warning("checkpoint %s is torn (%s): not used", directory, one_line(error))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
@@ -178,7 +179,3 @@ def _best_epoch(checkpoint: Checkpoint) -> str | None:
     """Name of the best epoch's directory so far: without it, going on would end without a best model."""
     epochs = checkpoint.state()["epochs"]
     return f"epoch_{min(epochs, key=lambda row: row['validation_loss'])['epoch']}" if epochs else None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from utils.core.errors import StageError
 from utils.core.files import write_json
 from utils.core.progress import SECONDS_BETWEEN_LOG_LINES, progress
+from utils.core.text import duration
 from utils.training import ranks
 
 # Several processes ask each other whether to stop or save only now and then: asking waits for the GPU.
@@ -224,7 +225,7 @@ class TrainingRecord(TrainerCallback):
             log.info(
                 "%s, epoch %d of %d, step %d of %d: loss %.4f, %.1f examples/s, %s left",
                 *(self.what, epoch, self.total_epochs, state.global_step, state.max_steps),
-                *(self.last_loss, examples, "?" if left is None else _clock(left)),
+                *(self.last_loss, examples, "?" if left is None else duration(left)),
             )
 
     def close(self) -> None:
@@ -248,8 +249,3 @@ class TrainingRecord(TrainerCallback):
 _SHARED = ("loss_sum", "tokens", "examples")  # each process has its own part of them
 _SUMS = ("loss_sum", "norm_sum", "norm_max", "norms", "tokens", "examples", "steps")
 _ADVICE = "Checkpoints before it are kept. Lower LEARNING_RATE, or set PRECISION to fp32."
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

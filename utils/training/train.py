@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import torch
 from transformers import TrainingArguments
 
 from utils.core.errors import InputError, Interrupted, StageError
-from utils.core.files import append_jsonl, new_directory, read_jsonl
+from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jsonl
 from utils.modeling.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
 from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
@@ -232,7 +231,4 @@ def _export_best(epoch: Path, best: Path) -> None:
     with new_directory(best) as new:
         for file in epoch.iterdir():
             if file.name not in NOT_THE_MODEL and not for_training_only(file.name):
-                try:
-                    os.link(file, new / file.name)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(file, new / file.name)
+                link_or_copy(file, new / file.name)
