@@ -29,7 +29,11 @@ class NoAnswer(StageError):
 
 @dataclass(frozen=True)
 class JobState:
-    """One row of squeue or sacct. `task` is the array task, "" for a plain job; `reason` as SLURM words it."""
+    """One row of squeue or sacct. `task` is the array task, "" for a plain job; `reason` as SLURM words it.
+
+    `submitted` (as 2026-01-29T10:15:30), `name`, `work_dir` and `command` (the wrapper and its arguments, not quoted)
+    tell a job from another one of the same number; sacct does not say the last two.
+    """
 
     job_id: str
     task: str
@@ -37,6 +41,10 @@ class JobState:
     reason: str = ""
     node: str = ""
     exit_code: str = ""
+    name: str = ""
+    submitted: str = ""
+    work_dir: str = ""
+    command: str = ""
 
     @property
     def live(self) -> bool:
@@ -139,27 +147,28 @@ def queue(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
     ids = sorted(set(job_ids), key=int)
     if not ids:
         return []
-    where = [f"--clusters={cluster}"] if cluster else []
     try:
-        text = ask(
-            "squeue",
-            *where,
-            "--noheader",
-            "--array",
-            "--states=all",
-            f"--jobs={','.join(ids)}",
-            "--format=%F|%K|%T|%r|%N",
-        )
+        return _squeue(cluster, f"--jobs={','.join(ids)}")
     except NoAnswer as error:
         if "Invalid job id" in str(error):  # what squeue says when it has forgotten all of them
             return []
         raise
+
+
+def jobs_of_users(users: Iterable[str], cluster: str = "") -> list[JobState]:
+    """What squeue knows about all jobs of these users, ended ones included: one question for any number of runs."""
+    return _squeue(cluster, f"--user={','.join(sorted(set(users)))}")
+
+
+def _squeue(cluster: str, chosen: str) -> list[JobState]:
+    where = [f"--clusters={cluster}"] if cluster else []
+    form = "--format=%F|%K|%T|%r|%N|%j|%V|%Z|%o"  # the command last: it may hold a bar itself
     states = []
-    for line in text.splitlines():
-        parts = line.strip().split("|")
-        if len(parts) == 5:
-            job_id, task, state, reason, node = parts
-            states.append(JobState(job_id, "" if task == "N/A" else task, state, reason, node))
+    for line in ask("squeue", *where, "--noheader", "--array", "--states=all", chosen, form).splitlines():
+        parts = line.strip().split("|", 8)
+        if len(parts) >= 5:
+            job_id, task, state, reason, node = parts[:5]
+            states.append(JobState(job_id, "" if task == "N/A" else task, state, reason, node, "", *parts[5:]))
     return states
 
 
@@ -169,17 +178,18 @@ def accounting(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
     if not ids:
         return []
     where = [f"--clusters={cluster}"] if cluster else []
-    fields = "--format=JobID,State,NodeList,ExitCode"
+    fields = "--format=JobID,State,NodeList,ExitCode,Submit,JobName"
     try:
         text = ask("sacct", *where, "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}", fields)
     except NoAnswer:
         return []
     found = []
     for line in text.splitlines():
-        parts = line.strip().split("|")
-        if len(parts) == 4 and parts[0]:
+        parts = line.strip().split("|", 5)
+        if len(parts) >= 4 and parts[0]:
             job_id, _, task = parts[0].partition("_")
-            found.append(JobState(job_id, task, parts[1], node=parts[2], exit_code=parts[3]))
+            submitted, name = [*parts[4:], "", ""][:2]
+            found.append(JobState(job_id, task, parts[1], "", parts[2], parts[3], name, submitted))
     return found
 
 
