@@ -1,16 +1,25 @@
 """Attack one text, typed or taken from the evaluation set, and print its summary before and after."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of a second or two would only push the picture up
 
 from utils.core.errors import InputError, UsageError, UserError
+from utils.core.paths import Paths
+from utils.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from utils.attacks.show import ShownText
 
 EXAMPLES = """examples:
   scripts/show_attack.py --demo --example 3
@@ -49,14 +58,16 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     attack.add_argument("--restarts", type=number(1), metavar="N", help="starts (default: the setting)")
     attack.add_argument("--token-set", choices=("roundtrip", "raw"), default=None,
                         help="roundtrip: typable text only; raw: any token ids (default: the setting)")  # fmt: skip
-    attack.add_argument("--attack-seed", type=number(0), default=0, metavar="N", help="random choices (default 0)")
+    attack.add_argument(
+        "--attack-seed", type=number(0), metavar="N", help="random choices (default: --seed, as in stage 6)"
+    )
     attack.add_argument("--trigger", metavar="WORDS", help="put these words into the text instead of HotFlip")
     attack.add_argument("--trigger-type", choices=("lead", "instruction", "tail", "infix", "natural"), default=None,
                         help="where the trigger stands; without --trigger: the one that stage 5 learned")  # fmt: skip
     return parser.parse_args(argv)
 
 
-def number(least: int):  # type: ignore[no-untyped-def]
+def number(least: int) -> Callable[[str], int]:
     """An argparse type: a whole number of at least `least`."""
 
     def parse(text: str) -> int:
@@ -82,45 +93,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def picture(given: argparse.Namespace) -> str:
     """Load what is needed, attack, and render."""
-    from utils.core.settings import load_settings
-
     settings = load_settings()
-    document, reference = the_text(given, settings)
+    example = chosen_text(given, settings)
 
-    from utils.attacks.context import AttackContext, Victim
-    from utils.attacks.hotflip.attack import HotFlipSettings
-    from utils.attacks.legal_tokens import LegalTokens, TokenizerView
+    from utils.attacks.context import Victim
+    from utils.attacks.from_settings import attack_context, hotflip_settings
     from utils.attacks.show import render, show_hotflip, show_trigger
-    from utils.evaluation.generation import DecodingSettings
     from utils.modeling.models import choose_device, load_model, load_tokenizer
 
-    directory = given.model_dir or paths(settings).model(given.seed, given.model)
+    directory = given.model_dir or Paths.of(settings).model(given.seed, given.model)
     if not directory.is_dir():
         command = "./run_all.sh --demo" if given.demo else "./run_all.sh"
         raise InputError(f"no model in {directory}. Run the experiment first ({command}), or give --model-dir.")
-    tokenizer = load_tokenizer(given.model_dir or paths(settings).pretrained)
+    tokenizer = load_tokenizer(given.model_dir or Paths.of(settings).pretrained)
     device = choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE)
     model = load_model(directory, device=device)
-    context = AttackContext(
-        tokenizer=tokenizer,
-        legal=LegalTokens(
-            TokenizerView(tokenizer),
-            token_set=given.token_set or settings.ATTACK_TOKEN_SET,
-            embedding_size=model.config.vocab_size,
-        ),
-        prefix=settings.TASK_PREFIX,
-        max_input_length=settings.MAX_INPUT_LENGTH,
-        max_target_length=settings.MAX_TARGET_LENGTH,
-        decoding=DecodingSettings(
-            settings.NUM_BEAMS,
-            settings.LENGTH_PENALTY,
-            settings.MIN_NEW_TOKENS,
-            settings.MAX_NEW_TOKENS,
-            settings.NO_REPEAT_NGRAM_SIZE,
-        ),
-        batch_tokens=settings.ATTACK_BATCH_SIZE * settings.MAX_INPUT_LENGTH,
-        generation_tokens=settings.EVAL_BATCH_SIZE * settings.MAX_INPUT_LENGTH,
-    )
+    context = attack_context(settings, tokenizer, directory, token_set=given.token_set)
     victim = Victim(given.model_dir.name if given.model_dir else given.model, model)
     if given.trigger is not None or given.trigger_type:
         kind = given.trigger_type or "lead"
@@ -128,53 +116,51 @@ def picture(given: argparse.Namespace) -> str:
         shown = show_trigger(
             context,
             victim,
-            document,
-            reference,
+            example,
             kind=kind,
             words=words,
             threshold=settings.ATTACK_SUCCESS_THRESHOLD,
         )
     else:
-        candidates = given.candidates or settings.HOTFLIP_CANDIDATES
-        how = HotFlipSettings(
-            num_flips=given.flips or settings.HOTFLIP_NUM_FLIPS,
-            candidates=candidates,
-            random_candidates=min(4, candidates // 4),
-            beam=given.beam or settings.HOTFLIP_BEAM,
-            restarts=given.restarts or settings.HOTFLIP_RESTARTS,
-            noisy_gradients=settings.HOTFLIP_SMOOTHGRAD_SAMPLES,
-            success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
-            min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
-            seed=given.attack_seed,
+        hotflip = hotflip_settings(
+            settings,
+            given.seed if given.attack_seed is None else given.attack_seed,
+            num_flips=given.flips,
+            candidates=given.candidates,
+            beam=given.beam,
+            restarts=given.restarts,
         )
-        shown = show_hotflip(context, victim, document, reference, how)
+        shown = show_hotflip(context, victim, example, hotflip)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     return render(shown, colour=colour, width=min(shutil.get_terminal_size((100, 24)).columns, 110))
 
 
-def the_text(given: argparse.Namespace, settings) -> tuple[str, str | None]:  # type: ignore[no-untyped-def]
-    """Document and reference (None: there is none)."""
+def chosen_text(given: argparse.Namespace, settings: Settings) -> ShownText:
+    """The text to attack, and its reference where there is one."""
+    from utils.attacks.show import ShownText
+
     if given.example is None:
         if given.file is None:
-            return given.text, given.summary
+            return ShownText("text", given.text, given.summary)
         try:
-            return (sys.stdin.read() if given.file == "-" else Path(given.file).read_text("utf-8")), given.summary
+            text = sys.stdin.read() if given.file == "-" else Path(given.file).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {given.file}: {error}") from None
+        return ShownText("text", text, given.summary)
     from utils.data.preparation import load_prepared
 
-    rows = load_prepared(paths(settings).prepared, "attack_evaluate")
+    rows = load_prepared(Paths.of(settings).prepared, "attack_evaluate")
     if given.example >= len(rows):
         raise UsageError(f"--example {given.example}: the attack evaluation set has {len(rows)} examples, from 0")
     row = rows[given.example]
-    return row["document"], row["summary"] if given.summary is None else given.summary
+    return ShownText(row["id"], row["document"], row["summary"] if given.summary is None else given.summary)
 
 
-def learned_trigger(given: argparse.Namespace, settings, kind: str) -> str:  # type: ignore[no-untyped-def]
+def learned_trigger(given: argparse.Namespace, settings: Settings, kind: str) -> str:
     """The words of the trigger that stage 5 found against --model."""
     if given.model_dir:
         raise UsageError("--trigger-type with --model-dir needs --trigger: stage 5 learned none against that model")
-    path = paths(settings).results(given.seed) / "uat_results.json"
+    path = Paths.of(settings).results(given.seed) / "uat_results.json"
     if not path.is_file():
         raise InputError(f"no {path}: run stage 5 first, or give --trigger WORDS")
     try:
@@ -182,13 +168,6 @@ def learned_trigger(given: argparse.Namespace, settings, kind: str) -> str:  # t
     except (ValueError, KeyError) as error:
         raise InputError(f"{path} holds no {kind} trigger of {given.model} ({error!r}). Run stage 5 again.") from None
     return words
-
-
-def paths(settings):  # type: ignore[no-untyped-def]
-    """Where the experiment keeps its files."""
-    from utils.core.paths import Paths
-
-    return Paths.of(settings)
 
 
 if __name__ == "__main__":

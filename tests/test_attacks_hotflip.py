@@ -14,6 +14,7 @@ import torch
 
 from tests import attack_world as world
 from utils.analysis.hotflip_summary import summarise
+from utils.attacks import cache
 from utils.attacks.context import AttackContext, Victim, exact_losses
 from utils.attacks.encoding import (
     EMPTY_ARTICLE,
@@ -35,7 +36,12 @@ from utils.evaluation.generation import row_key
 
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
-SETTINGS = HotFlipSettings(num_flips=3, candidates=8, random_candidates=2, min_clean_rouge=0.0, block_size=4)
+SETTINGS = HotFlipSettings(num_flips=3, candidates=8, random_candidates=2, min_clean_rouge=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BLOCK_SIZE", 4)
 
 
 def _victim(seed: int = 0, scale: float = 1.5) -> Victim:

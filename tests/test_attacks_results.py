@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.stats import spearmanr
 from tests import attack_world as world
 from utils.analysis.attack_warnings import doubling_matters, hotflip_flags, trigger_flags
 from utils.analysis.hotflip_summary import summarise, worst_case
+from utils.attacks import cache
 from utils.attacks.context import Victim
 from utils.attacks.hotflip.attack import HotFlipSettings
 from utils.attacks.hotflip.controls import all_replaced, one_shot, random_sets
@@ -31,6 +33,7 @@ from utils.attacks.hotflip.experiment import (
 )
 from utils.attacks.objective import Objective
 from utils.attacks.transfer import attacked_inputs, replay
+from utils.attacks.triggers import search
 from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results, trigger_sections
 from utils.attacks.triggers.search import TriggerSettings
 from utils.core.errors import Interrupted
@@ -38,8 +41,8 @@ from utils.core.errors import Interrupted
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
 MODELS = ("standard", "baseline", "monotonic")
-HOTFLIP = HotFlipSettings(num_flips=2, candidates=6, random_candidates=2, block_size=3)
-CONTROLS = ControlSettings(random_draws=3, own_output=True, convergence_examples=4, long_examples=5)
+HOTFLIP = HotFlipSettings(num_flips=2, candidates=6, random_candidates=2)
+CONTROLS = ControlSettings(random_draws=3, convergence_examples=4, long_examples=5)
 CI = {"samples": 100, "seed": 0}
 
 
@@ -65,6 +68,15 @@ def _record(**values: object) -> dict:
         "clean_loss": 2.0,
     }
     return record | values
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "BLOCK_SIZE", 3)
+        patch.setattr(search, "RACE_EXAMPLES", 4)
+        patch.setattr(search, "CONFIRM_EXAMPLES", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +131,6 @@ def test_every_section_covers_every_example(sections: Sections) -> None:
     assert names == {
         "attack",
         "greedy",
-        "own_output",
         "double",
         "random",
         "one_shot",
@@ -206,7 +217,7 @@ def test_a_replay_that_was_stopped_goes_on(sections: Sections, tmp_path: Path) -
     asked: list[int] = []
     stop = {"stop_requested": lambda: bool(asked.append(1)) or len(asked) == 3, "generation_tokens": 60}
     arguments = (attacks, own)
-    how = {"name": "flips", "threshold": 0.15, "block_size": 3, "cache_dir": tmp_path}
+    how = {"name": "flips", "threshold": 0.15, "cache_dir": tmp_path}
     with pytest.raises(Interrupted):
         replay(replace(CONTEXT, **stop), _load("baseline"), *arguments, **how)
     (file,) = tmp_path.glob("*.jsonl")
@@ -344,7 +355,7 @@ def test_each_warning_has_its_cause() -> None:
 
 def test_triggers_end_to_end(tmp_path: Path) -> None:
     settings = TriggerSettings(types=("lead", "infix"), iterations=4, restarts=2, candidates=8, gradient_examples=4,
-                               race_examples=4, confirm_examples=8, dev_every=2, random_controls=4)  # fmt: skip
+                               dev_every=2, random_controls=4)  # fmt: skip
     models = ("baseline", "monotonic")
     arguments = (CONTEXT, _load, models, world.planted_examples(12), world.planted_examples(6, seed=3), settings)
     free = {"gradient_free_types": ("lead",)}

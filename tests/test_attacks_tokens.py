@@ -14,14 +14,15 @@ from utils.attacks.encoding import (
     EMPTY_REFERENCE,
     Example,
     attacked_document,
-    encode_examples,
+    encode_texts,
     reads_as,
 )
 from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView, word_bounds
 from utils.attacks.triggers.candidates import candidate_triggers, random_triggers, token_pool, typable
-from utils.attacks.triggers.inputs import TRIGGER_TYPES, check_in_place, slotted_examples
+from utils.attacks.triggers.inputs import check_in_place, trigger_examples
 from utils.core.errors import StageError, UsageError
+from utils.core.names import TRIGGER_TYPES
 
 TOKENIZER = world.tokenizer()
 VIEW = TokenizerView(TOKENIZER)
@@ -87,7 +88,7 @@ def test_word_bounds(starts: list[bool], data: st.DataObject) -> None:
 
 def test_encoded_ids_are_those_of_the_pipeline() -> None:
     examples = [*world.examples(8, words=40), Example("odd", "The  «weird» text\n\tof… 你好 babe", "ba")]
-    for item, example in zip(encode_examples(VIEW, examples, **LIMITS), examples, strict=True):
+    for item, example in zip(encode_texts(VIEW, examples, **LIMITS), examples, strict=True):
         whole = TOKENIZER("summarize: " + example.document, truncation=True, max_length=48)["input_ids"]
         assert list(item.ids) == whole
         prefix = TOKENIZER("summarize: ", add_special_tokens=False)["input_ids"]
@@ -98,29 +99,30 @@ def test_encoded_ids_are_those_of_the_pipeline() -> None:
 
 def test_a_half_visible_last_word_is_left_alone_only_where_text_is_needed() -> None:
     examples = [Example("cut", "ba " * 44 + "bakazo", "ba")]
-    (item,) = encode_examples(VIEW, examples, **LIMITS)
-    assert item.cut_word and VIEW.starts_word[item.ids[item.end - 1]]
-    assert item.end - 1 not in item.attackable
-    (raw,) = encode_examples(VIEW, examples, **LIMITS, checked=False)
+    (item,) = encode_texts(VIEW, examples, **LIMITS)
+    words = TOKENIZER(examples[0].document, add_special_tokens=False)["input_ids"]
+    assert len(words) > item.end - item.start and not VIEW.starts_word[words[item.end - item.start]]  # cut in a word
+    assert item.end - 1 not in item.attackable and item.end - 2 in item.attackable
+    (raw,) = encode_texts(VIEW, examples, **LIMITS, typable=False)
     assert raw.end - 1 in raw.attackable
 
 
 def test_what_cannot_be_attacked_names_its_reason() -> None:
     examples = [Example("a", "  ", "ba"), Example("b", "ba be", " \n"), Example("c", "ba", "be"), Example("d", "", "")]
-    problems = [item.problem for item in encode_examples(VIEW, examples, **LIMITS)]
+    problems = [item.problem for item in encode_texts(VIEW, examples, **LIMITS)]
     assert problems == [EMPTY_ARTICLE, EMPTY_REFERENCE, None, EMPTY_ARTICLE]
 
 
 def test_a_prefix_glued_to_the_document_is_refused() -> None:
     with pytest.raises(UsageError, match="must end in a space"):
-        encode_examples(VIEW, world.examples(1), prefix="summarize:", max_input_length=48, max_target_length=8)
+        encode_texts(VIEW, world.examples(1), prefix="summarize:", max_input_length=48, max_target_length=8)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 5))
 def test_random_flips_are_typable_text(seed: int, words: int, count: int) -> None:
     legal = LegalTokens(VIEW)
-    (item,) = encode_examples(VIEW, [Example("x", world.document(seed, words), "ba")], **LIMITS)
+    (item,) = encode_texts(VIEW, [Example("x", world.document(seed, words), "ba")], **LIMITS)
     state, rng = State(np.array(item.ids), 0.0), np.random.default_rng(seed)
     for _ in range(count):
         for flip in random_flips(EditablePositions(legal, item, state), 1, rng):
@@ -139,7 +141,8 @@ def test_triggers_are_whole_in_the_final_ids(length: int) -> None:
     document = " ".join(world.document(length, 3 * length).split())
     ids = TOKENIZER(document, add_special_tokens=False)["input_ids"][:length]
     text = TOKENIZER.decode(ids)
-    (item,) = slotted_examples(legal, [Example("x", text, "ba")], **limits, trigger_length=5)
+    context = world.attack_context(TOKENIZER, max_input_length=limits["max_input_length"])
+    (item,) = trigger_examples(context, [Example("x", text, "ba")], 5)
     trigger = random_triggers(legal, "lead", 5, 1, np.random.default_rng(length), common=False)[0]
     clean = item.clean.tolist()
     stage4 = TOKENIZER("summarize: " + text, truncation=True, max_length=limits["max_input_length"])["input_ids"]
@@ -158,20 +161,19 @@ def test_triggers_are_whole_in_the_final_ids(length: int) -> None:
 
 
 def test_slots_of_the_five_types() -> None:
-    legal = LegalTokens(VIEW)
-    (item,) = slotted_examples(legal, [Example("x", "ba be. bi bo! bu", "ba")], **LIMITS, trigger_length=5)
-    start = len(item.prefix)
+    (item,) = trigger_examples(world.attack_context(TOKENIZER), [Example("x", "ba be. bi bo! bu", "ba")], 5)
+    start = item.start
     assert [item.slot(kind) for kind in ("instruction", "lead", "natural")] == [0, start, start]
-    assert item.slot("tail") == start + len(item.body)
-    assert [VIEW.text(item.body[b:]).split()[0] for b in item.boundaries] == ["bi", "bu"]
+    assert item.slot("tail") == item.end
+    assert [VIEW.text(item.ids[start + b : item.end]).split()[0] for b in item.boundaries] == ["bi", "bu"]
     assert not item.one_sentence
-    (single,) = slotted_examples(legal, [Example("x", "ba be bi", "ba")], **LIMITS, trigger_length=5)
+    (single,) = trigger_examples(world.attack_context(TOKENIZER), [Example("x", "ba be bi", "ba")], 5)
     assert single.one_sentence and single.boundaries == (1, 2)
 
 
 def test_a_trigger_longer_than_the_input_is_refused() -> None:
-    with pytest.raises(UsageError, match="leaves no room"):
-        slotted_examples(LegalTokens(VIEW), world.examples(1), **LIMITS, trigger_length=45)
+    with pytest.raises(UsageError, match="no room for a document"):
+        trigger_examples(world.attack_context(TOKENIZER), world.examples(1), 45)
 
 
 @pytest.mark.parametrize("kind", ["lead", "natural"])

@@ -15,10 +15,11 @@ from tests import attack_world as world
 from utils.attacks.context import AttackContext, Victim
 from utils.attacks.encoding import LOW_CLEAN_ROUGE, Example
 from utils.attacks.objective import Objective
+from utils.attacks.triggers import search
 from utils.attacks.triggers.candidates import token_pool
 from utils.attacks.triggers.evaluation import clean_side, evaluate_trigger
 from utils.attacks.triggers.experiment import with_own_output
-from utils.attacks.triggers.inputs import TRIGGER_TYPES, TriggerExample, slotted_examples
+from utils.attacks.triggers.inputs import TriggerExample, trigger_examples
 from utils.attacks.triggers.search import (
     TriggerObjective,
     TriggerSettings,
@@ -27,24 +28,28 @@ from utils.attacks.triggers.search import (
     split_examples,
 )
 from utils.core.errors import Interrupted, StageError, UsageError
+from utils.core.names import TRIGGER_TYPES
 
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
-LIMITS = {"prefix": "summarize: ", "max_input_length": 48, "max_target_length": 16, "trigger_length": 5}
 SETTINGS = TriggerSettings(
     iterations=15,
     restarts=4,
     candidates=24,
     gradient_examples=8,
-    race_examples=8,
-    confirm_examples=8,
     dev_every=2,
     random_controls=10,
 )
 
 
-def _slotted(examples: list[Example]) -> list[TriggerExample]:
-    return slotted_examples(CONTEXT.legal, examples, **LIMITS)
+@pytest.fixture(autouse=True)
+def _few_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "RACE_EXAMPLES", 8)
+    monkeypatch.setattr(search, "CONFIRM_EXAMPLES", 8)
+
+
+def _with_room(examples: list[Example]) -> list[TriggerExample]:
+    return trigger_examples(CONTEXT, examples, 5)
 
 
 def _victim() -> Victim:
@@ -60,13 +65,13 @@ def _optimise(
     batch_tokens: int = 4096,
 ) -> dict:
     objective = Objective(world.planted_model(), batch_tokens=batch_tokens)
-    items = _slotted(world.planted_examples(40))
+    items = _with_room(world.planted_examples(40))
     return optimise_trigger(context, _victim(), objective, items, kind, settings, state_file=state)
 
 
 def _planted_gain(kind: str) -> float:
     """What the planted words alone do to the dev part."""
-    _, dev = split_examples(_slotted(world.planted_examples(40)), SETTINGS.dev_share, SETTINGS.seed)
+    _, dev = split_examples(_with_room(world.planted_examples(40)), SETTINGS.seed)
     trigger_objective = TriggerObjective(Objective(world.planted_model(), batch_tokens=4096), dev, kind, SETTINGS.seed)
     trigger = TOKENIZER(" ".join([*world.PLANTED, "be be be"]), add_special_tokens=False)["input_ids"]
     return float(
@@ -91,7 +96,9 @@ def test_a_planted_trigger_is_found(kind: str, tmp_path: Path) -> None:
 
 def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
     found = _optimise("lead", tmp_path / "state.json")
-    items = _slotted([*world.planted_examples(12, seed=2), Example("empty", "", "re"), Example("other", "be bi", "xx")])
+    items = _with_room(
+        [*world.planted_examples(12, seed=2), Example("empty", "", "re"), Example("other", "be bi", "xx")]
+    )
     victim = _victim()
     clean = clean_side(CONTEXT, victim, items, cache_dir=tmp_path)
     records = evaluate_trigger(
@@ -114,7 +121,7 @@ def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
     assert np.mean([record["loss_increase"] for record in live]) > 0.7 * found["dev_gain"]
     for record, item in zip(records, items, strict=True):
         if record["skipped"] is None:
-            typed = f"summarize: {found['trigger_text']} {item.text}"
+            typed = f"summarize: {found['trigger_text']} {item.visible_text}"
             ids = TOKENIZER(typed, truncation=True, max_length=48, return_tensors="pt").input_ids
             with torch.no_grad():
                 loss = victim.model(input_ids=ids, labels=torch.tensor([item.labels])).loss
@@ -126,16 +133,16 @@ def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
     blind = [replace(example, summary="ba be") for example in examples]
     labels = []
     for name, some in (("a", examples), ("b", blind)):
-        items = with_own_output(CONTEXT, _victim(), _slotted(some), done_file=tmp_path / name)
+        items = with_own_output(CONTEXT, _victim(), _with_room(some), done_file=tmp_path / name)
         labels.append([item.labels for item in items])
-    assert labels[0] == labels[1] != [item.labels for item in _slotted(blind)]
-    right = [a == b.labels for a, b in zip(labels[0], _slotted(examples), strict=True)]
+    assert labels[0] == labels[1] != [item.labels for item in _with_room(blind)]
+    right = [a == b.labels for a, b in zip(labels[0], _with_room(examples), strict=True)]
     assert np.mean(right) > 0.8  # this model's own summaries are the references, nearly always
 
 
-def test_the_incumbent_only_gives_way_to_paired_gains(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, confirm_examples=100)  # every train example in every comparison: an exact hill climb
-    found = _optimise("tail", tmp_path / "state.json", settings=settings)
+def test_the_incumbent_only_gives_way_to_paired_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CONFIRM_EXAMPLES", 100)  # every train example in every comparison: an exact hill climb
+    found = _optimise("tail", tmp_path / "state.json")
     for restart in range(2):
         losses = [point["loss"][restart] for point in found["curve"] if point["loss"][restart] is not None]
         assert all(b >= a - 1e-4 for a, b in pairwise(losses))
@@ -167,7 +174,7 @@ def test_batch_size_changes_nothing(batch_tokens: int, tmp_path: Path) -> None:
 
 
 def test_slot_gradients_are_those_of_the_slots() -> None:
-    items = _slotted(world.planted_examples(3))
+    items = _with_room(world.planted_examples(3))
     objective = Objective(world.planted_model(), batch_tokens=4096)
     triggers = [[5, 6, 7, 8, 9], [50, 51, 52, 53, 54]]
     for kind in ("instruction", "tail", "infix"):
@@ -176,7 +183,7 @@ def test_slot_gradients_are_those_of_the_slots() -> None:
         single = np.zeros_like(gradients)
         for t, trigger in enumerate(triggers):
             for row in range(3):
-                place = trigger_objective.place(row, "moment")
+                place = trigger_objective.boundary(row, "moment")
                 slot = items[row].slot(kind, place)
                 kept = {}
 
@@ -192,7 +199,7 @@ def test_slot_gradients_are_those_of_the_slots() -> None:
 
 def test_slot_gains_are_those_of_every_token_against_the_one_in_the_slot() -> None:
     trigger_objective = TriggerObjective(
-        Objective(world.planted_model(), batch_tokens=4096), _slotted(world.planted_examples(2)), "lead", 0
+        Objective(world.planted_model(), batch_tokens=4096), _with_room(world.planted_examples(2)), "lead", 0
     )
     trigger, pool = [5, 6, 7, 8, 9], token_pool(CONTEXT.legal, "lead")
     gradients = np.random.default_rng(0).normal(size=(1, 5, 32)).astype(np.float32)
@@ -203,7 +210,7 @@ def test_slot_gains_are_those_of_every_token_against_the_one_in_the_slot() -> No
 
 
 def test_too_few_examples_are_refused(tmp_path: Path) -> None:
-    items = _slotted([*world.planted_examples(1), Example("empty", "", "re")])
+    items = _with_room([*world.planted_examples(1), Example("empty", "", "re")])
     objective = Objective(world.planted_model(), batch_tokens=4096)
     with pytest.raises(StageError, match="1 usable examples of 2"):
         optimise_trigger(CONTEXT, _victim(), objective, items, "lead", SETTINGS, state_file=tmp_path / "s.json")
@@ -214,7 +221,7 @@ def test_a_model_of_nans_is_an_error_for_people(tmp_path: Path) -> None:
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     objective = Objective(model, batch_tokens=4096)
-    items = _slotted(world.planted_examples(8))
+    items = _with_room(world.planted_examples(8))
     with pytest.raises(StageError, match="finite"):
         optimise_trigger(
             CONTEXT,
@@ -228,6 +235,6 @@ def test_a_model_of_nans_is_an_error_for_people(tmp_path: Path) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for values in ({"types": ("middle",)}, {"iterations": 0}, {"dev_share": 1.0}, {"method": "x"}, {"restarts": 0}):
+    for values in ({"types": ("middle",)}, {"iterations": 0}, {"method": "x"}, {"restarts": 0}):
         with pytest.raises(UsageError):
             TriggerSettings(**values)  # type: ignore[arg-type]

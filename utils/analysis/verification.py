@@ -18,8 +18,8 @@ from typing import Any
 
 from utils.analysis.aggregate import FILES, final_results, hashes_below
 from utils.analysis.measures import relative_drop
+from utils.attacks.from_settings import hotflip_settings, trigger_settings
 from utils.attacks.hotflip.experiment import hotflip_results, sections_of
-from utils.attacks.stage import hotflip_settings, trigger_settings
 from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl, sha256_of

@@ -6,13 +6,13 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from utils.attacks.seeding import generator
 from utils.core.files import write_json
 
 log = logging.getLogger(__name__)
-Item = TypeVar("Item")
+BLOCK_SIZE = 64  # examples that are attacked together: enough for full batches, few enough to lose to a stop
 
 
 def load_cached(path: Path, fingerprint: str) -> Any:
@@ -31,20 +31,20 @@ def save_cached(path: Path, fingerprint: str, value: Any) -> None:
     write_json(path, {"fingerprint": fingerprint, "value": value})
 
 
-def blocks_of(ids: Sequence[str], size: int) -> list[list[int]]:
-    """Indices of each block of `size` examples.
+def blocks_of(ids: Sequence[str]) -> list[list[int]]:
+    """Indices of each block of BLOCK_SIZE examples.
 
     Examples are dealt by a hash of their id, so blocks do not depend on the order of the list, and every block is a
     random sample of it: running figures and the time left are honest from the start.
     """
     keys = [generator("block", name).random() for name in ids]
     order = sorted(range(len(ids)), key=lambda i: (keys[i], ids[i]))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    return [order[i : i + BLOCK_SIZE] for i in range(0, len(order), BLOCK_SIZE)]
 
 
-def shard_of(ids: Sequence[str], size: int, shard: tuple[int, int]) -> list[int]:
+def shard_of(ids: Sequence[str], shard: tuple[int, int]) -> list[int]:
     """Indices of the examples of shard (index, of how many): whole blocks, so numbers do not depend on shards."""
     index, of = shard
     if not 0 <= index < of:
         raise ValueError(f"shard {index} of {of}")
-    return sorted(i for block in blocks_of(ids, size)[index::of] for i in block)
+    return sorted(i for block in blocks_of(ids)[index::of] for i in block)

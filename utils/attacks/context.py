@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
-from utils.attacks.encoding import Encoded, Example, encode_examples
+from utils.attacks.encoding import EncodedText, Example, encode_texts
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.core.errors import Interrupted
+from utils.core.fingerprint import fingerprint
 from utils.evaluation.generation import DecodingSettings, generate, row_key
 from utils.evaluation.rouge import rouge_scores
 
@@ -28,9 +28,8 @@ class AttackContext:
     """Tokenizer, legal tokens, lengths and decoding: the same for every model and every attack.
 
     `batch_tokens`: padded tokens in one forward pass of an attack; `generation_tokens`: input tokens in one batch of
-    summaries. `precision`: of the search, "fp32" or "bf16" or "auto" (bf16 where the GPU has it and where it ranks
-    candidates as float32 does); reported losses are float32 always. `generation_precision`
-    as in utils/evaluation/generation.py.
+    summaries. `precision`: "fp32", "bf16" or "auto" (bf16 where the GPU has it), of the summaries (as of stage 4's),
+    and of the search where it ranks candidates as float32 does; reported losses are float32 always.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -42,7 +41,6 @@ class AttackContext:
     batch_tokens: int
     generation_tokens: int
     precision: str = "auto"
-    generation_precision: str = "fp32"
     rouge_processes: int | None = 1
     stop_requested: Callable[[], bool] = lambda: False
 
@@ -51,15 +49,16 @@ class AttackContext:
         """The tokenizer's vocabulary as arrays."""
         return self.legal.view
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Ids, labels and attackable positions of each example."""
-        return encode_examples(
+    def encode(self, examples: Sequence[Example], *, reserved: int = 0) -> list[EncodedText]:
+        """Ids, labels and attackable positions of each example, with room for `reserved` tokens of a trigger."""
+        return encode_texts(
             self.view,
             examples,
             prefix=self.prefix,
             max_input_length=self.max_input_length,
             max_target_length=self.max_target_length,
-            checked=self.legal.checked,
+            typable=self.legal.typable,
+            reserved=reserved,
         )
 
     def labels(self, texts: Sequence[str]) -> list[list[int]]:
@@ -70,19 +69,17 @@ class AttackContext:
         return ids
 
     def fingerprint(self, *more: object) -> str:
-        """Hash of all that decides an attack's numbers, `more` included; unit files carry it."""
-        parts = (
+        """Names all that decides an attack's numbers, `more` included; cache entries carry it."""
+        return fingerprint(
             self.prefix,
             self.max_input_length,
             self.max_target_length,
-            asdict(self.decoding),
+            self.decoding,
             self.legal.token_set,
             len(self.legal.ids),
             self.precision,
-            self.generation_precision,
             *more,
         )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
     def check_stop(self) -> None:
         """Raise Interrupted where the job was told to stop; call it only after saving."""
@@ -104,10 +101,10 @@ class Victim:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Names weights and known summaries: what ties unit files with summaries in them to this victim."""
+        """Names weights and known summaries: what ties cache entries with summaries in them to this victim."""
         if not self.known:
             return self.weights
-        return hashlib.sha256(repr((self.weights, sorted(self.known.items()))).encode()).hexdigest()[:16]
+        return fingerprint(self.weights, self.known)
 
 
 def summaries(
@@ -131,7 +128,7 @@ def summaries(
             todo,
             context.decoding,
             batch_tokens=context.generation_tokens,
-            precision=context.generation_precision,
+            precision=context.precision,
             done_file=done_file,
             fingerprint=victim.weights,
             stop_requested=context.stop_requested,

@@ -29,13 +29,13 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One example as ids.
+class EncodedText:
+    """One example as ids, with room for `reserved` tokens of a trigger (0: none).
 
-    `ids`: prefix + document + eos, at most `max_input_length`: the ids of stages 1 and 4. The document's tokens are
-    `ids[start:end]`. `attackable`: positions that may change, ascending. `labels`: reference ids, ending in eos.
-    `chars[i]`: where the word of document token `i` begins in the text, for writing the attacked text.
-    `cut_word`: the last visible word continues beyond the limit (its visible part is no word of the text).
+    `ids`: task prefix, visible document, eos; with `reserved` they are at most `max_input_length`. Without a reserved
+    slot these are the ids of stages 1 and 4. The document's tokens are `ids[start:end]`. `spans[k]`: first character
+    and end of document token `k` in `document`. `labels`: reference ids, ending in eos. `attackable`: positions of
+    `ids` that may change, ascending. `problem`: the reason (SKIP_REASONS) why it cannot be attacked, or None.
     """
 
     id: str
@@ -44,64 +44,69 @@ class Encoded:
     ids: tuple[int, ...]
     start: int
     end: int
-    attackable: tuple[int, ...]
-    labels: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
-    cut_word: bool
+    labels: tuple[int, ...]
+    attackable: tuple[int, ...]
     problem: str | None
+    reserved: int = 0
 
 
-def encode_examples(
+def encode_texts(
     view: TokenizerView,
     examples: Sequence[Example],
     *,
     prefix: str,
     max_input_length: int,
     max_target_length: int,
-    checked: bool = True,
-) -> list[Encoded]:
-    """Encode every example; `problem` names the reason (SKIP_REASONS) of one that cannot be attacked.
+    typable: bool = True,
+    reserved: int = 0,
+) -> list[EncodedText]:
+    """Encode every example, its document cut to what fits beside task prefix, eos and `reserved` tokens.
 
-    `checked`: leave the half-visible last word alone, because no text shows the model half a word.
-    Raises UsageError if the prefix leaves no room for a document or glues itself to the document's first word.
+    `typable`: only what a person could type counts, and no text shows the model half a word. A last word that is cut
+    by the limit is then not attackable; with `reserved` it is left out, because a trigger may follow it.
+    Raises UsageError if there is no room for a document, or the prefix glues itself to the document's first word.
     """
     if not examples:
         return []
-    tokenizer = view.tokenizer
     if prefix and not prefix[-1].isspace():
         raise UsageError(f"the task prefix {prefix!r} must end in a space, or it becomes a part of the first word")
-    start = len(view.encode([prefix])[0]) if prefix else 0
-    if start + 2 > max_input_length:
-        raise UsageError(f"the task prefix takes {start} of {max_input_length} input tokens: no room for a document")
-    eos = tokenizer.eos_token_id
+    prefix_ids = tuple(view.encode([prefix])[0]) if prefix else ()
+    start = len(prefix_ids)
+    room = max_input_length - start - 1 - reserved  # 1: eos
+    if room < 1:
+        raise UsageError(
+            f"no room for a document: of {max_input_length} input tokens the task prefix takes {start}, a trigger"
+            f" {reserved} and the end 1"
+        )
+    tokenizer = view.tokenizer
     documents = tokenizer([e.document for e in examples], add_special_tokens=False, return_offsets_mapping=True)
     labels = tokenizer([e.summary for e in examples], truncation=True, max_length=max_target_length)["input_ids"]
-    prefix_ids = tuple(view.encode([prefix])[0]) if prefix else ()
-    room = max_input_length - start - 1
     encoded = []
     for i, example in enumerate(examples):
         full = documents["input_ids"][i]
-        body = full[:room]
-        cut = len(full) > room and not view.starts_word[full[room]]
-        end = start + len(body)
+        visible = whole_words = min(len(full), room)
+        if typable and len(full) > room:  # the tokens of the words that the limit leaves whole
+            whole_words = next((k for k in range(room, 0, -1) if view.starts_word[full[k]]), 0)
+        if reserved:  # a single word longer than the input stays: half a word is better than none
+            visible = whole_words = whole_words or visible
+        body = full[:visible]
         problem = EMPTY_ARTICLE if not body else None
         if not example.summary.strip() or len(labels[i]) < 2:
             problem = problem or EMPTY_REFERENCE
-        last_word = max((k for k, token in enumerate(body) if view.starts_word[token]), default=0)
-        free = start + last_word if cut and checked else end
         encoded.append(
-            Encoded(
+            EncodedText(
                 id=example.id,
                 document=example.document,
                 summary=example.summary,
-                ids=(*prefix_ids, *body, eos),
+                ids=(*prefix_ids, *body, tokenizer.eos_token_id),
                 start=start,
-                end=end,
-                attackable=tuple(range(start, free)),
+                end=start + visible,
+                spans=tuple(documents["offset_mapping"][i][:visible]),
                 labels=tuple(labels[i]),
-                spans=tuple(documents["offset_mapping"][i][: len(body)]),
-                cut_word=cut,
+                attackable=tuple(range(start, start + whole_words)),
                 problem=problem,
+                reserved=reserved,
             )
         )
     return encoded
@@ -120,7 +125,7 @@ class Segment:
         return self.old != self.new
 
 
-def segments(view: TokenizerView, encoded: Encoded, attacked: Sequence[int]) -> list[Segment]:
+def segments(view: TokenizerView, encoded: EncodedText, attacked: Sequence[int]) -> list[Segment]:
     """The document in stretches, changed and unchanged, in order; what a person would type, and what stood there.
 
     `attacked`: ids of the same length as `encoded.ids`. Words that did not change keep their original characters,
@@ -143,7 +148,7 @@ def segments(view: TokenizerView, encoded: Encoded, attacked: Sequence[int]) -> 
     return [part for part in (*parts, Segment(rest, rest)) if part.old or part.new]
 
 
-def attacked_document(view: TokenizerView, encoded: Encoded, attacked: Sequence[int]) -> str:
+def attacked_document(view: TokenizerView, encoded: EncodedText, attacked: Sequence[int]) -> str:
     """The document with the words that `attacked` changes written anew: the text a person would type."""
     return "".join(segment.new for segment in segments(view, encoded, attacked))
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from utils.core.errors import StageError, UsageError
@@ -18,6 +20,8 @@ from utils.core.errors import StageError, UsageError
 SPACE = "▁"  # SentencePiece writes a space as this sign, at the start of a piece that starts a word
 TOKEN_SETS = ("roundtrip", "raw")
 NATURAL_WORD = re.compile(SPACE + r"[a-z]{2,}")
+TokenArray: TypeAlias = NDArray[np.int64]
+TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]  # one input's or one text's token ids
 CACHE_LIMIT = 300_000  # sequences remembered by `survives`; about 100 MB
 
 
@@ -32,7 +36,7 @@ class TokenizerView:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
-        self.pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(range(self.size))]
+        self.pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(self.size)))]
         self.special = np.zeros(self.size, dtype=bool)
         self.special[[i for i in tokenizer.all_special_ids if 0 <= i < self.size]] = True
         self.special[[i for i in tokenizer.get_added_vocab().values() if i < self.size]] = True
@@ -51,7 +55,7 @@ class TokenizerView:
         encoded: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return encoded
 
-    def survives(self, sequences: Sequence[Sequence[int]]) -> list[bool]:
+    def survives(self, sequences: Sequence[TokenIds]) -> list[bool]:
         """For each id sequence (whole words): does encoding its text give exactly these ids again?"""
         keys = [tuple(map(int, sequence)) for sequence in sequences]
         unseen = [key for key in dict.fromkeys(keys) if key not in self._survives]
@@ -86,7 +90,7 @@ class LegalTokens:
         self.view, self.token_set = view, token_set
         legal = np.flatnonzero(~view.special)
         alone = np.zeros(view.size, dtype=bool)
-        alone[legal] = view.survives([(i,) for i in legal])
+        alone[legal] = view.survives([(i,) for i in legal.tolist()])
         whole_mask = alone & view.starts_word & ~view.special
         whole = np.flatnonzero(whole_mask)
         if token_set == "roundtrip" and not len(whole):
@@ -102,7 +106,7 @@ class LegalTokens:
         self.natural = np.array([i for i in whole if NATURAL_WORD.fullmatch(view.pieces[i])], dtype=np.int64)
 
     @property
-    def checked(self) -> bool:
+    def typable(self) -> bool:
         """Whether changes must survive decode and encode."""
         return self.token_set == "roundtrip"
 

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from utils.attacks.context import AttackContext, Victim
-from utils.attacks.encoding import Encoded
+from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
@@ -21,7 +21,7 @@ SMALLEST_AGREEMENT = 0.98  # Spearman correlation of bf16 and fp32 gains
 PROBES = 64
 
 
-def search_objective(context: AttackContext, victim: Victim, items: Sequence[Encoded]) -> Objective:
+def search_objective(context: AttackContext, victim: Victim, items: Sequence[EncodedText]) -> Objective:
     """The objective that a search uses: bfloat16 if `context.precision` allows it and it agrees with float32."""
     exact = Objective(victim.model, batch_tokens=context.batch_tokens)
     if context.precision not in ("auto", "fp32", "bf16"):
@@ -42,7 +42,7 @@ def search_objective(context: AttackContext, victim: Victim, items: Sequence[Enc
     return quick
 
 
-def rank_agreement(context: AttackContext, exact: Objective, quick: Objective, items: Sequence[Encoded]) -> float:
+def rank_agreement(context: AttackContext, exact: Objective, quick: Objective, items: Sequence[EncodedText]) -> float:
     """Spearman correlation of the two objectives' losses over 64 random flips of one example; 0 if undefined."""
     item = max(items[:PROBES], key=lambda e: len(e.attackable))
     state = State(np.asarray(item.ids, dtype=np.int64), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from utils.analysis.measures import reaches_threshold, relative_drop
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import LOW_CLEAN_ROUGE, Example, Segment, segments
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
-from utils.attacks.triggers.inputs import slotted_examples
+from utils.attacks.triggers.inputs import trigger_examples
 from utils.core.errors import StageError, UsageError
 
 REASONS = {
@@ -25,6 +25,15 @@ REASONS = {
 }
 RED, GREEN, YELLOW, BOLD, PLAIN = "\x1b[31m\x1b[9m", "\x1b[32m\x1b[1m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 INDENT = 10
+
+
+@dataclass(frozen=True)
+class ShownText:
+    """The text to attack: `id` seeds the random choices, as in stage 6; `reference` None: there is none."""
+
+    id: str
+    document: str
+    reference: str | None
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,10 @@ class Shown:
     notes: list[str] = field(default_factory=list)
 
 
-def show_hotflip(
-    context: AttackContext, victim: Victim, document: str, reference: str | None, settings: HotFlipSettings
-) -> Shown:
-    """Attack `document` by HotFlip. Without a reference the model's own summary is what the attack destroys."""
-    own = reference is None
+def show_hotflip(context: AttackContext, victim: Victim, text: ShownText, settings: HotFlipSettings) -> Shown:
+    """Attack `text` by HotFlip. Without a reference the model's own summary is what the attack destroys."""
     with tempfile.TemporaryDirectory() as name:
-        if own:
-            reference = own_summary(context, victim, document)
-        example = Example("text", document, reference or "")
+        example = _with_reference(context, victim, text)
         records = attack_examples(
             context, victim, [example], replace(settings, min_clean_rouge=0.0), cache_dir=Path(name), every_budget=False
         )
@@ -66,11 +70,11 @@ def show_hotflip(
         for flip in record["flips"]
     ]
     notes = [] if record["flips"] else ["No change raised the loss: the text stays as it is."]
-    if not record["typable"] and context.legal.checked:
+    if not record["typable"] and context.legal.typable:
         notes.append("The attacked ids could not be written as text.")
-    if item.end - item.start < len(context.tokenizer(document, add_special_tokens=False)["input_ids"]):
+    if item.end - item.start < len(context.tokenizer(text.document, add_special_tokens=False)["input_ids"]):
         notes.append(f"The model reads the first {item.end - item.start} tokens of this text.")
-    if not own and not reaches_threshold(record["clean_rouge"], settings.min_clean_rouge):
+    if text.reference is not None and not reaches_threshold(record["clean_rouge"], settings.min_clean_rouge):
         notes.append(f"In the experiment this text would not count: {REASONS[LOW_CLEAN_ROUGE]}.")
     return Shown(
         title=f"HotFlip on {victim.key}, {len(record['flips'])} of at most {settings.num_flips} tokens changed,"
@@ -79,7 +83,7 @@ def show_hotflip(
         before=record["clean_prediction"],
         after=record["attacked_prediction"],
         loss=(record["clean_loss"], record["adv_loss"]),
-        rouge=None if own else (record["clean_rouge"], record["attacked_rouge"]),
+        rouge=None if text.reference is None else (record["clean_rouge"], record["attacked_rouge"]),
         threshold=settings.success_threshold,
         steps=steps,
         notes=notes,
@@ -89,57 +93,54 @@ def show_hotflip(
 def show_trigger(
     context: AttackContext,
     victim: Victim,
-    document: str,
-    reference: str | None,
+    text: ShownText,
     *,
     kind: str,
     words: str,
     threshold: float,
 ) -> Shown:
-    """Put the trigger `words` into `document` where a trigger of type `kind` stands, and summarise both."""
+    """Put the trigger `words` into `text` where a trigger of type `kind` stands, and summarise both."""
     trigger = context.view.encode([words])[0]
     if not trigger:
         raise UsageError("the trigger is empty")
-    own = reference is None
-    target = own_summary(context, victim, document) if own else reference
-    (item,) = slotted_examples(
-        context.legal,
-        [Example("text", document, target or "")],
-        prefix=context.prefix,
-        max_input_length=context.max_input_length,
-        max_target_length=context.max_target_length,
-        trigger_length=len(trigger),
-    )
+    (item,) = trigger_examples(context, [_with_reference(context, victim, text)], len(trigger))
     if item.problem:
         raise StageError(f"this text cannot be attacked: {REASONS[item.problem]}")
-    place = item.boundary("show") if kind == "infix" else None
+    place = item.draw_boundary(kind, "show")
     inputs = [item.clean, item.with_trigger(kind, trigger, place)]
     before, after = summaries(context, victim, inputs, done_file=None, what=victim.key)
     losses = exact_losses(context, victim, inputs, [item.labels] * 2)
     typed = item.attacked_text(kind, "\x00", context.prefix, place)
     left, right = typed.split("\x00")
-    scores = None if own else tuple(rouge_l(context, [before, after], [target or ""] * 2).tolist())
+    rouge = None
+    if text.reference is not None:
+        clean, attacked = rouge_l(context, [before, after], [item.summary] * 2).tolist()
+        rouge = (clean, attacked)
     return Shown(
         title=f"{kind} trigger on {victim.key}",
         segments=[part for part in (Segment(left, left), Segment("", words), Segment(right, right)) if part.new],
         before=before,
         after=after,
         loss=(float(losses[0]), float(losses[1])),
-        rouge=scores,
+        rouge=rouge,
         threshold=threshold,
-        notes=[] if len(item.text) >= len(document.rstrip()) else ["The model reads only the part shown here."],
+        notes=[]
+        if len(item.visible_text) >= len(text.document.rstrip())
+        else ["The model reads only the part shown here."],
     )
 
 
-def own_summary(context: AttackContext, victim: Victim, document: str) -> str:
-    """The model's summary of `document`; StageError where there is none to attack."""
-    (item,) = context.encode([Example("text", document, "x")])
+def _with_reference(context: AttackContext, victim: Victim, text: ShownText) -> Example:
+    """`text` with the model's own summary where it has no reference; StageError where there is none to attack."""
+    if text.reference is not None:
+        return Example(text.id, text.document, text.reference)
+    (item,) = context.encode([Example(text.id, text.document, "x")])
     if not item.attackable:
         raise StageError(f"this text cannot be attacked: {REASONS['empty_article']}")
-    (text,) = summaries(context, victim, [item.ids], done_file=None, what=victim.key)
-    if not text.strip():
+    (summary,) = summaries(context, victim, [item.ids], done_file=None, what=victim.key)
+    if not summary.strip():
         raise StageError("the model's summary of this text is empty: there is nothing to attack. Give a --summary.")
-    return text
+    return Example(text.id, text.document, summary)
 
 
 def render(shown: Shown, *, colour: bool, width: int = 100) -> str:
@@ -189,7 +190,7 @@ def _changed_words(before: str, after: str) -> tuple[set[int], set[int]]:
     return lost, gained
 
 
-def _marked(text: str, words: set[int], mark) -> str:  # type: ignore[no-untyped-def]
+def _marked(text: str, words: set[int], mark: Callable[[str], str]) -> str:
     return " ".join(mark(word) if k in words else word for k, word in enumerate(text.split()))
 
 

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.attacks.context import AttackContext, Victim
+from utils.attacks.context import Victim
 from utils.attacks.encoding import Example
-from utils.attacks.hotflip.attack import HotFlipSettings
+from utils.attacks.from_settings import (
+    attack_context,
+    control_settings,
+    gradient_free_types,
+    hotflip_settings,
+    trigger_settings,
+)
 from utils.attacks.hotflip.experiment import (
-    NO_CONTROLS,
-    ControlSettings,
     Sections,
     hotflip_results,
     hotflip_sections,
     rows_of,
 )
-from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results, trigger_sections
-from utils.attacks.triggers.search import TriggerSettings
 from utils.core.files import write_jsonl, write_text
 from utils.core.paths import models_of
-from utils.core.settings import Settings
 from utils.data.store import load_prepared, missing_datasets
-from utils.evaluation.experiment import decoding_settings, summaries_of
+from utils.evaluation.experiment import summaries_of
 from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.pipeline.array_parts import finish_part
 from utils.pipeline.runner import StageContext
-
-RANDOM_DRAWS = 10  # random attacks per example; the strongest by loss is the control
 
 
 class Attack:
@@ -40,21 +39,9 @@ class Attack:
         self.models = models_of(settings)
         self.hashes = {key: weights_sha256(paths.model(seed, key)) for key in self.models}
         self.known = summaries_of(load_prepared(paths.prepared, "attack_evaluate"), paths.results(seed), self.hashes)
-        tokenizer = load_tokenizer(paths.pretrained)
-        legal = LegalTokens(TokenizerView(tokenizer), token_set=settings.ATTACK_TOKEN_SET)
-        self.setup = AttackContext(
-            tokenizer=tokenizer,
-            legal=legal,
-            prefix=settings.TASK_PREFIX,
-            max_input_length=settings.MAX_INPUT_LENGTH,
-            max_target_length=settings.MAX_TARGET_LENGTH,
-            decoding=decoding_settings(settings),
-            batch_tokens=settings.ATTACK_BATCH_SIZE * settings.MAX_INPUT_LENGTH,
-            generation_tokens=settings.EVAL_BATCH_SIZE * settings.MAX_INPUT_LENGTH,
-            precision=settings.PRECISION,
-            generation_precision=settings.PRECISION,
-            rouge_processes=settings.NUM_WORKERS or None,
-            stop_requested=context.stop_requested,
+        directories = [paths.model(seed, key) for key in self.models]
+        self.setup = attack_context(
+            settings, load_tokenizer(paths.pretrained), *directories, stop_requested=context.stop_requested
         )
         context.provenance |= {
             "checkpoints": self.hashes,
@@ -83,48 +70,13 @@ class Attack:
         }
 
 
-def hotflip_settings(settings: Settings, seed: int) -> HotFlipSettings:
-    """How hard HotFlip tries, as the settings say."""
-    return HotFlipSettings(
-        num_flips=settings.HOTFLIP_NUM_FLIPS,
-        candidates=settings.HOTFLIP_CANDIDATES,
-        random_candidates=min(4, settings.HOTFLIP_CANDIDATES // 4),
-        noisy_gradients=settings.HOTFLIP_SMOOTHGRAD_SAMPLES,
-        beam=settings.HOTFLIP_BEAM,
-        restarts=settings.HOTFLIP_RESTARTS,
-        loss=settings.ATTACK_LOSS,
-        success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
-        min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
-        gradient_norms=settings.COMPUTE_GRADIENT_NORMS,
-        seed=seed,
-    )
-
-
-def trigger_settings(settings: Settings, seed: int) -> TriggerSettings:
-    """How hard the trigger search tries, as the settings say."""
-    return TriggerSettings(
-        types=settings.TRIGGER_TYPES,
-        length=settings.TRIGGER_LENGTH,
-        iterations=settings.TRIGGER_ITERATIONS,
-        restarts=settings.TRIGGER_RESTARTS,
-        candidates=settings.TRIGGER_CANDIDATES,
-        gradient_examples=settings.TRIGGER_GRADIENT_EXAMPLES,
-        random_controls=max(settings.TRIGGER_RANDOM_CONTROLS, 1),
-        loss=settings.ATTACK_LOSS,
-        dev_every=max(1, min(10, settings.TRIGGER_ITERATIONS // 4)),  # short searches are judged by halves as well
-        success_threshold=settings.ATTACK_SUCCESS_THRESHOLD,
-        min_clean_rouge=settings.ATTACK_MIN_CLEAN_ROUGE,
-        seed=seed,
-    )
-
-
 def attack_with_hotflip(context: StageContext) -> None:
     """Write `hotflip_results.json` and `hotflip_records.jsonl`."""
     settings, paths, seed = context.settings, context.paths, context.seed
     attack = Attack(context)
     how = hotflip_settings(settings, seed)
     examples = attack.examples("attack_evaluate")
-    controls = ControlSettings(random_draws=RANDOM_DRAWS) if settings.ATTACK_CONTROLS else NO_CONTROLS
+    controls = control_settings(settings)
     units = paths.units(seed, "hotflip")
     sections = hotflip_sections(
         attack.setup, attack.victim, attack.models, examples, how, controls, cache_dir=units, shard=context.shard
@@ -155,7 +107,7 @@ def attack_with_triggers(context: StageContext) -> None:
         how,
         cache_dir=units,
         shard=context.shard,
-        gradient_free_types=settings.TRIGGER_GRADIENT_FREE_TYPES if settings.ATTACK_CONTROLS else (),
+        gradient_free_types=gradient_free_types(settings),
     )
 
     def finish(sections: Sections) -> None:

@@ -23,14 +23,13 @@ def replay(
     *,
     name: str,
     threshold: float,
-    block_size: int,
     cache_dir: Path,
 ) -> list[dict[str, Any]]:
     """What the attacked inputs `attacks` (example id -> ids) do to `victim`, whose own HotFlip records are `own`.
 
     Attackable here is what is attackable in `own` (the victim's clean ROUGE-L decides) and has an entry in `attacks`;
-    an example that the source could not attack is `skipped` as "not_attacked_by_source". Losses are made in blocks of
-    `block_size`, so that what shares a batch with an example does not depend on the shards of a job array.
+    an example that the source could not attack is `skipped` as "not_attacked_by_source". Losses are made in the blocks
+    of the attack, so that what shares a batch with an example does not depend on the shards of a job array.
     """
     fingerprint = context.fingerprint(victim.fingerprint, threshold, sorted((k, tuple(v)) for k, v in attacks.items()),
                              [(r["id"], r["skipped"]) for r in own])  # fmt: skip
@@ -40,7 +39,7 @@ def replay(
         records: list[dict[str, Any]] = saved
         return records
     fine = [r["skipped"] is None and r["id"] in attacks for r in own]
-    blocks = [[own[i] for i in block if fine[i]] for block in blocks_of([r["id"] for r in own], block_size)]
+    blocks = [[own[i] for i in block if fine[i]] for block in blocks_of([r["id"] for r in own])]
     live = [record for block in blocks for record in block]
     inputs = [list(attacks[r["id"]]) for r in live]
     texts = summaries(context, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")

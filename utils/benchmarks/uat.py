@@ -18,7 +18,7 @@ from utils.attacks.encoding import Example
 from utils.attacks.legal_tokens import LegalTokens
 from utils.attacks.objective import Objective
 from utils.attacks.triggers.candidates import random_triggers
-from utils.attacks.triggers.inputs import TriggerExample, slotted_examples
+from utils.attacks.triggers.inputs import TriggerExample, trigger_examples
 from utils.attacks.triggers.search import TriggerObjective, TriggerSettings, optimise_trigger, split_examples
 from utils.benchmarks.hotflip import attack_setup, padded_loss
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops, relative_difference
@@ -49,7 +49,7 @@ def _passes(size: Size, device: str) -> Comparison:
     model = new_model(size).to(device)
     setup = attack_setup(size, model, device)
     texts = TEXTS if device == "cpu" else 64
-    items = _slotted(setup, examples(texts, size, seed=4))
+    items = trigger_examples(setup, examples(texts, size, seed=4), LENGTH)
     objective = Objective(model, batch_tokens=setup.batch_tokens, precision=precision(device))
     universe = TriggerObjective(objective, items, "lead", 0)
     triggers = random_triggers(setup.legal, "lead", LENGTH, TRIGGERS, np.random.default_rng(0))
@@ -78,17 +78,6 @@ def _passes(size: Size, device: str) -> Comparison:
     return alternate(found, rounds=size.rounds, device=device, dtype=product_dtype(device))
 
 
-def _slotted(setup: AttackContext, texts: list[Example]) -> list[TriggerExample]:
-    return slotted_examples(
-        setup.legal,
-        texts,
-        prefix=PREFIX,
-        trigger_length=LENGTH,
-        max_input_length=setup.max_input_length,
-        max_target_length=setup.max_target_length,
-    )
-
-
 # ---- time to a gain ------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +87,7 @@ def _time_to_gain(size: Size, device: str) -> Comparison:
     steps = TRAINING_STEPS if size.name != "tiny" else 60
     model = _subject_model(searched, steps).to(device)
     setup = attack_setup(searched, model, device)
-    items = _slotted(setup, _subject_examples(searched, SEARCH_EXAMPLES))
+    items = trigger_examples(setup, _subject_examples(searched, SEARCH_EXAMPLES), LENGTH)
     victim = Victim("searched", model)
     ways = [Way("ours, gradient-guided", lambda: None), Way("random candidates, slot by slot", lambda: None)]
     found = Comparison("triggers, time to the same held-out gain", "searches", ways, targets={ways[1].name: 10.0})
@@ -142,7 +131,6 @@ def _our_curve(
         restarts=1,
         candidates=CANDIDATES,
         dev_every=1,
-        patience=iterations,
         random_controls=1,
         seed=seed,
     )
@@ -162,7 +150,7 @@ def _random_search(
     Scored in the same large batches as ours, and its look at the held-out texts is free. Returns the seconds it took
     to reach `goal`, or that it was given, and the gain reached.
     """
-    train_items, dev_items = split_examples(items, TriggerSettings().dev_share, seed)
+    train_items, dev_items = split_examples(items, seed)
     train, dev = (TriggerObjective(objective, part, "lead", seed) for part in (train_items, dev_items))
     rng = np.random.default_rng(seed)
     legal: LegalTokens = setup.legal

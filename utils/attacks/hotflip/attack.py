@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from utils.analysis.measures import reaches_threshold
 from utils.attacks.cache import blocks_of, load_cached, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
-from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, Encoded, Example
+from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, EncodedText, Example
 from utils.attacks.hotflip.proposals import State
 from utils.attacks.hotflip.records import Clean, clean_summaries, found_json, make_records
 from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
@@ -31,35 +31,33 @@ from utils.core.progress import progress
 
 log = logging.getLogger(__name__)
 METHODS = ("gradient", "greedy")
+MAX_PER_POSITION = 4  # candidates at one position and step: more would be near-synonyms of one idea
+REMEMBERED = 0.25  # share of a step's candidates that earlier steps found to raise the loss but did not take
 
 
 @dataclass(frozen=True)
 class HotFlipSettings:
     """How hard the attack tries.
 
-    `candidates` flips are scored exactly per step, `random_candidates` of them random, at most `max_per_position` of
-    the others at one position; gradients are averaged over the input and `noisy_gradients` noisy copies of it, and the
-    share `remembered` of the candidates are what earlier steps found useful. `beam` partial attacks are kept,
-    `restarts` starts are made. `loss`: what is raised, the loss of the "reference" or of the model's "own_output" (its
-    clean summary). `success_threshold`: relative ROUGE-L drop that counts as success, for examples whose clean ROUGE-L
-    is at least `min_clean_rouge`. `method`: "gradient", or "greedy": the gradient-free control with the same number of
-    forward passes. `gradient_norms`: write down the norm of the gradient at the clean input.
+    `candidates` flips are scored exactly per step, `random_candidates` of them random; gradients are averaged over the
+    input and `noisy_gradients` noisy copies of it. `beam` partial attacks are kept, `restarts` starts are made. `loss`:
+    what is raised, the loss of the "reference" or of the model's "own_output" (its clean summary).
+    `success_threshold`: relative ROUGE-L drop that counts as success, for examples whose clean ROUGE-L is at least
+    `min_clean_rouge`. `method`: "gradient", or "greedy": the gradient-free control with the same number of forward
+    passes. `gradient_norms`: write down the norm of the gradient at the clean input.
     """
 
     num_flips: int = 5
     candidates: int = 32
     random_candidates: int = 4
-    max_per_position: int = 4
     beam: int = 1
     restarts: int = 1
     loss: str = "reference"
     success_threshold: float = 0.15
     min_clean_rouge: float = 0.05
-    block_size: int = 64
     seed: int = 0
     method: str = "gradient"
     noisy_gradients: int = 2
-    remembered: float = 0.25
     gradient_norms: bool = True
 
     def __post_init__(self) -> None:
@@ -67,14 +65,11 @@ class HotFlipSettings:
             raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
         if self.method not in METHODS:
             raise UsageError(f"attack method {self.method!r}: must be one of {', '.join(METHODS)}")
-        for name in ("num_flips", "candidates", "max_per_position", "beam", "restarts", "block_size"):
+        for name in ("num_flips", "candidates", "beam", "restarts"):
             if getattr(self, name) < 1:
                 raise UsageError(f"HotFlip {name} = {getattr(self, name)}: must be at least 1")
-        if self.noisy_gradients < 0 or not 0 <= self.remembered <= 1:
-            raise UsageError(
-                f"HotFlip noisy_gradients = {self.noisy_gradients}, remembered = {self.remembered}: must be at least 0,"
-                " and a share"
-            )
+        if self.noisy_gradients < 0:
+            raise UsageError(f"HotFlip noisy_gradients = {self.noisy_gradients}: must be at least 0")
         if not 0 <= self.random_candidates <= self.candidates:
             raise UsageError(
                 f"HotFlip random_candidates = {self.random_candidates}: must lie between 0 and candidates"
@@ -101,7 +96,7 @@ def attack_examples(
     on interruptions, or on `context.batch_tokens` (up to ties within 1e-6 nats). An example that cannot be attacked has
     a record with its `skipped` reason. Raises Interrupted (saved) when asked to stop.
     """
-    blocks = blocks_of([example.id for example in examples], settings.block_size)
+    blocks = blocks_of([example.id for example in examples])
     items = context.encode(examples)
     fingerprints = [
         _fingerprint(context, victim, settings, every_budget, [items[i] for i in block]) for block in blocks
@@ -147,10 +142,10 @@ def attack_examples(
 
 
 def _fingerprint(
-    context: AttackContext, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[Encoded]
+    context: AttackContext, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[EncodedText]
 ) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
-    return context.fingerprint(victim.key, victim.fingerprint, asdict(settings), curve, content)
+    return context.fingerprint(victim.key, victim.fingerprint, settings, MAX_PER_POSITION, REMEMBERED, curve, content)
 
 
 def _search_block(
@@ -158,7 +153,7 @@ def _search_block(
     victim: Victim,
     settings: HotFlipSettings,
     objective: Objective,
-    items: Sequence[Encoded],
+    items: Sequence[EncodedText],
     clean: Clean,
 ) -> list[dict[str, Any]]:
     """What the search found for each example of a block."""
@@ -210,14 +205,18 @@ def _search_block(
 
 
 def _proposer(
-    context: AttackContext, settings: HotFlipSettings, objective: Objective, items: Sequence[Encoded], targets: Targets
+    context: AttackContext,
+    settings: HotFlipSettings,
+    objective: Objective,
+    items: Sequence[EncodedText],
+    targets: Targets,
 ) -> Proposer:
     if settings.method == "greedy":
         from utils.attacks.hotflip.controls import GreedyProposer
 
         gradients = 1 + settings.noisy_gradients
         return GreedyProposer(
-            context.legal, items, candidates=settings.candidates, gradients=gradients, remembered=settings.remembered
+            context.legal, items, candidates=settings.candidates, gradients=gradients, remembered=REMEMBERED
         )
     return GradientProposer(
         objective,
@@ -226,9 +225,9 @@ def _proposer(
         targets,
         candidates=settings.candidates,
         random_candidates=settings.random_candidates,
-        per_position=settings.max_per_position,
+        per_position=MAX_PER_POSITION,
         noisy_gradients=settings.noisy_gradients,
-        remembered=settings.remembered,
+        remembered=REMEMBERED,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from utils.attacks.encoding import Encoded
+from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, TopFlips, choose, random_flips
 from utils.attacks.hotflip.search import Memory, SearchTrajectory
 from utils.attacks.legal_tokens import LegalTokens
@@ -31,7 +31,7 @@ class GreedyProposer:
     def __init__(
         self,
         legal: LegalTokens,
-        encoded: Sequence[Encoded],
+        encoded: Sequence[EncodedText],
         *,
         candidates: int,
         gradients: int = 1,
@@ -77,7 +77,7 @@ class GreedyProposer:
 
 
 def random_sets(
-    legal: LegalTokens, item: Encoded, *, num_flips: int, draws: int, rng: np.random.Generator
+    legal: LegalTokens, item: EncodedText, *, num_flips: int, draws: int, rng: np.random.Generator
 ) -> list[list[Flip]]:
     """`draws` random attacks of up to `num_flips` flips at different positions (fewer where the text is shorter)."""
     sets = []
@@ -96,7 +96,7 @@ def random_sets(
 def strongest_random(
     objective: Objective,
     legal: LegalTokens,
-    items: Sequence[Encoded],
+    items: Sequence[EncodedText],
     *,
     num_flips: int,
     draws: int,
@@ -119,7 +119,9 @@ def strongest_random(
     return [several[int(np.argmax(row))] for several, row in zip(sets, table, strict=True)]
 
 
-def one_shot(objective: Objective, legal: LegalTokens, items: Sequence[Encoded], *, num_flips: int) -> list[np.ndarray]:
+def one_shot(
+    objective: Objective, legal: LegalTokens, items: Sequence[EncodedText], *, num_flips: int
+) -> list[np.ndarray]:
     """The unverified recipe: the positions of largest gradient norm, all flipped at once to the arg-max of g · e_v.
 
     One gradient, no exact score, no search, no typability; attacked ids int64 [T] per example. What published
@@ -142,7 +144,7 @@ def one_shot(objective: Objective, legal: LegalTokens, items: Sequence[Encoded],
     return attacked
 
 
-def all_replaced(legal: LegalTokens, item: Encoded, rng: np.random.Generator) -> np.ndarray:
+def all_replaced(legal: LegalTokens, item: EncodedText, rng: np.random.Generator) -> np.ndarray:
     """The input with every attackable token replaced by a random whole word: what no summarizer can survive.
 
     An attack whose success does not rise towards this one's as the budget grows is broken (Carlini et al. 2019).

@@ -17,7 +17,7 @@ from utils.analysis.attack_warnings import hotflip_flags
 from utils.analysis.hotflip_summary import compare, long_curve, summarise, worst_case
 from utils.attacks.cache import blocks_of, shard_of
 from utils.attacks.context import AttackContext, Victim
-from utils.attacks.encoding import Encoded, Example
+from utils.attacks.encoding import EncodedText, Example
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
 from utils.attacks.hotflip.controls import all_replaced, one_shot, strongest_random
 from utils.attacks.hotflip.long_budget import attack_without_limit
@@ -32,28 +32,16 @@ Loader = Callable[[str], Victim]
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """Which controls run beside the attack, and how large they are.
+    """How large the controls beside the attack are; 0 leaves one out.
 
-    `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts. `greedy`: the
-    gradient-free search with equal queries. `one_shot`: the unverified recipe. `all_replaced`: every attackable token
-    replaced by a random word, an upper bound on what any attack can do. `own_output`: the attack again on the loss of
-    the model's own summary. `convergence_examples`: on so many examples, but at most a tenth of all, the attack is run
-    with twice the candidates (0: not). `long_examples`: on so many, the attack goes on beyond its budget until every
-    token may change (0: not).
+    `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts.
+    `convergence_examples`: on so many examples, but at most a tenth of all, the attack is run with twice the
+    candidates. `long_examples`: on so many, it continues beyond its budget until every token may change.
     """
 
     random_draws: int = 10
-    greedy: bool = True
-    one_shot: bool = True
-    all_replaced: bool = True
-    own_output: bool = False
     convergence_examples: int = 200
     long_examples: int = 200
-
-
-NO_CONTROLS = ControlSettings(
-    random_draws=0, greedy=False, one_shot=False, all_replaced=False, convergence_examples=0, long_examples=0
-)
 
 
 def hotflip_sections(
@@ -62,18 +50,18 @@ def hotflip_sections(
     model_keys: Sequence[str],
     examples: Sequence[Example],
     settings: HotFlipSettings,
-    controls: ControlSettings,
+    controls: ControlSettings | None,
     *,
     cache_dir: Path,
     shard: tuple[int, int] = (0, 1),
 ) -> Sections:
     """Attack, control and transfer records of every model on the shard's examples; one model in memory at a time."""
-    chosen = [examples[i] for i in shard_of([e.id for e in examples], settings.block_size, shard)]
+    chosen = [examples[i] for i in shard_of([e.id for e in examples], shard)]
     home = cache_dir if shard[1] == 1 else cache_dir / f"shard_{shard[0]}_of_{shard[1]}"
     # Samples are the first of all examples in the order of the blocks: the same ones whatever the shards.
-    order = [examples[i].id for block in blocks_of([e.id for e in examples], settings.block_size) for i in block]
-    double = set(order[: min(controls.convergence_examples, -(-len(order) // 10))])
-    long = set(order[: controls.long_examples])
+    order = [examples[i].id for block in blocks_of([e.id for e in examples]) for i in block]
+    double = set(order[: min(controls.convergence_examples, -(-len(order) // 10))]) if controls else set()
+    long = set(order[: controls.long_examples]) if controls else set()
     longest = max((len(item.attackable) for item in context.encode(examples)), default=0) if long else 0
     sections: Sections = {}
     for key in model_keys:
@@ -99,7 +87,6 @@ def hotflip_sections(
                 num_flips=settings.num_flips,
                 longest=longest,
                 threshold=settings.success_threshold,
-                block_size=settings.block_size,
                 seed=settings.seed,
                 cache_dir=home / key,
             )
@@ -115,7 +102,6 @@ def hotflip_sections(
                     sections[f"attack/{target}"],
                     name=f"flips of {source}",
                     threshold=settings.success_threshold,
-                    block_size=settings.block_size,
                     cache_dir=home / "transfer",
                 )
         del victim
@@ -127,27 +113,28 @@ def _attacks_on(
     victim: Victim,
     examples: Sequence[Example],
     settings: HotFlipSettings,
-    controls: ControlSettings,
+    controls: ControlSettings | None,
     home: Path,
 ) -> Sections:
-    key = victim.key
-    shared = {"clean_file": home / "clean.jsonl"}
-    main = attack_examples(context, victim, examples, settings, cache_dir=home / "attack", **shared)
+    key, clean_file = victim.key, home / "clean.jsonl"
+    main = attack_examples(context, victim, examples, settings, cache_dir=home / "attack", clean_file=clean_file)
     sections: Sections = {f"attack/{key}": main}
-    others: dict[str, HotFlipSettings] = {}
-    if controls.greedy:
-        others["greedy"] = replace(settings, method="greedy")
-    if controls.own_output:
-        others["own_output"] = replace(settings, loss="own_output")
-    for name, how in others.items():
-        sections[f"{name}/{key}"] = attack_examples(
-            context, victim, examples, how, cache_dir=home / name, every_budget=False, **shared
-        )
+    if not controls:
+        return sections
+    sections[f"greedy/{key}"] = attack_examples(
+        context,
+        victim,
+        examples,
+        replace(settings, method="greedy"),
+        cache_dir=home / "greedy",
+        clean_file=clean_file,
+        every_budget=False,
+    )
     live = {record["id"] for record in main if record["skipped"] is None}
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     drawn: dict[str, dict[str, Sequence[int]]] = {}
     # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
-    for block in blocks_of([e.id for e in examples], settings.block_size):
+    for block in blocks_of([e.id for e in examples]):
         items = [item for item in context.encode([examples[i] for i in block]) if item.id in live]
         for name, attacks in _controls_on(context, objective, items, settings, controls).items():
             drawn.setdefault(name, {}).update(attacks)
@@ -159,7 +146,6 @@ def _attacks_on(
             main,
             name=name,
             threshold=settings.success_threshold,
-            block_size=settings.block_size,
             cache_dir=home,
         )
     return sections
@@ -168,7 +154,7 @@ def _attacks_on(
 def _controls_on(
     context: AttackContext,
     objective: Objective,
-    items: Sequence[Encoded],
+    items: Sequence[EncodedText],
     settings: HotFlipSettings,
     controls: ControlSettings,
 ) -> dict[str, dict[str, Sequence[int]]]:
@@ -190,15 +176,13 @@ def _controls_on(
             ids = np.asarray(item.ids, dtype=np.int64).copy()
             ids[[f.position for f in flips]] = [f.new for f in flips]
             drawn["random"][item.id] = ids.tolist()
-    if controls.one_shot:
-        shots = one_shot(objective, context.legal, items, num_flips=settings.num_flips)
-        drawn["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
-    if controls.all_replaced:
-        drawn["all_replaced"] = {
-            # "floor" was the control's name: it stays in the key, so that draws stay what they were.
-            item.id: all_replaced(context.legal, item, generator(settings.seed, "floor", item.id)).tolist()
-            for item in items
-        }
+    shots = one_shot(objective, context.legal, items, num_flips=settings.num_flips)
+    drawn["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
+    drawn["all_replaced"] = {
+        # "floor" was the control's name: it stays in the key, so that draws stay what they were.
+        item.id: all_replaced(context.legal, item, generator(settings.seed, "floor", item.id)).tolist()
+        for item in items
+    }
     return drawn
 
 
@@ -227,11 +211,7 @@ def hotflip_results(
     results: dict[str, Any] = {}
     against: dict[str, Any] = {}
     for key in model_keys:
-        names = [
-            n
-            for n in ("random", "greedy", "one_shot", "all_replaced", "own_output", "double")
-            if f"{n}/{key}" in sections
-        ]
+        names = [n for n in ("random", "greedy", "one_shot", "all_replaced", "double") if f"{n}/{key}" in sections]
         results[key] = summary(f"attack/{key}") | {"controls": {name: summary(f"{name}/{key}") for name in names}}
         tried = [
             sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("all_replaced", "double")))

@@ -20,7 +20,7 @@ from torch import Tensor
 from utils.analysis.measures import relative_drop
 from utils.attacks.cache import blocks_of, load_cached, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
-from utils.attacks.encoding import Encoded
+from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import GAIN_ELEMENTS
 from utils.attacks.hotflip.search import DECIMALS
 from utils.attacks.legal_tokens import LegalTokens
@@ -47,12 +47,11 @@ def attack_without_limit(
     context: AttackContext,
     victim: Victim,
     own: Sequence[Record],
-    items: Sequence[Encoded],
+    items: Sequence[EncodedText],
     *,
     num_flips: int,
     longest: int,
     threshold: float,
-    block_size: int,
     seed: int,
     cache_dir: Path,
 ) -> list[dict[str, Any]]:
@@ -80,7 +79,7 @@ def attack_without_limit(
     flat: list[list[int]] = []
     losses: list[float] = []
     width = len(budgets) + 1
-    for block in blocks_of([r["id"] for r in own], block_size):
+    for block in blocks_of([r["id"] for r in own]):
         some = [i for i in block if own[i]["skipped"] is None]
         inputs = _climb(objective, context.legal, [items[i] for i in some], [own[i] for i in some], budgets, seed)
         rows = [ids.tolist() for several in inputs for ids in several]
@@ -110,7 +109,7 @@ def attack_without_limit(
 def _climb(
     objective: Objective,
     legal: LegalTokens,
-    items: Sequence[Encoded],
+    items: Sequence[EncodedText],
     own: Sequence[Record],
     budgets: Sequence[int],
     seed: int,
@@ -164,7 +163,7 @@ def best_words(
 
 def _sets(
     legal: LegalTokens,
-    item: Encoded,
+    item: EncodedText,
     state: np.ndarray,
     top: tuple[np.ndarray, np.ndarray],
     budget: int,
@@ -178,7 +177,7 @@ def _sets(
         after = np.append(starts[1:], True)  # the next token begins a word, or the text ends here
         after[item.end - 1] = True
         free = free[~changed[free]]
-        free = free[starts[free] & after[free]] if legal.checked else free
+        free = free[starts[free] & after[free]] if legal.typable else free
     wanted = min(budget - int(changed.sum()), len(free)) if budget < len(item.attackable) else len(free)
     if wanted < 1:
         return []

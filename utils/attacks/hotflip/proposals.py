@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.attacks.encoding import Encoded
+from utils.attacks.encoding import EncodedText
 from utils.attacks.legal_tokens import LegalTokens, word_bounds
 
 GAIN_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 28}  # numbers in one [rows, T, V] block of gains: 64 MB, 1 GB
@@ -51,7 +51,7 @@ class State:
 class EditablePositions:
     """What may be changed in one state: open positions, and which of them are whole words of one token."""
 
-    def __init__(self, legal: LegalTokens, encoded: Encoded, state: State) -> None:
+    def __init__(self, legal: LegalTokens, encoded: EncodedText, state: State) -> None:
         self.legal, self.encoded, self.state = legal, encoded, state
         self.starts = legal.view.starts_word[state.ids]
         self.first, self.last = word_bounds(self.starts, encoded.start, encoded.end)
@@ -64,7 +64,7 @@ class EditablePositions:
 
     def always_typable(self, position: int, token: int) -> bool:
         """True where the change is typable by construction (or typability is not asked for)."""
-        return not self.legal.checked or bool(self.whole[position] and self.legal.whole_mask[token])
+        return not self.legal.typable or bool(self.whole[position] and self.legal.whole_mask[token])
 
     def words_after(self, position: int, token: int) -> tuple[int, ...] | None:
         """The ids of every word that the change touches, after it; None where no text can give them."""
@@ -81,12 +81,12 @@ class EditablePositions:
 def random_flips(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
     """Up to `count` different random legal flips of one state, typable where that is asked for."""
     legal, state = editable.legal, editable.state
-    if not legal.checked:
+    if not legal.typable:
         positions, tokens = np.flatnonzero(editable.open), legal.ids
     else:
         positions, tokens = np.flatnonzero(editable.whole), legal.ids[: legal.whole]
     if not len(positions):
-        return _checked_random_flips(editable, count, rng) if legal.checked else []
+        return _checked_random_flips(editable, count, rng) if legal.typable else []
     drawn = zip(rng.choice(positions, 2 * count + 4), rng.choice(tokens, 2 * count + 4), strict=True)
     return _distinct(state, drawn, count)
 
@@ -169,8 +169,8 @@ class FirstOrderScorer:
         place = self.place[ids]
         gains.scatter_(2, place.clamp(min=0)[..., None], torch.where(place[..., None] >= 0, -torch.inf, gains[..., :1]))
         gains.masked_fill_(~open_[..., None], -torch.inf)
-        lists = [self._best(gains, self.candidates * (3 if self.legal.checked else 2))]
-        if self.legal.checked and self.legal.whole:
+        lists = [self._best(gains, self.candidates * (3 if self.legal.typable else 2))]
+        if self.legal.typable and self.legal.whole:
             lists.append(
                 self._best(
                     gains[..., : self.legal.whole].masked_fill(~whole[..., None], -torch.inf), 2 * self.candidates

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
-from utils.attacks.encoding import Encoded, attacked_document, reads_as
+from utils.attacks.encoding import EncodedText, attacked_document, reads_as
 from utils.attacks.hotflip.proposals import State
 from utils.attacks.hotflip.search import SearchTrajectory
 
@@ -30,7 +30,7 @@ class Clean:
         return Clean([self.texts[i] for i in rows], [self.rouges[i] for i in rows])
 
 
-def clean_summaries(context: AttackContext, victim: Victim, items: Sequence[Encoded], *, done_file: Path) -> Clean:
+def clean_summaries(context: AttackContext, victim: Victim, items: Sequence[EncodedText], *, done_file: Path) -> Clean:
     """The unattacked side of `items`; finished summaries are kept in `done_file`."""
     fine = [i for i, item in enumerate(items) if item.problem is None]
     texts = summaries(
@@ -87,7 +87,7 @@ def number(value: float) -> float | None:
     return round(float(value), 6) if math.isfinite(value) else None
 
 
-def attacked_ids(item: Encoded, flips: Sequence[Sequence[int]]) -> list[int]:
+def attacked_ids(item: EncodedText, flips: Sequence[Sequence[int]]) -> list[int]:
     """The input with `flips` ([position, token] pairs) written into it."""
     ids = list(item.ids)
     for position, token in flips:
@@ -98,7 +98,7 @@ def attacked_ids(item: Encoded, flips: Sequence[Sequence[int]]) -> list[int]:
 def make_records(
     context: AttackContext,
     victim: Victim,
-    items: Sequence[Encoded],
+    items: Sequence[EncodedText],
     clean: Clean,
     found: Sequence[dict[str, Any]],
     *,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from utils.attacks.encoding import Encoded
+from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import (
     EditablePositions,
     FirstOrderScorer,
@@ -87,7 +87,7 @@ class GradientProposer:
         self,
         objective: Objective,
         legal: LegalTokens,
-        encoded: Sequence[Encoded],
+        encoded: Sequence[EncodedText],
         targets: Targets,
         *,
         candidates: int,
@@ -172,7 +172,7 @@ class GradientProposer:
 def search(
     objective: Objective,
     legal: LegalTokens,
-    encoded: Sequence[Encoded],
+    encoded: Sequence[EncodedText],
     targets: Targets,
     clean_losses: Sequence[float],
     proposer: Proposer,
@@ -201,7 +201,7 @@ def search(
 def _advance(
     objective: Objective,
     legal: LegalTokens,
-    encoded: Sequence[Encoded],
+    encoded: Sequence[EncodedText],
     targets: Targets,
     trajectories: Sequence[SearchTrajectory],
     proposer: Proposer,

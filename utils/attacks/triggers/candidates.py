@@ -26,7 +26,7 @@ def token_pool(legal: LegalTokens, kind: str) -> np.ndarray:
 
 def typable(legal: LegalTokens, triggers: Sequence[Sequence[int]]) -> list[bool]:
     """Whether each trigger, standing between spaces, survives decode and encode (always true for token_set raw)."""
-    if not legal.checked:
+    if not legal.typable:
         return [True] * len(triggers)
     return legal.view.survives(triggers)
 
@@ -36,7 +36,7 @@ def random_triggers(
 ) -> list[list[int]]:
     """`count` random triggers; with `common`, the first is a common word repeated, where the vocabulary has one."""
     pool = token_pool(legal, kind)
-    if legal.checked and kind != "natural":
+    if legal.typable and kind != "natural":
         pool = pool[: legal.whole]
     drawn = [list(map(int, rng.choice(pool, length))) for _ in range(count)]
     if common:
@@ -82,7 +82,7 @@ def candidate_triggers(
             slots = rng.permutation(length)[: 2 if two else 1]
             drawn.append(_swapped(trigger, slots, [int(pool[top[s, k]]) for s, k in zip(slots, rank, strict=False)]))
         swaps += _fine(legal, trigger, drawn, count - int(RANDOM_SHARE * count) - len(swaps), swaps)
-    plain = pool if kind == "natural" or not legal.checked else pool[: legal.whole]
+    plain = pool if kind == "natural" or not legal.typable else pool[: legal.whole]
     anywhere = [_swapped(trigger, [int(rng.integers(length))], [int(rng.choice(plain))]) for _ in range(EXTRA * count)]
     return swaps + _fine(legal, trigger, anywhere, count - len(swaps), swaps)
 

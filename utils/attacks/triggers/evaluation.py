@@ -71,7 +71,7 @@ def evaluate_trigger(
     `threshold`; only examples with clean ROUGE-L >= `min_clean_rouge` are attackable, others name why they are not.
     """
     stem = f"{name}_{trigger_type}_{source}_on_{victim.key}"
-    content = [(item.id, item.body.tolist(), item.labels, item.summary) for item in items]
+    content = [(item.id, item.ids, item.labels, item.summary) for item in items]
     fingerprint = context.fingerprint(
         victim.fingerprint, list(map(int, trigger)), threshold, min_clean_rouge, seed, content
     )
@@ -80,7 +80,7 @@ def evaluate_trigger(
         records: list[dict[str, Any]] = saved
         return records
     live = [n for n, item in enumerate(items) if item.problem is None]
-    places = {n: items[n].boundary(seed, "evaluate") if trigger_type == "infix" else None for n in live}
+    places = {n: items[n].draw_boundary(trigger_type, seed, "evaluate") for n in live}
     for n in live:
         check_in_place(items[n], trigger_type, trigger, places[n], context.max_input_length)
     inputs = [items[n].with_trigger(trigger_type, trigger, places[n]) for n in live]

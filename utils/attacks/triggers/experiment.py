@@ -16,7 +16,7 @@ from utils.attacks.encoding import Example
 from utils.attacks.hotflip.experiment import Loader, Sections
 from utils.attacks.precision import search_objective
 from utils.attacks.triggers.evaluation import clean_side, evaluate_trigger
-from utils.attacks.triggers.inputs import TriggerExample, slotted_examples
+from utils.attacks.triggers.inputs import TriggerExample, trigger_examples
 from utils.attacks.triggers.search import TriggerSettings, optimise_trigger
 
 
@@ -39,14 +39,8 @@ def trigger_sections(
     that is another trigger), and for `gradient_free_types` also `free_search/TYPE/MODEL`,
     `free/TYPE/MODEL` (the gradient-free search of equal cost).
     """
-    limits = {
-        "prefix": context.prefix,
-        "max_input_length": context.max_input_length,
-        "max_target_length": context.max_target_length,
-        "trigger_length": settings.length,
-    }
-    train = slotted_examples(context.legal, optimise_on, **limits)
-    test = slotted_examples(context.legal, evaluate_on, **limits)
+    train = trigger_examples(context, optimise_on, settings.length)
+    test = trigger_examples(context, evaluate_on, settings.length)
     units = [(key, kind) for key in model_keys for kind in settings.types]
     mine = units[shard[0] :: shard[1]]
     sections: Sections = {}

@@ -6,157 +6,110 @@ without the trigger. So a trigger can never be cut off, and the two inputs diffe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from utils.attacks.encoding import EMPTY_ARTICLE, EMPTY_REFERENCE, Example
-from utils.attacks.legal_tokens import LegalTokens
+from utils.attacks.context import AttackContext
+from utils.attacks.encoding import EncodedText, Example
+from utils.attacks.legal_tokens import TokenArray, TokenIds, TokenizerView
 from utils.attacks.seeding import generator
 from utils.core.errors import StageError, UsageError
+from utils.core.names import TRIGGER_TYPES
 
-TRIGGER_TYPES = ("lead", "instruction", "tail", "infix", "natural")
 SENTENCE_ENDS = (".", "!", "?", '."', ".'", ".”", '!"', '?"', ".)")
 
 
 @dataclass(frozen=True)
-class TriggerExample:
-    """One example with room for a trigger of `length` tokens.
+class TriggerExample(EncodedText):
+    """One example with room for a trigger of `reserved` tokens.
 
-    `prefix`, `body`: int64 ids of the task prefix and of the visible document; `text` the visible document;
-    `boundaries`: places in `body` where a new sentence begins (where a new word begins, if there is one sentence
-    only: `one_sentence`); `chars[k]`: where body token k begins in `text`; `problem`: why it cannot be attacked.
+    `boundaries`: tokens of the visible document at which a new sentence begins (a new word, if there is one sentence
+    only: `one_sentence`); an infix trigger stands before one of them.
     """
 
-    id: str
-    text: str
-    summary: str
-    prefix: np.ndarray
-    body: np.ndarray
-    labels: tuple[int, ...]
-    boundaries: tuple[int, ...]
-    chars: tuple[int, ...]
-    one_sentence: bool
-    eos: int
-    length: int
-    problem: str | None
+    boundaries: tuple[int, ...] = (0,)
+    one_sentence: bool = False
+
+    @functools.cached_property
+    def clean(self) -> TokenArray:
+        """The unattacked input, int64 [T]."""
+        return np.asarray(self.ids, dtype=np.int64)
 
     @property
-    def clean(self) -> np.ndarray:
-        """The unattacked input, int64."""
-        return np.concatenate([self.prefix, self.body, [self.eos]])
+    def visible_text(self) -> str:
+        """The part of the document that the model reads."""
+        return self.document[: self.spans[-1][1]] if self.spans else ""
 
-    def with_trigger(self, trigger_type: str, trigger: Sequence[int], boundary: int | None = None) -> np.ndarray:
-        """The input with the trigger in its place, int64 [len(clean) + length]."""
+    def with_trigger(self, trigger_type: str, trigger: TokenIds, boundary: int | None = None) -> TokenArray:
+        """The input with the trigger in its place, int64 [T + len(trigger)]."""
         slot = self.slot(trigger_type, boundary)
-        clean = self.clean
-        return np.concatenate([clean[:slot], np.asarray(trigger, dtype=np.int64), clean[slot:]])
+        return np.concatenate([self.clean[:slot], np.asarray(trigger, dtype=np.int64), self.clean[slot:]])
 
     def slot(self, trigger_type: str, boundary: int | None = None) -> int:
         """Position of the trigger's first token. `boundary`: for infix, one of `boundaries`."""
         if trigger_type == "instruction":
             return 0
         if trigger_type in ("lead", "natural"):
-            return len(self.prefix)
+            return self.start
         if trigger_type == "tail":
-            return len(self.prefix) + len(self.body)
+            return self.end
         if trigger_type == "infix":
-            return len(self.prefix) + (self.boundaries[0] if boundary is None else boundary)
+            return self.start + (self.boundaries[0] if boundary is None else boundary)
         raise UsageError(f"trigger type {trigger_type!r}: must be one of {', '.join(TRIGGER_TYPES)}")
 
-    def boundary(self, *key: object) -> int:
-        """One of the boundaries, at random by `key` and the example's id."""
+    def draw_boundary(self, trigger_type: str, *key: object) -> int | None:
+        """Where an infix stands: one of the boundaries, at random by `key` and the example's id; else None."""
+        if trigger_type != "infix":
+            return None
         return int(generator(*key, "boundary", self.id).choice(self.boundaries))
 
     def attacked_text(self, trigger_type: str, words: str, prefix: str, boundary: int | None = None) -> str:
         """The whole text, task prefix included, that a person would type to attack this example."""
+        text = self.visible_text
         if trigger_type == "instruction":
-            return f"{words} {prefix}{self.text}"
+            return f"{words} {prefix}{text}"
         if trigger_type == "tail":
-            return f"{prefix}{self.text} {words}"
+            return f"{prefix}{text} {words}"
         if trigger_type == "infix":
-            at = self.chars[self.boundaries[0] if boundary is None else boundary]
-            return f"{prefix}{self.text[:at]}{words} {self.text[at:]}"
-        return f"{prefix}{words} {self.text}"
+            at = self.spans[self.boundaries[0] if boundary is None else boundary][0]
+            return f"{prefix}{text[:at]}{words} {text[at:]}"
+        return f"{prefix}{words} {text}"
 
 
-def slotted_examples(
-    legal: LegalTokens,
-    examples: Sequence[Example],
-    *,
-    prefix: str,
-    max_input_length: int,
-    max_target_length: int,
-    trigger_length: int,
-) -> list[TriggerExample]:
+def trigger_examples(context: AttackContext, examples: Sequence[Example], trigger_length: int) -> list[TriggerExample]:
     """Every example with room for a trigger; checked on the final ids: clean + trigger never exceed the limit."""
-    if not examples:
-        return []
-    view = legal.view
-    tokenizer = view.tokenizer
-    if prefix and not prefix[-1].isspace():
-        raise UsageError(f"the task prefix {prefix!r} must end in a space, or it becomes a part of the first word")
-    prefix_ids = np.asarray(view.encode([prefix])[0] if prefix else [], dtype=np.int64)
-    room = max_input_length - len(prefix_ids) - 1 - trigger_length
-    if room < 1:
-        raise UsageError(
-            f"a trigger of {trigger_length} tokens leaves no room for a document in {max_input_length} input tokens"
-        )
-    documents = tokenizer([e.document for e in examples], add_special_tokens=False, return_offsets_mapping=True)
-    labels = tokenizer([e.summary for e in examples], truncation=True, max_length=max_target_length)["input_ids"]
-    slotted = []
-    for i, example in enumerate(examples):
-        full, spans = documents["input_ids"][i], documents["offset_mapping"][i]
-        visible = _visible(legal, full, room)
-        body = full[:visible]
-        problem = EMPTY_ARTICLE if not body else None
-        if not example.summary.strip() or len(labels[i]) < 2:
-            problem = problem or EMPTY_REFERENCE
-        sentences = _boundaries(legal, body)
+    view, made = context.view, []
+    for text in context.encode(examples, reserved=trigger_length):
+        body = text.ids[text.start : text.end]
+        sentences = _sentence_starts(view, body)
         words = [k for k in range(1, len(body)) if view.starts_word[body[k]]]
-        item = TriggerExample(
-            id=example.id,
-            text=example.document[: spans[visible - 1][1]] if body else "",
-            summary=example.summary,
-            prefix=prefix_ids,
-            body=np.asarray(body, dtype=np.int64),
-            labels=tuple(labels[i]),
-            boundaries=tuple(sentences or words or [0]),
-            chars=tuple(begin for begin, _ in spans[:visible]),
-            one_sentence=not sentences,
-            eos=tokenizer.eos_token_id,
-            length=trigger_length,
-            problem=problem,
+        made.append(
+            TriggerExample(**vars(text), boundaries=tuple(sentences or words or [0]), one_sentence=not sentences)
         )
-        if len(item.clean) + trigger_length > max_input_length:
-            raise StageError(f"{example.id}: no room was reserved for the trigger (a bug)")
-        slotted.append(item)
-    return slotted
+        if len(text.ids) + trigger_length > context.max_input_length:
+            raise StageError(f"{text.id}: no room was reserved for the trigger. This is a bug: please report it.")
+    return made
 
 
 def check_in_place(
-    item: TriggerExample, trigger_type: str, trigger: Sequence[int], boundary: int | None, limit: int
+    item: TriggerExample, trigger_type: str, trigger: TokenIds, boundary: int | None, max_input_length: int
 ) -> None:
-    """StageError unless the final ids hold the whole trigger at its slot, fit, and differ from the clean ids in it."""
+    """StageError unless the final ids hold the trigger unbroken at its slot, fit, and are the clean ids elsewhere."""
     ids, slot = item.with_trigger(trigger_type, trigger, boundary), item.slot(trigger_type, boundary)
     rest = np.concatenate([ids[:slot], ids[slot + len(trigger) :]])
-    whole = len(trigger) == item.length and ids[slot : slot + len(trigger)].tolist() == list(trigger)
-    if not (whole and len(ids) <= limit and ids[-1] == item.eos and np.array_equal(rest, item.clean)):
-        raise StageError(f"{item.id}: the {trigger_type} trigger is not whole in the ids that the model reads (a bug)")
+    unbroken = len(trigger) == item.reserved and ids[slot : slot + len(trigger)].tolist() == list(trigger)
+    if not (unbroken and len(ids) <= max_input_length and ids[-1] == item.ids[-1] and np.array_equal(rest, item.clean)):
+        raise StageError(
+            f"{item.id}: the {trigger_type} trigger is not unbroken in the ids that the model reads. This is a bug:"
+            " please report it."
+        )
 
 
-def _visible(legal: LegalTokens, full: Sequence[int], room: int) -> int:
-    """How many document tokens are visible: whole words only where the attack must be typable."""
-    if len(full) <= room or not legal.checked:
-        return min(len(full), room)
-    starts = legal.view.starts_word
-    cut = next((k for k in range(room, 0, -1) if starts[full[k]]), 0)
-    return cut or room  # one word longer than the input: half a word is better than none
-
-
-def _boundaries(legal: LegalTokens, body: Sequence[int]) -> list[int]:
-    view = legal.view
+def _sentence_starts(view: TokenizerView, body: TokenIds) -> list[int]:
+    """Tokens of the document that begin a word after a token that ends a sentence."""
     return [
         k
         for k in range(1, len(body))

@@ -23,11 +23,19 @@ from utils.attacks.context import LOSSES, AttackContext, Victim
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
 from utils.attacks.triggers.candidates import candidate_triggers, random_triggers, token_pool
-from utils.attacks.triggers.inputs import TRIGGER_TYPES, TriggerExample
+from utils.attacks.triggers.inputs import TriggerExample
 from utils.core.errors import Interrupted, StageError, UsageError
+from utils.core.names import TRIGGER_TYPES
 from utils.core.progress import progress
 
 log = logging.getLogger(__name__)
+RACE_EXAMPLES = 16  # that a step's candidates are raced on
+RACE_SURVIVORS = 4  # candidates that go on to be confirmed
+CONFIRM_EXAMPLES = 64  # more, on which the incumbent and the survivors meet
+TOP_K = 64  # tokens per slot, by first-order gain, that candidates are drawn from
+DEV_SHARE = 0.2  # of the optimisation set: selects, and is never climbed on
+PATIENCE = 30  # iterations without a dev gain after which a restart rests
+SNAPSHOTS = 3  # triggers that each restart keeps for the choice at the end
 UNUSABLE = -1e9  # nats; finite, so that means and differences of it stay comparable
 
 
@@ -35,10 +43,9 @@ UNUSABLE = -1e9  # nats; finite, so that means and differences of it stay compar
 class TriggerSettings:
     """How hard the search tries.
 
-    Per iteration and restart: a gradient over `gradient_examples`; `candidates` triggers raced on `race_examples`;
-    the best `race_survivors` and the incumbent scored on `confirm_examples` more. `top_k` tokens per slot are open to
-    candidates. `dev_share` of the optimisation set selects, every `dev_every` iterations; a restart without a dev
-    gain for `patience` iterations rests. `method`: "gradient", or "random": the gradient-free control with the same
+    Per iteration and restart: a gradient over `gradient_examples`; `candidates` triggers raced on RACE_EXAMPLES, the
+    best RACE_SURVIVORS and the incumbent scored on CONFIRM_EXAMPLES more. Every `dev_every` iterations the held-out
+    part of the optimisation set selects. `method`: "gradient", or "random": the gradient-free control with the same
     number of forward passes. `loss`: what is raised, that of the "reference" or of the model's "own_output".
     """
 
@@ -47,15 +54,8 @@ class TriggerSettings:
     iterations: int = 100
     restarts: int = 5
     candidates: int = 32
-    top_k: int = 64
     gradient_examples: int = 32
-    race_examples: int = 16
-    race_survivors: int = 4
-    confirm_examples: int = 64
-    dev_share: float = 0.2
     dev_every: int = 10
-    patience: int = 30
-    snapshots: int = 3
     random_controls: int = 20
     success_threshold: float = 0.15
     min_clean_rouge: float = 0.05
@@ -64,20 +64,17 @@ class TriggerSettings:
     loss: str = "reference"
 
     def __post_init__(self) -> None:
-        for kind in self.types:
-            if kind not in TRIGGER_TYPES:
-                raise UsageError(f"trigger type {kind!r}: must be one of {', '.join(TRIGGER_TYPES)}")
+        for trigger_type in self.types:
+            if trigger_type not in TRIGGER_TYPES:
+                raise UsageError(f"trigger type {trigger_type!r}: must be one of {', '.join(TRIGGER_TYPES)}")
         if self.method not in ("gradient", "random"):
             raise UsageError(f"trigger search method {self.method!r}: must be gradient or random")
         if self.loss not in LOSSES:
             raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
-        numbers = ("length", "iterations", "restarts", "candidates", "top_k", "gradient_examples", "race_examples",
-                   "race_survivors", "confirm_examples", "dev_every", "snapshots")  # fmt: skip
-        for name in numbers:
+        for name in ("length", "iterations", "restarts", "candidates", "gradient_examples", "dev_every",
+                     "random_controls"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"trigger {name} = {getattr(self, name)}: must be at least 1")
-        if not 0 < self.dev_share < 1:
-            raise UsageError(f"trigger dev_share = {self.dev_share}: must lie between 0 and 1")
 
 
 @dataclass
@@ -106,11 +103,11 @@ class TriggerObjective:
 
     def inputs(self, trigger: Sequence[int], rows: Sequence[int], boundary_key: object) -> list[np.ndarray]:
         """The ids of examples `rows` with `trigger`; each `boundary_key` draws an infix's boundary anew."""
-        return [self.items[i].with_trigger(self.kind, trigger, self.place(i, boundary_key)) for i in rows]
+        return [self.items[i].with_trigger(self.kind, trigger, self.boundary(i, boundary_key)) for i in rows]
 
-    def place(self, row: int, boundary_key: object) -> int | None:
+    def boundary(self, row: int, boundary_key: object) -> int | None:
         """The infix boundary of an example under `boundary_key`; None for the other types."""
-        return self.items[row].boundary(self.seed, boundary_key) if self.kind == "infix" else None
+        return self.items[row].draw_boundary(self.kind, self.seed, boundary_key)
 
     def losses(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], boundary_key: object) -> np.ndarray:
         """float64 [len(triggers), len(rows)]; a loss that is not finite counts as UNUSABLE: it never wins."""
@@ -126,7 +123,7 @@ class TriggerObjective:
         self, triggers: Sequence[Sequence[int]], rows: Sequence[int], boundary_key: object
     ) -> np.ndarray:
         """Mean gradient at the trigger's slots, float32 [len(triggers), length, d]."""
-        slots = [self.items[i].slot(self.kind, self.place(i, boundary_key)) for i in rows]
+        slots = [self.items[i].slot(self.kind, self.boundary(i, boundary_key)) for i in rows]
         inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, boundary_key)]
         length, width = len(triggers[0]), self.objective.embedding.shape[1]
         total = torch.zeros(len(triggers), length, width, device=self.objective.device)
@@ -141,13 +138,11 @@ class TriggerObjective:
         return (total / len(rows)).cpu().numpy()
 
 
-def split_examples(
-    items: Sequence[TriggerExample], dev_share: float, seed: int
-) -> tuple[list[TriggerExample], list[TriggerExample]]:
+def split_examples(items: Sequence[TriggerExample], seed: int) -> tuple[list[TriggerExample], list[TriggerExample]]:
     """Usable examples as (train, dev), dealt by a hash of their ids; StageError if either would be empty."""
     usable = [item for item in items if item.problem is None]
     order = sorted(usable, key=lambda item: (generator(seed, "split", item.id).random(), item.id))
-    dev = round(dev_share * len(order))
+    dev = round(DEV_SHARE * len(order))
     if len(order) < 2 or not 0 < dev < len(order):
         raise StageError(
             f"{len(usable)} usable examples of {len(items)} are too few to optimise and to select a trigger"
@@ -172,9 +167,10 @@ def optimise_trigger(
     triggers on the same dev examples), `halfway_trigger_ids` (what half of the iterations had found), `curve`, costs,
     and `converged` (by the dev gain alone).
     """
-    train_items, dev_items = split_examples(items, settings.dev_share, settings.seed)
-    content = [(item.id, item.body.tolist(), item.labels) for item in (*train_items, *dev_items)]
-    fingerprint = context.fingerprint(victim.key, victim.weights, trigger_type, asdict(settings), content)
+    train_items, dev_items = split_examples(items, settings.seed)
+    content = [(item.id, item.ids, item.labels) for item in (*train_items, *dev_items)]
+    constants = (RACE_EXAMPLES, RACE_SURVIVORS, CONFIRM_EXAMPLES, TOP_K, DEV_SHARE, PATIENCE, SNAPSHOTS)
+    fingerprint = context.fingerprint(victim.key, victim.weights, trigger_type, settings, constants, content)
     saved = load_cached(state_file, fingerprint)
     if saved and saved.get("result"):
         result: dict[str, Any] = saved["result"]
@@ -212,7 +208,7 @@ def _start(
 ) -> None:
     """Each restart begins with the best of its own random triggers (the first one also tries a common word)."""
     rng = generator(settings.seed, train.kind, "start")
-    rows = _draw(rng, len(train.items), settings.race_examples)
+    rows = _draw(rng, len(train.items), RACE_EXAMPLES)
     for restart in range(settings.restarts):
         own = generator(settings.seed, train.kind, "start", restart)
         pool = random_triggers(context.legal, train.kind, settings.length, settings.candidates, own)
@@ -240,20 +236,20 @@ def _iterate(
         gains = slot_gains(context, train, now, gradients)
         state.gradient_rows += len(rows) * len(active)
     else:  # the gradient's cost, spent on more candidates
-        count += -(-3 * settings.gradient_examples // settings.race_examples)
+        count += -(-3 * settings.gradient_examples // RACE_EXAMPLES)
     pools = [
         candidate_triggers(
-            context.legal, train.kind, trigger, gain, count=count, top_k=settings.top_k,
+            context.legal, train.kind, trigger, gain, count=count, top_k=TOP_K,
             pairs=iteration < settings.iterations // 2,
             rng=generator(settings.seed, train.kind, "candidates", iteration, r),
         )
         for r, trigger, gain in zip(active, now, gains, strict=True)
     ]  # fmt: skip
-    rows = _draw(rng, len(train.items), settings.race_examples + settings.confirm_examples)
-    race, confirm = rows[: settings.race_examples], rows[settings.race_examples :]
+    rows = _draw(rng, len(train.items), RACE_EXAMPLES + CONFIRM_EXAMPLES)
+    race, confirm = rows[:RACE_EXAMPLES], rows[RACE_EXAMPLES:]
     heats = [[trigger, *pool] for trigger, pool in zip(now, pools, strict=True)]
     first = _split(train.losses([t for heat in heats for t in heat], race, iteration), [len(heat) for heat in heats])
-    best = [np.argsort(-losses[1:].mean(axis=1), kind="stable")[: settings.race_survivors] + 1 for losses in first]
+    best = [np.argsort(-losses[1:].mean(axis=1), kind="stable")[:RACE_SURVIVORS] + 1 for losses in first]
     finals = [[heat[0], *(heat[i] for i in kept)] for heat, kept in zip(heats, best, strict=True)]
     state.forward_rows += sum(losses.size for losses in first)
     second = [np.zeros((len(final), 0)) for final in finals]
@@ -305,8 +301,8 @@ def _select_on_dev(dev: TriggerObjective, clean: float, settings: TriggerSetting
                 state.last_gain[r] = state.iteration
             kept.append([gain, state.triggers[r]])
             kept.sort(key=lambda pair: -pair[0])
-            del kept[settings.snapshots :]
-        if state.iteration - state.last_gain[r] >= settings.patience:
+            del kept[SNAPSHOTS:]
+        if state.iteration - state.last_gain[r] >= PATIENCE:
             state.active[r] = False
     if not any(state.snapshots):
         raise StageError(f"{dev.kind} trigger: no loss on the dev part is finite")
@@ -332,7 +328,7 @@ def _result(
     losses = exact.losses([trigger for _, trigger in pool], rows, "dev").mean(axis=1)
     winner = int(np.argmax(losses))
     rng = generator(settings.seed, kind, "control")
-    random = random_triggers(context.legal, kind, settings.length, max(settings.random_controls, 1), rng, common=False)
+    random = random_triggers(context.legal, kind, settings.length, settings.random_controls, rng, common=False)
     random_gains = exact.losses(random, rows, "dev").mean(axis=1) - clean.mean()
     best = int(np.argmax(random_gains))
     restarts = []
