@@ -1,6 +1,6 @@
 """The keys of models, arms, metrics, data sets and trigger types that results are filed under, in one place."""
 
-from configs.choices import ATTACKED_SET, CONTROL_ARMS, TEST_SETS, TRAIN_SETS, TRIGGER_TYPES
+from configs.choices import ABS_INIT_FREE, ATTACKED_SET, CONTROL_ARMS, SIGN_FROZEN, TEST_SETS, TRAIN_SETS, TRIGGER_TYPES
 
 STANDARD, BASELINE, MONOTONIC = "standard", "baseline", "monotonic"
 MODEL_KEYS = (STANDARD, BASELINE, MONOTONIC)  # pretrained, control, treatment
@@ -10,6 +10,7 @@ METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 HEADLINE_METRIC = "rougeL"
 
 __all__ = [
+    "ABS_INIT_FREE",
     "ARMS",
     "ATTACKED_SET",
     "BASELINE",
@@ -18,6 +19,7 @@ __all__ = [
     "METRICS",
     "MODEL_KEYS",
     "MONOTONIC",
+    "SIGN_FROZEN",
     "STANDARD",
     "TEST_SETS",
     "TRAINED_KEYS",

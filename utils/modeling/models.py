@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -49,7 +50,7 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
         raise InputError(f"no model in {directory}: config.json is missing")
     quiet_transformers()
     try:
-        model, report = T5ForConditionalGeneration.from_pretrained(
+        loaded: Any = T5ForConditionalGeneration.from_pretrained(
             directory,
             dtype=torch.float32,
             attn_implementation="sdpa",
@@ -58,6 +59,7 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
         )
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise InputError(f"the model in {directory} cannot be loaded: {one_line(error)}") from error
+    model, report = loaded
     if report["missing_keys"]:
         raise InputError(
             f"the model in {directory} lacks weights: {', '.join(sorted(report['missing_keys'])[:3])}, ..."
@@ -76,7 +78,7 @@ def fetch_pretrained(
 ) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase, str | None]:
     """Model, tokenizer and commit (None for a directory) of a directory, or else of a model on the hub, all checked.
 
-    InputError, StageError: see `model_download.download_model`, `load_model`, `load_tokenizer`.
+    InputError, StageError: see `download.download_model`, `load_model`, `load_tokenizer`.
     """
     directory, commit = Path(source), None
     if not directory.is_dir():

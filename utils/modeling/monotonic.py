@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
+from utils.core.names import ABS_INIT_FREE, ARMS, BASELINE, MONOTONIC
+
 FFN_CLASSES = ("T5DenseActDense", "T5DenseGatedActDense")
-ARMS = ("baseline", "monotonic", "sign_frozen", "abs_init_free")
 # A float32 V near -5 moves in steps of 5e-7, which is what lr * decay is at 5e-5 * 0.01: paid step by step, half of
 # the decay would be rounded away. It is therefore paid when it has added up to this much.
 SMALLEST_DECAY_PAYMENT = 1e-5
@@ -30,6 +31,7 @@ def softplus_inverse(w: torch.Tensor) -> torch.Tensor:
     """
     if not bool((w > 0).all()) or not bool(torch.isfinite(w).all()):
         raise ValueError("softplus_inverse needs finite values above 0")
+    # exp(w) - 1 = exp(w) * (1 - exp(-w)), so its logarithm is w + log(1 - exp(-w)); expm1 keeps the digits of a tiny w.
     return w + torch.log(-torch.expm1(-w))
 
 
@@ -44,14 +46,18 @@ class _Softplus(nn.Module):
         return F.softplus(v)
 
     def right_inverse(self, w: torch.Tensor) -> torch.Tensor:
-        return softplus_inverse(w.abs() + self.eps)
+        """V for an assigned weight; torch calls it once, with the pretrained W, when the parametrization is put on."""
+        return softplus_inverse(w.abs() + self.eps)  # eps: a weight of exactly 0 would need V = -infinity
 
 
 class _SignedSoftplus(_Softplus):
     """Parametrization W = s * softplus(V) with the signs s of the pretrained weights: the cost of softplus alone."""
 
+    sign: torch.Tensor  # -1 or 1, shape and dtype of W; a buffer, so that it follows the model to its device
+
     def __init__(self, eps: float, pretrained: torch.Tensor) -> None:
         super().__init__(eps)
+        # Not torch.sign: a weight of 0 must get a sign, or W would stay 0 for ever.
         self.register_buffer("sign", torch.where(pretrained < 0, -1.0, 1.0).to(pretrained.dtype))
 
     def forward(self, v: torch.Tensor) -> torch.Tensor:
@@ -79,25 +85,25 @@ def ffn_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def constrain(model: nn.Module, *, eps: float = 1e-6, arm: str = "monotonic") -> nn.Module:
-    """Put `model` (in place, also returned) into the state in which `arm` starts training.
+def constrain(model: nn.Module, *, eps: float = 1e-6, arm: str = MONOTONIC) -> nn.Module:
+    """Put `model` (a T5, float32; in place, also returned) into the state in which `arm` starts training.
 
     baseline: nothing changes. monotonic: W = softplus(V), starting at |W| + eps. sign_frozen: the same magnitudes with
-    the pretrained signs kept. abs_init_free: starts at |W| + eps and is free. ValueError: unknown arm, or constrained
-    already.
+    the pretrained signs kept. abs_init_free: starts at |W| + eps and is free. W is any feed-forward matrix, [out, in];
+    V has its shape. ValueError: unknown arm, or constrained already.
     """
     if arm not in ARMS:
         raise ValueError(f"arm {arm!r}: expected one of {', '.join(ARMS)}")
     if is_constrained(model):
         raise ValueError("this model is constrained already")
-    if arm == "baseline":
+    if arm == BASELINE:
         return model
     for _, linear in ffn_layers(model):
-        if arm == "abs_init_free":
+        if arm == ABS_INIT_FREE:
             with torch.no_grad():
                 linear.weight.copy_(linear.weight.abs() + eps)
         else:
-            rule = _Softplus(eps) if arm == "monotonic" else _SignedSoftplus(eps, linear.weight.detach())
+            rule = _Softplus(eps) if arm == MONOTONIC else _SignedSoftplus(eps, linear.weight.detach())
             parametrize.register_parametrization(linear, "weight", rule)
     return model
 
@@ -115,7 +121,7 @@ def fold(model: nn.Module) -> nn.Module:
     """
     for name, linear in ffn_layers(model):
         if parametrize.is_parametrized(linear, "weight"):
-            weight = linear.weight.detach()
+            weight = linear.weight.detach()  # softplus(V), computed here for the last time
             plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
             plain.weight = nn.Parameter(weight)
             parent, _, part = name.rpartition(".")
@@ -132,9 +138,9 @@ def folded_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters V behind the constrained matrices, by the name of their layer; empty for a free model."""
+    """The parameters V [out, in] behind the constrained matrices, by their layer's name; empty for a free model."""
     return {
-        name: linear.parametrizations.weight.original
+        name: linear.get_parameter("parametrizations.weight.original")
         for name, linear in ffn_layers(model)
         if parametrize.is_parametrized(linear, "weight")
     }
@@ -143,7 +149,8 @@ def free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW groups: every matrix decays by `weight_decay`, layer norms do not; the same split for every arm.
 
-    Constrained matrices sit in a group of their own with AdamW's decay 0 and `effective_weight_decay` instead.
+    Constrained matrices sit in a group of their own with AdamW's decay 0 and `effective_weight_decay` instead: AdamW's
+    own would pull V to 0 and so W to softplus(0) = 0.69, away from zero.
     """
     constrained = list(free_parameters(model).values())
     ids = {id(parameter) for parameter in constrained}
@@ -159,15 +166,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def effective_weight_decay(optimizer: torch.optim.Optimizer) -> RemovableHandle:
     """Make groups with `effective_weight_decay` d shrink W = softplus(V) as AdamW does a free matrix: by lr * d a step.
 
-    Decoupled decay of W (Loshchilov & Hutter 2019, algorithm 2) is, to first order, dV = -lr d W / (dW/dV), applied
-    before the Adam update. What is owed adds up in the group's `decay_due` (saved with the optimizer) until it is large
-    enough to survive float32 rounding of V. Returns the hook's handle.
+    Decoupled decay of W (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) is dW = -lr d W. To first order that
+    is dV = -lr d W / (dW/dV) with dW/dV = sigmoid(V), applied before the Adam update as torch does it. What is owed
+    adds up in the group's `decay_due` (saved with the optimizer) until it is large enough to survive float32 rounding
+    of V. Returns the hook's handle.
     """
     return optimizer.register_step_pre_hook(_pay_decay)
 
 
 @torch.no_grad()
-def _pay_decay(optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+def _pay_decay(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for group in optimizer.param_groups:
         if not group.get("effective_weight_decay"):
             continue
@@ -197,12 +205,13 @@ def audit(model: nn.Module, *, inputs: int = 4, seed: int = 0) -> dict[str, Any]
     total = sum(w.numel() for w in weights)
     violations = comparisons = 0
     worst = 0.0
+    # A generator of its own, on the CPU: the audit must neither move training's random state nor depend on the device.
     generator = torch.Generator().manual_seed(seed)
     blocks = ffn_blocks(model)
     for _, block in blocks:
         output = _ffn_in_float64(block)
         for before, after in _raised_inputs(block, inputs, generator):
-            low, high = output(before), output(after)
+            low, high = output(before), output(after)  # [1, d_model] and [rows, d_model]: low is broadcast
             drop = (low - high) / low.abs().amax().clamp(min=1e-300)
             worst = max(worst, float(drop.max()))
             violations += int((drop > 1e-12).sum())
@@ -233,12 +242,17 @@ def _raised_inputs(
         for _ in range(inputs):
             x = scale * torch.randn(1, width, generator=generator, dtype=torch.float64)
             step = 10.0 ** (-2 + 3 * torch.rand(width, 1, generator=generator, dtype=torch.float64))
-            yield x, x + step * torch.eye(width, dtype=torch.float64)
+            yield x, x + step * torch.eye(width, dtype=torch.float64)  # row i: coordinate i alone raised, by step[i]
             yield x, x + scale * torch.rand(8, width, generator=generator, dtype=torch.float64)
 
 
 def _ffn_in_float64(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The block without dropout as a function of float64 [rows, d_model], on the CPU."""
+    """The block without dropout as a function of float64 [rows, d_model], on the CPU.
+
+    Computed from the matrices instead of by a float64 copy of the block: copying a parametrized module copies V, and
+    softplus(V) in float64 is not the float32 W that the model uses.
+    """
+    act = block.get_submodule("act")
     weight = {
         name: linear.weight.detach().cpu().double()
         for name, linear in block.named_children()
@@ -247,9 +261,9 @@ def _ffn_in_float64(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def output(x: torch.Tensor) -> torch.Tensor:
         if "wi" in weight:
-            hidden = block.act(x @ weight["wi"].T)
+            hidden = act(x @ weight["wi"].T)
         else:
-            hidden = block.act(x @ weight["wi_0"].T) * (x @ weight["wi_1"].T)
+            hidden = act(x @ weight["wi_0"].T) * (x @ weight["wi_1"].T)
         return hidden @ weight["wo"].T
 
     return output

@@ -25,19 +25,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from utils.modeling.batching import round_up
+
 MASKED = float("-inf")
 # Target tokens whose logits exist at a time: on a CPU they then stay in its cache (256 × 32,128 numbers are 33 MB).
 LOGIT_ROWS = {"cpu": 256, "cuda": 8192}
+BIAS_ALIGNMENT = 8  # CUDA's fused attention wants rows of the position bias aligned to 8 numbers
 
 
 @dataclasses.dataclass
 class FeedForward:
-    """One FFN: `gate` is wi_1 of the gated variant, None in the ReLU one. Weights are [in, out]."""
+    """One FFN: `gate` is wi_1 of the gated variant (Shazeer 2020, arXiv:2002.05202), None in the ReLU one."""
 
-    norm: Tensor
-    wi: Tensor
-    gate: Tensor | None
-    wo: Tensor
+    norm: Tensor  # [d_model], float32
+    wi: Tensor  # [d_model, d_ff]
+    gate: Tensor | None  # [d_model, d_ff]
+    wo: Tensor  # [d_ff, d_model]
     act: Callable[[Tensor], Tensor]
 
 
@@ -84,14 +87,17 @@ class DecoderState:
     ancestors: Tensor
 
     def reorder(self, parents: Tensor) -> None:
-        """Beam j goes on from beam parents[example, j]: its past is taken over, no key or value moves."""
+        """Beam j of each example now extends beam parents[example, j] (int64 [examples, beams]).
+
+        Only its line of ancestors is copied: keys and values stay where they are.
+        """
         self.ancestors = self.ancestors.gather(1, parents[:, :, None].expand_as(self.ancestors))
 
     def select(self, examples: Tensor, steps: int) -> None:
         """Keep only these examples (int64 indices); `steps` have been generated so far."""
-        used = steps * self.ancestors.shape[1]
+        used = steps * self.ancestors.shape[1]  # slots written so far; those behind hold nothing yet, so no copy
         for cache in (self.keys, self.values):
-            for i, old in enumerate(cache):
+            for i, old in enumerate(cache):  # layer by layer, so that only one old cache exists beside the new one
                 new = old.new_empty((len(examples), *old.shape[1:]))
                 new[:, :, :used] = old[:, :, :used].index_select(0, examples)
                 cache[i] = new
@@ -103,7 +109,11 @@ class DecoderState:
 
 
 class T5Inference:
-    """A read-only copy of a T5's weights, laid out for inference. `dtype` is that of the matrix products."""
+    """A read-only copy of a T5's weights, laid out for inference.
+
+    model: a T5ForConditionalGeneration, float32, folded or constrained, on any device. dtype: of the matrix products;
+    norms, the residual stream and the embeddings stay float32. T5: Raffel et al. 2020, arXiv:1910.10683.
+    """
 
     def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
         config = model.config
@@ -112,12 +122,14 @@ class T5Inference:
         self.vocabulary = model.lm_head.weight.shape[0]
         self.embedding: Tensor = model.shared.weight.detach()
         self.device = self.embedding.device
+        # T5 with tied embeddings shrinks the decoder's output before the product with them; T5 1.1 does not.
         self.logit_scale = config.d_model**-0.5 if config.scale_decoder_outputs else None
         self.head = self._transposed([model.lm_head.weight])
         self.encoder = [self._encoder_layer(block) for block in model.encoder.block]
         self.decoder = [self._decoder_layer(block) for block in model.decoder.block]
         self.encoder_norm = model.encoder.final_layer_norm.weight.detach()
         self.decoder_norm = model.decoder.final_layer_norm.weight.detach()
+        # Only the first block has the table of relative position biases; all blocks of its stack use it.
         self._encoder_bias = model.encoder.block[0].layer[0].SelfAttention
         self._decoder_bias = model.decoder.block[0].layer[0].SelfAttention
 
@@ -130,12 +142,12 @@ class T5Inference:
     def _encoder_layer(self, block: Any) -> EncoderLayer:
         """Weights of a T5Block; in every block the first sublayer is self-attention and the last one the FFN."""
         attention, dense = block.layer[0], block.layer[-1]
-        own, ffn = attention.SelfAttention, dense.DenseReluDense
+        projections, ffn = attention.SelfAttention, dense.DenseReluDense
         gated = hasattr(ffn, "wi_1")
         return EncoderLayer(
             norm=attention.layer_norm.weight.detach(),
-            qkv=self._transposed([own.q.weight, own.k.weight, own.v.weight]),
-            out=self._transposed([own.o.weight]),
+            qkv=self._transposed([projections.q.weight, projections.k.weight, projections.v.weight]),
+            out=self._transposed([projections.o.weight]),
             ffn=FeedForward(
                 norm=dense.layer_norm.weight.detach(),
                 wi=self._transposed([ffn.wi_0.weight if gated else ffn.wi.weight]),
@@ -146,9 +158,9 @@ class T5Inference:
         )
 
     def _decoder_layer(self, block: Any) -> DecoderLayer:
-        own, cross = self._encoder_layer(block), block.layer[1].EncDecAttention
+        shared, cross = self._encoder_layer(block), block.layer[1].EncDecAttention
         return DecoderLayer(
-            **vars(own),
+            **vars(shared),
             cross_norm=block.layer[1].layer_norm.weight.detach(),
             cross_query=self._transposed([cross.q.weight]),
             cross_key_value=self._transposed([cross.k.weight, cross.v.weight]),
@@ -158,14 +170,17 @@ class T5Inference:
     # ---- pieces --------------------------------------------------------------------------------------------------
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """T5's layer norm (no mean, no bias) of float32 `hidden` [tokens, d_model], in the dtype of the products."""
         return functional.rms_norm(hidden, hidden.shape[-1:], weight, self.epsilon).to(self.dtype)
 
     def _add_product(self, hidden: Tensor, inner: Tensor, weight: Tensor) -> Tensor:
+        """hidden + inner @ weight: the residual is added by the product where both have one dtype."""
         if self.dtype == hidden.dtype:
             return torch.addmm(hidden, inner, weight)
         return hidden + torch.mm(inner, weight)  # bfloat16 product, float32 residual
 
     def _feed_forward(self, hidden: Tensor, ffn: FeedForward) -> Tensor:
+        """`hidden` [tokens, d_model] with the FFN's output added; dropout is left out, as in eval mode."""
         normed = self._norm(hidden, ffn.norm)
         inner = ffn.act(torch.mm(normed, ffn.wi))
         if ffn.gate is not None:
@@ -173,44 +188,64 @@ class T5Inference:
         return self._add_product(hidden, inner, ffn.wo)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """[rows, heads, queries, d_kv]; keys and values [rows, heads, n, d_kv]; mask: added to the dot products."""
         # T5 does not scale the dot products: its initialisation does.
         return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
+
+    def _attend_to_self(self, qkv: Tensor, runs: Iterable[tuple[int, int]], bias: Tensor) -> Tensor:
+        """Self-attention of packed tokens, [tokens, heads × d_kv].
+
+        qkv: [tokens, 3 × heads × d_kv]. runs: (length, rows) of each run of neighbouring rows that have equal lengths;
+        a run is a rectangle, so it is one attention call without padding. bias: [1, heads, longest, longest].
+        """
+        mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
+        start = 0
+        for length, rows in runs:
+            stop = start + length * rows
+            # [rows × length, 3 × heads × d_kv] -> 3 views [rows, heads, length, d_kv]
+            query, keys, values = (
+                qkv[start:stop].view(rows, length, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+            )
+            output = self._attend(query, keys, values, bias[:, :, :length, :length])
+            mixed[start:stop] = output.transpose(1, 2).reshape(rows * length, -1)
+            start = stop
+        return mixed
+
+    def _decoder_output(self, hidden: Tensor) -> Tensor:
+        """What the product with `head` makes logits of, [tokens, d_model]."""
+        hidden = self._norm(hidden, self.decoder_norm)
+        return hidden if self.logit_scale is None else hidden * self.logit_scale
 
     # ---- encoder -------------------------------------------------------------------------------------------------
 
     def encode(self, ids: Tensor, lengths: list[int]) -> Tensor:
         """Encoder states [tokens, d_model] of packed `ids` int64 [tokens]: rows of `lengths` one after the other."""
-        hidden = self.embedding[ids]
-        longest = -(-max(lengths) // 8) * 8  # CUDA's attention wants rows of the bias aligned
+        hidden = self.embedding[ids]  # [tokens, d_model], float32: the residual stream
+        longest = round_up(max(lengths), BIAS_ALIGNMENT)
+        # The bias depends on the distance alone, so that of a shorter row is a corner of the longest one's.
         bias = self._encoder_bias.compute_bias(longest, longest, device=self.device).to(self.dtype)
-        # Rows of equal length stand side by side in a sorted batch: each such run is one attention call.
+        # A batch is sorted by length, so rows of equal length are neighbours: each such run is one attention call.
         runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
         for layer in self.encoder:
             qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
-            mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
-            start = 0
-            for length, rows in runs:
-                stop = start + length * rows
-                query, keys, values = (
-                    qkv[start:stop].view(rows, length, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
-                )
-                output = self._attend(query, keys, values, bias[:, :, :length, :length])
-                mixed[start:stop] = output.transpose(1, 2).reshape(rows * length, -1)
-                start = stop
-            hidden = self._add_product(hidden, mixed, layer.out)
+            hidden = self._add_product(hidden, self._attend_to_self(qkv, runs, bias), layer.out)
             hidden = self._feed_forward(hidden, layer.ffn)
         return self._norm(hidden, self.encoder_norm)
 
     # ---- decoder -------------------------------------------------------------------------------------------------
 
     def start(self, encoded: Tensor, lengths: list[int], beams: int, steps: int) -> DecoderState:
-        """Caches for generating up to `steps` tokens with `beams` beams from packed encoder states."""
+        """Caches for generating up to `steps` tokens with `beams` beams from packed encoder states.
+
+        encoded: [tokens, d_model] from `encode`, whose rows have these `lengths`. Documents are padded here: while
+        generating, every example has `beams` queries a step, and one call for all of them beats one for each length.
+        """
         examples, longest = len(lengths), max(lengths)
         padded = min(lengths) < longest
         places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(lengths)]).to(self.device)
         cross_keys, cross_values = [], []
         for layer in self.decoder:
-            projected = torch.mm(encoded, layer.cross_key_value)
+            projected = torch.mm(encoded, layer.cross_key_value)  # [tokens, 2 × heads × d_kv]
             if padded:
                 full = projected.new_zeros((examples * longest, projected.shape[1]))
                 full[places] = projected
@@ -223,6 +258,7 @@ class T5Inference:
             ends = torch.tensor(lengths, device=self.device)[:, None]
             mask = torch.zeros((examples, longest), dtype=self.dtype, device=self.device)
             mask = mask.masked_fill_(torch.arange(longest, device=self.device) >= ends, MASKED)[:, None, None]
+        # The row of the newest of `steps` tokens: its last n numbers are the row of the nth token.
         bias = self._decoder_bias.compute_bias(1, steps, device=self.device, past_seen_tokens=steps - 1)[0, :, 0]
         shape = (examples, self.heads, steps * beams, self.d_kv)
         return DecoderState(
@@ -245,22 +281,23 @@ class T5Inference:
         lengths, targets = [len(row) for row in inputs], [len(row) for row in labels]
         encoded = self.encode(self._packed(inputs), lengths)
         wanted = self._packed(labels)
+        # The decoder reads the target shifted by one: start token first, last token never.
         hidden = self.embedding[self._packed([np.concatenate([[start], row[:-1]]) for row in labels])]
-        longest = -(-max(targets) // 8) * 8
+        longest = round_up(max(targets), BIAS_ALIGNMENT)
         bias = self._decoder_bias.compute_bias(longest, longest, device=self.device).to(self.dtype)
         future = torch.ones(longest, longest, dtype=torch.bool, device=self.device).triu(1)
         bias = bias.masked_fill(future, MASKED)
+        # Runs of neighbours that agree in both lengths: (input length, target length, rows).
         runs = [(*pair, len(list(group))) for pair, group in itertools.groupby(zip(lengths, targets, strict=True))]
+        target_runs = [(target, rows) for _, target, rows in runs]
         for layer in self.decoder:
             qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
-            hidden = self._add_product(hidden, self._causal(qkv, runs, bias), layer.out)
+            hidden = self._add_product(hidden, self._attend_to_self(qkv, target_runs, bias), layer.out)
             query = torch.mm(self._norm(hidden, layer.cross_norm), layer.cross_query)
             both = torch.mm(encoded, layer.cross_key_value)
             hidden = self._add_product(hidden, self._across(query, both, runs), layer.cross_out)
             hidden = self._feed_forward(hidden, layer.ffn)
-        hidden = self._norm(hidden, self.decoder_norm)
-        if self.logit_scale is not None:
-            hidden = hidden * self.logit_scale
+        hidden = self._decoder_output(hidden)
         rows = LOGIT_ROWS[self.device.type]
         nll = torch.cat(
             [
@@ -268,29 +305,21 @@ class T5Inference:
                 for part, ids in zip(hidden.split(rows), wanted.split(rows), strict=True)
             ]
         )
+        # Back from packed [target tokens] to [rows, longest], row by row, so that one sum gives all the means.
         counts = torch.tensor(targets, device=self.device)
         inside = torch.arange(longest, device=self.device) < counts[:, None]
         return torch.zeros(inside.shape, device=self.device).masked_scatter_(inside, nll).sum(1) / counts
 
     def _packed(self, rows: Sequence[np.ndarray]) -> Tensor:
+        """The ids of all rows one after the other, int64 [tokens]."""
         return torch.from_numpy(np.concatenate(rows).astype(np.int64)).to(self.device)
 
-    def _causal(self, qkv: Tensor, runs: list[tuple[int, int, int]], bias: Tensor) -> Tensor:
-        """Self-attention of packed target tokens; runs: (input length, target length, rows)."""
-        mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
-        start = 0
-        for _, target, rows in runs:
-            stop = start + target * rows
-            query, keys, values = (
-                qkv[start:stop].view(rows, target, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
-            )
-            output = self._attend(query, keys, values, bias[:, :, :target, :target])
-            mixed[start:stop] = output.transpose(1, 2).reshape(rows * target, -1)
-            start = stop
-        return mixed
-
     def _across(self, query: Tensor, both: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
-        """Attention of packed target tokens to their documents' keys and values, `both` [tokens, 2 × heads × d_kv]."""
+        """Attention of packed target tokens to their own documents, [target tokens, heads × d_kv].
+
+        query: [target tokens, heads × d_kv]; both: keys and values of the packed documents, [tokens, 2 × heads × d_kv];
+        runs: (input length, target length, rows).
+        """
         mixed = torch.empty_like(query)
         start = document = 0
         for length, target, rows in runs:
@@ -303,14 +332,19 @@ class T5Inference:
         return mixed
 
     def step(self, tokens: Tensor, state: DecoderState, step: int) -> Tensor:
-        """Logits float32 [examples × beams, vocabulary] after the newest `tokens` int64 [examples, beams]."""
+        """Logits float32 [examples × beams, vocabulary] after the newest `tokens` int64 [examples, beams].
+
+        step: number of tokens generated before these, from 0. `state` is updated in place.
+        """
         examples, beams = tokens.shape
         slots = torch.arange(beams, device=self.device)
         state.ancestors[:, :, step] = slots
-        start, stop = step * beams, (step + 1) * beams
-        own = state.ancestors[:, :, : step + 1, None] == slots  # [examples, beams, step + 1, beams]
+        start, stop = step * beams, (step + 1) * beams  # the slots of this step in the caches
+        # Query = beam; key = slot (step s, beam b). A beam may see slot b of step s only where b is its ancestor there;
+        # what it sees gets T5's bias for being step - s tokens back. All other slots belong to other beams.
+        is_ancestor = state.ancestors[:, :, : step + 1, None] == slots  # [examples, beams, step + 1, beams]
         bias = state.bias[:, -(step + 1) :][None, :, None, :, None]  # [1, heads, 1, step + 1, 1]
-        mask = torch.where(own[:, None], bias, MASKED).reshape(examples, self.heads, beams, stop)
+        mask = torch.where(is_ancestor[:, None], bias, MASKED).reshape(examples, self.heads, beams, stop)
         hidden = self.embedding[tokens.view(-1)]
         for i, layer in enumerate(self.decoder):
             qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
@@ -319,13 +353,11 @@ class T5Inference:
             state.values[i][:, :, start:stop] = values
             mixed = self._attend(query, state.keys[i][:, :, :stop], state.values[i][:, :, :stop], mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.out)
-            # The beams of an example are query positions over one shared copy of its document.
+            # The beams of an example are query positions over one shared copy of its document: [examples, heads, beams,
+            # d_kv] against [examples, heads, longest, d_kv].
             query = torch.mm(self._norm(hidden, layer.cross_norm), layer.cross_query)
             query = query.view(examples, beams, self.heads, self.d_kv).transpose(1, 2)
             mixed = self._attend(query, state.cross_keys[i], state.cross_values[i], state.cross_mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.cross_out)
             hidden = self._feed_forward(hidden, layer.ffn)
-        hidden = self._norm(hidden, self.decoder_norm)
-        if self.logit_scale is not None:
-            hidden = hidden * self.logit_scale
-        return torch.mm(hidden, self.head).float()
+        return torch.mm(self._decoder_output(hidden), self.head).float()
