@@ -109,7 +109,7 @@ run_stage() {
     [[ -z "$batch_job" ]] || open_log
     [[ -n "$python" ]] || python="$(packages_python)" || exit 2
     [[ -z "$settings" ]] || export MONO_S2S_SETTINGS_FILE="$settings"
-    facts="$("$python" "$checkout/scripts/tool.py" job-facts "$number")" || exit 2
+    facts="$("$python" "$checkout/scripts/mono_s2s.py" job-facts "$number")" || exit 2
     { read -r setup_line; read -r max_requeues; read -r resumable; } <<<"$facts"
     if [[ -n "$setup_line" ]]; then
         trap 'log "JOB_SETUP failed: $setup_line"; exit 1' EXIT

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Which Python runs what. Sourced by run_all.sh and its sisters, jobs/common.sh and tests/run.sh; as a command,
-#   scripts/environment.sh [--help]
-# makes .venv in the checkout where no environment is active, and prints the interpreter that has the packages.
+#   scripts/environment.sh [--chosen | --help]
+# makes .venv in the checkout where no environment is active, and prints the interpreter that has the packages
+# (--chosen: makes nothing, and prints the interpreter that somebody chose, if anybody did).
 #
 # The interpreter is MONO_S2S_PYTHON, or that of the active environment (venv, conda), or .venv in the checkout.
 # Messages go to stderr: the functions print a path.
 
+unset CDPATH # cd prints where it went if this is set, and may go elsewhere
 _here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 
 say() { printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >&2; }
@@ -23,7 +25,7 @@ chosen_python() {
     fi
 }
 
-_version_fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$2" 2>/dev/null; }
+_version_fits() { "$1" -I -S -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$2" 2>/dev/null; }
 
 # The first Python from 3.10 to 3.$1, for work that needs the standard library alone.
 plain_python() {
@@ -38,6 +40,13 @@ plain_python() {
     return 2
 }
 
+# Hand over to the one program that has all options. It needs the standard library alone, so any Python will do.
+mono_s2s() {
+    local python
+    python="$(plain_python)" || exit
+    exec "$python" "$_here/scripts/mono_s2s.py" "$@"
+}
+
 # The interpreter that has the packages of the requirements file $1. It makes .venv where none is chosen.
 packages_python() {
     local requirements="${1:-$_here/requirements.txt}" python lacks
@@ -45,7 +54,11 @@ packages_python() {
     if [[ -z "$python" || "$python" == "$_here/.venv/bin/python" ]]; then
         _make_venv "$requirements" || return
         python="$_here/.venv/bin/python"
-    elif ! lacks="$("$python" "$_here/scripts/tool.py" packages "$requirements")"; then
+    elif ! command -v -- "$python" >/dev/null; then
+        say "the chosen Python, $python, does not exist: was its environment deleted or moved?"
+        say "deactivate it, or activate another one (MONO_S2S_PYTHON, VIRTUAL_ENV and CONDA_PREFIX choose, in this order)."
+        return 2
+    elif ! lacks="$("$python" "$_here/scripts/mono_s2s.py" packages "$requirements")"; then
         say "the chosen Python, $python, lacks packages: ${lacks//$'\n'/, }"
         say "install them there ($python -m pip install -r $requirements -c $_here/requirements.lock), or deactivate it: .venv is then made here."
         return 2
@@ -62,7 +75,7 @@ _make_venv() (
     fi
     exec 9<"$1" && { command -v flock >/dev/null && flock 9; } # two runs started together make one environment
     if [[ -x "$venv/bin/python" && ! -e "$venv/unfinished" ]]; then
-        "$venv/bin/python" "$_here/scripts/tool.py" packages "$1" >/dev/null && return
+        "$venv/bin/python" "$_here/scripts/mono_s2s.py" packages "$1" >/dev/null && return
     else
         base="$(VIRTUAL_ENV='' MONO_S2S_PYTHON='' CONDA_PREFIX='' plain_python 12)" || return 2
         [[ ! -e "$venv" ]] || say "$venv is unfinished: starting again"
@@ -88,7 +101,8 @@ if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
     set -euo pipefail
     case "${1:-}" in
         '') packages_python ;;
-        --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0" ;;
+        --chosen) chosen_python ;;
+        --help | -h) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
         *)
             echo "environment.sh: unknown option $1 (see --help)" >&2
             exit 2

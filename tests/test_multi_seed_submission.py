@@ -123,7 +123,7 @@ def test_a_stopped_seed_stops_all_of_them_and_the_command_goes_on(world):
             time.sleep(0.1)
         process.terminate()
         said, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and "stopped by SIGTERM" in said and "seed 2" not in said, said
+    assert process.returncode != 0 and "interrupted by SIGTERM" in said and "seed 2" not in said, said
     world.behave()
     assert multi(world, "1", "2", "--local").returncode == 0 and aggregated(world) == ["1", "2"]
 

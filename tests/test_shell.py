@@ -14,7 +14,7 @@ from tests.shell_world import ROOT, World
 from utils.pipeline.stages import STAGES
 
 WRAPPERS = [stage.wrapper for stage in STAGES]
-COMMANDS = ["run_all.sh", "scripts/environment.sh", "tests/run.sh"]
+COMMANDS = [*sorted(path.name for path in ROOT.glob("*.sh")), "scripts/environment.sh", "tests/run.sh"]
 SLOW = {"units": 40, "seconds": 0.2}
 
 

@@ -6,7 +6,6 @@ left and named. Permanent results, and a download cache outside the work directo
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shutil
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.core.errors import UsageError, UserError, explain
+from utils.core.errors import UsageError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
@@ -27,21 +26,6 @@ from utils.training.checkpoints import not_needed_to_resume
 
 CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model")  # made by stages 0 and 1
 OURS = ("runs", "stage_logs")
-
-
-def command(arguments: list[str]) -> int:
-    """`clean_all` or `clean_checkpoints` of the words of the shell command."""
-    options = _options(arguments)
-    try:
-        if options.what == "all":
-            return clean_all(options.seed, keep_cache=options.keep_cache, force=options.force)
-        return clean_checkpoints(options.seeds, force=options.force)
-    except UserError as error:
-        print(f"clean_{options.what}.sh: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"clean_{options.what}.sh: {explain(error)} The rest is as it was.", file=sys.stderr)
-        return 1
 
 
 def clean_all(seed: int | None, *, keep_cache: bool = False, force: bool = False) -> int:
@@ -181,13 +165,3 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="clean_all.sh", allow_abbrev=False)
-    parser.add_argument("what", choices=("all", "checkpoints"))
-    parser.add_argument("seeds", nargs="*", type=int)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--force", action="store_true")
-    parser.add_argument("--keep-cache", action="store_true")
-    return parser.parse_args(arguments)

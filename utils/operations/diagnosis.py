@@ -7,11 +7,9 @@ stage. Nothing here writes a completion flag.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,16 +94,6 @@ CAUSES = (
     Cause("cancelled", r"got SIGTERM|stopped by SIG|CANCELLED|cancelled", "the same command goes on"),
 )
 UNKNOWN = Cause("unknown", "", "read the log; the same command tries again")
-
-
-def command(arguments: list[str]) -> int:
-    """`main` of the words of the shell command."""
-    options = _options(arguments)
-    try:
-        return main(options.seed, fix=options.fix)
-    except UserError as error:
-        print(f"diagnose_and_recover.sh: {error}", file=sys.stderr)
-        return error.exit_code
 
 
 def main(seed: int, *, fix: bool = False) -> int:
@@ -245,10 +233,3 @@ def _fix(torn: list[Path], command: list[str], broken: bool, busy: str, repeated
         return 0
     print(f"\n{' '.join(command)}", flush=True)
     os.execv(str(CHECKOUT / "run_all.sh"), [str(CHECKOUT / "run_all.sh"), *command[1:]])
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="diagnose_and_recover.sh", allow_abbrev=False)
-    parser.add_argument("seed", nargs="?", type=int, default=42)
-    parser.add_argument("--fix", action="store_true")
-    return parser.parse_args(arguments)

@@ -5,7 +5,6 @@ What SLURM does not tell is called unknown, never finished. Only a flag that hol
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -15,7 +14,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from utils.core.errors import UserError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import Settings, load_settings
@@ -64,28 +62,19 @@ class SeedStatus:
     note: str = ""
 
 
-def command(arguments: list[str]) -> int:
-    """`main` of the words of the shell command."""
-    options = _options(arguments)
-    try:
-        return main(options.seeds, watch=options.watch, as_json=options.json)
-    except UserError as error:
-        print(f"check_training_status.sh: {error}", file=sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, BrokenPipeError):
-        return 0
-
-
 def main(seeds: Sequence[int], *, watch: bool = False, as_json: bool = False) -> int:
     """Print the state of these seeds (none: of all that were ever run); returns the exit code."""
     paths = Paths.of(load_settings())
-    while True:
-        found = statuses(seeds or _known_seeds(paths) or [42], paths)
-        text = json.dumps([asdict(item) for item in found], indent=1) if as_json else "\n\n".join(map(show, found))
-        print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
-        if not watch:
-            return 0
-        time.sleep(REFRESH)
+    try:
+        while True:
+            found = statuses(seeds or _known_seeds(paths) or [42], paths)
+            text = json.dumps([asdict(item) for item in found], indent=1) if as_json else "\n\n".join(map(show, found))
+            print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
+            if not watch:
+                return 0
+            time.sleep(REFRESH)
+    except KeyboardInterrupt:  # what ends --watch
+        return 0
 
 
 def statuses(seeds: Sequence[int], paths: Paths) -> list[SeedStatus]:
@@ -306,11 +295,3 @@ def show(status: SeedStatus) -> str:
     elif left and all(row.state == "not started" for row in left):
         lines.append(f"next: ./run_all.sh {status.seed}")
     return "\n".join(lines)
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="check_training_status.sh", allow_abbrev=False)
-    parser.add_argument("seeds", nargs="*", type=int)
-    parser.add_argument("--watch", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args(arguments)

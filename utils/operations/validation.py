@@ -5,7 +5,6 @@ Each check is a line: ok, warning or PROBLEM, with what was found and, where it 
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -45,11 +44,6 @@ class Check:
     what: str
     found: str
     fix: str = ""
-
-
-def command(arguments: list[str]) -> int:
-    """`main` of the words of the shell command."""
-    return main(_options(arguments).python)
 
 
 def main(python: str) -> int:
@@ -98,7 +92,7 @@ def _python(python: str) -> Check:
 def _packages(python: str) -> Iterator[Check]:
     requirements = CHECKOUT / "requirements.txt"
     if Path(python).resolve() != Path(sys.executable).resolve():  # ask the interpreter that will run the stages
-        words = [python, str(CHECKOUT / "scripts" / "tool.py"), "packages", str(requirements)]
+        words = [python, str(CHECKOUT / "scripts" / "mono_s2s.py"), "packages", str(requirements)]
         lacks = subprocess.run(words, capture_output=True, text=True).stdout.split()
         odd = {}
     else:
@@ -288,9 +282,3 @@ def _show(check: Check) -> None:
     print(f"{word} {check.what:<18} {check.found}", flush=True)
     if check.fix:
         print(f"{'':<8} {'':<18} -> {check.fix}", flush=True)
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="validate_setup.sh", allow_abbrev=False)
-    parser.add_argument("--python", default="")
-    return parser.parse_args(arguments)

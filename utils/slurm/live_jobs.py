@@ -45,11 +45,6 @@ def refuse_if_live(seed: int, paths: Paths) -> None:
             )
 
 
-def cancel_seed(seed: int, paths: Paths) -> int:
-    """`cancel_seeds` of one."""
-    return cancel_seeds([seed], paths)
-
-
 def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
     """scancel the jobs of these seeds' runs that still wait or run, and only those; returns the exit code.
 

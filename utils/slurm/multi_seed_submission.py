@@ -6,12 +6,12 @@ and the aggregate for the end of all, however they ended: it checks itself which
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,74 +22,91 @@ from utils.core.provenance import timestamp
 from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch, submission
-from utils.slurm.live_jobs import cancel_seed, live_jobs
+from utils.slurm.interpreter import interpreter_for
+from utils.slurm.live_jobs import cancel_seeds, live_jobs
+from utils.slurm.options import MultiSeedOptions, RunOptions
 from utils.slurm.run_record import RunRecord, new_directory, records
 
 AGGREGATE = replace(STAGES[-1], wrapper="jobs/job_multi_seed_aggregate.sh", minutes=30)
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns the exit code."""
-    options = _options(arguments)
-    try:
-        settings = load_settings()
-        paths = Paths.of(settings)
-        if options.cancel:
-            return _cancel(options.seeds, paths)
-        if options.executor == "local" or options.dry_run:
-            return _here(options, paths)
-        return _submit(options, paths, settings)
-    except UserError as error:
-        print(f"run_multi_seed.sh: {error}", file=sys.stderr)
-        return error.exit_code
-
-
-def _here(options: argparse.Namespace, paths: Paths) -> int:
-    """One seed after the other; a seed that fails does not keep the next from running, and the aggregate names it."""
-    codes, stopped = {}, []
-    if not options.dry_run:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the stage at work gets it too, and saves
-            signal.signal(number, lambda number, frame: stopped.append(number))
-    for count, seed in enumerate(options.seeds, 1):
-        print(f"\n==== seed {seed} ({count} of {len(options.seeds)}) ====", flush=True)
-        codes[seed] = submission.main(_words(options, seed))
-        if stopped:
-            raise StageError(f"stopped by {signal.Signals(stopped[0]).name}. The same command goes on from here.")
+def main(options: MultiSeedOptions) -> int:
+    """run_multi_seed.sh; returns the exit code."""
+    settings = load_settings()
+    paths = Paths.of(settings)
+    if options.cancel:
+        return _cancel(options.seeds, paths)
     if options.dry_run:
-        print(f"\nthen the aggregate of seeds {', '.join(map(str, options.seeds))} into {paths.multi_seed}")
-        return max(codes.values())
+        return _print_plans(options, paths)
+    if options.executor == "local":
+        return _here(options, settings, paths)
+    return _submit(options, paths, settings)
+
+
+def _print_plans(options: MultiSeedOptions, paths: Paths) -> int:
+    for seed in _announced(options.seeds):
+        submission.main(_one(options, seed))
+    print(f"\nthen the aggregate of seeds {', '.join(map(str, options.seeds))} into {paths.multi_seed}")
+    return 0
+
+
+def _announced(seeds: Sequence[int]) -> Iterator[int]:
+    for count, seed in enumerate(seeds, 1):
+        print(f"\n==== seed {seed} ({count} of {len(seeds)}) ====", flush=True)
+        yield seed
+
+
+def _here(options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
+    """One seed after the other; a seed that fails does not keep the next from running, and the aggregate names it."""
+    codes: dict[int, int] = {}
+    paths.check_writable()
+    python = interpreter_for(options.executor, options.demo)
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the running stage gets it too, and saves
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda number, frame: stopped.append(number))
+    for seed in _announced(options.seeds):
+        try:
+            codes[seed] = submission.main(_one(options, seed))
+        except UserError as error:
+            print(f"run_multi_seed.sh: seed {seed}: {error}", file=sys.stderr)
+            codes[seed] = error.exit_code
+        if stopped:
+            name = signal.Signals(stopped[0]).name
+            raise StageError(f"interrupted by {name}. Progress saved; run the same command to resume.")
     print("\n==== aggregate ====", flush=True)
     failed = [str(seed) for seed, code in codes.items() if code]
     if failed:
         print(f"run_multi_seed.sh: seed {', '.join(failed)} failed, see above.", file=sys.stderr)
-    code = submission.run_wrapper(["bash", str(CHECKOUT / AGGREGATE.wrapper), *_aggregate_words(options)])
+    code = submission.run_wrapper(["bash", str(CHECKOUT / AGGREGATE.wrapper), *_aggregate_words(options, python)])
     return next((code for code in codes.values() if code), code)
 
 
-def _submit(options: argparse.Namespace, paths: Paths, settings: Settings) -> int:
+def _submit(options: MultiSeedOptions, paths: Paths, settings: Settings) -> int:
     last: dict[int, str] = {}
-    for count, seed in enumerate(options.seeds):
-        print(f"\n==== seed {seed} ({count + 1} of {len(options.seeds)}) ====", flush=True)
+    python = interpreter_for(options.executor, options.demo)
+    for count, seed in enumerate(_announced(options.seeds)):
         queued = _live(paths, seed)
         if queued:
             print(f"in the queue already: run {queued.run_id}")
             last[seed] = _last_job(queued)
             continue
         before = [options.seeds[count - settings.MAX_PARALLEL_SEEDS]] if count >= settings.MAX_PARALLEL_SEEDS else []
-        code = submission.main(_words(options, seed, after=[last[other] for other in before if other in last]))
-        if code:
-            raise StageError(
-                f"seed {seed} was not submitted, see above. The seeds before it are in the queue: "
-                "the same command adds the rest, --cancel ends all."
-            )
+        try:
+            submission.main(_one(options, seed, after=tuple(last[other] for other in before if other in last)))
+        except UserError as error:
+            rest = "The seeds before it are in the queue: the same command adds the rest, --cancel ends all."
+            raise type(error)(f"seed {seed} was not submitted: {error}" + (f"\n{rest}" if count else "")) from None
         queued = _live(paths, seed)
         if queued:
             last[seed] = _last_job(queued)
-    _submit_aggregate(options, paths, settings, sorted(set(last.values()), key=int))
+    _submit_aggregate(options, python, paths, settings, sorted(set(last.values()), key=int))
     return 0
 
 
-def _submit_aggregate(options: argparse.Namespace, paths: Paths, settings: Settings, after: list[str]) -> None:
+def _submit_aggregate(
+    options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, after: list[str]
+) -> None:
     for directory in _aggregates(paths, options.seeds):
         _cancel_aggregate(directory)  # it would run before the seeds that were added now
     directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
@@ -99,13 +116,13 @@ def _submit_aggregate(options: argparse.Namespace, paths: Paths, settings: Setti
         settings,
         cluster.resolve(settings),
         name="mono_s2s_multi_seed",
-        arguments=[*_aggregate_words(options), "--settings", str(directory / "settings.json")],
+        arguments=[*_aggregate_words(options, python), "--settings", str(directory / "settings.json")],
         dependency="afterany:" + ":".join(after) if after else "",
     )
     answer = sbatch.submit(words)
     out, _ = sbatch.log_paths(AGGREGATE.wrapper, 1)
     facts = {
-        "seeds": options.seeds,
+        "seeds": list(options.seeds),
         "job_id": answer.job_id,
         "cluster": answer.cluster,
         "line": shlex.join(words),
@@ -119,12 +136,12 @@ def _submit_aggregate(options: argparse.Namespace, paths: Paths, settings: Setti
     print(f"results: {paths.multi_seed}. You can log out.")
 
 
-def _cancel(seeds: list[int], paths: Paths) -> int:
+def _cancel(seeds: Sequence[int], paths: Paths) -> int:
     for directory in _aggregates(paths, seeds):
         _cancel_aggregate(directory)
     newest = {seed: records(paths, seed)[0].facts["unix_timestamp"] for seed in seeds if records(paths, seed)}
     # The last one first: jobs that a later seed waits for are left alone while that one is in the queue.
-    return max(cancel_seed(seed, paths) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))
+    return max(cancel_seeds([seed], paths) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))
 
 
 def _cancel_aggregate(directory: Path) -> None:
@@ -134,7 +151,7 @@ def _cancel_aggregate(directory: Path) -> None:
         print(f"cancelled the aggregate {facts['job_id']} of an earlier submission")
 
 
-def _aggregates(paths: Paths, seeds: list[int]) -> list[Path]:
+def _aggregates(paths: Paths, seeds: Sequence[int]) -> list[Path]:
     """Directories of earlier submissions that aggregate any of these seeds."""
     found = []
     for path in sorted(paths.runs.glob("*/multi_seed.json")):
@@ -153,22 +170,11 @@ def _last_job(run: RunRecord) -> str:
     return str(list(run.jobs.values())[-1]["job_id"])
 
 
-def _words(options: argparse.Namespace, seed: int, after: list[str] | None = None) -> list[str]:
-    words = ["--seed", str(seed), "--executor", options.executor, "--python", options.python]
-    words += ["--force"] if options.force else []
-    words += ["--dry-run"] if options.dry_run else []
-    return [*words, *(["--after", ":".join(after)] if after else [])]
+def _one(options: MultiSeedOptions, seed: int, after: tuple[str, ...] = ()) -> RunOptions:
+    return RunOptions(
+        seed, options.executor, demo=options.demo, force=options.force, dry_run=options.dry_run, after=after
+    )
 
 
-def _aggregate_words(options: argparse.Namespace) -> list[str]:
-    return ["--seeds", ",".join(map(str, options.seeds)), "--python", options.python]
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run_multi_seed.sh", allow_abbrev=False)
-    parser.add_argument("seeds", nargs="+", type=int)
-    parser.add_argument("--executor", choices=("slurm", "local"), required=True)
-    parser.add_argument("--python", default="")
-    for flag in ("--force", "--dry-run", "--cancel"):
-        parser.add_argument(flag, action="store_true")
-    return parser.parse_args(arguments)
+def _aggregate_words(options: MultiSeedOptions, python: str) -> list[str]:
+    return ["--seeds", ",".join(map(str, options.seeds)), "--python", python]

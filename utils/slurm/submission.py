@@ -6,7 +6,6 @@ configuration nor a variable in the environment can mix two experiments.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import shlex
@@ -19,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils.core.errors import StageError, UsageError, UserError, explain
+from utils.core.errors import StageError, UsageError
 from utils.core.locks import LockHeld, file_lock
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.settings import Settings, freeze, load_settings
@@ -27,58 +26,42 @@ from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm import cluster, sbatch
 from utils.slurm.cluster import NoAnswer, Site
-from utils.slurm.live_jobs import cancel_seed, cluster_of, own_ids, refuse_if_live
+from utils.slurm.interpreter import chosen_python, interpreter_for
+from utils.slurm.live_jobs import cancel_seeds, cluster_of, own_ids, refuse_if_live
+from utils.slurm.options import RunOptions
 from utils.slurm.run_record import RunRecord, new_record
 from utils.slurm.shared_jobs import shared_jobs
 
 
-def main(arguments: list[str]) -> int:
-    """The command; returns the exit code."""
-    options = _options(arguments)
-    try:
-        return _main(options)
-    except UserError as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # whoever read our output has seen enough
-        sys.stdout = None  # type: ignore[assignment]
-        return 0
-    except OSError as error:  # a full disk or quota while the run's record is written
-        print(
-            f"run_all.sh: {explain(error, 'the record of the run')}",
-            file=sys.stderr,
-        )
-        return 1
-
-
-def _main(options: argparse.Namespace) -> int:
+def main(options: RunOptions) -> int:
+    """run_all.sh; returns the exit code. Settings and plan are checked before an environment is made."""
     settings = load_settings()
     paths = Paths.of(settings)
     if options.cancel:
-        return cancel_seed(options.seed, paths)
+        return cancel_seeds([options.seed], paths)
     paths.check_writable()
     if options.executor == "slurm":
         sbatch.extra_options(settings)
         _check_log_directory()
-    steps = make_plan(options.seed, paths, settings, first=options.stage, last=options.stop_stage, force=options.force)
+    steps = make_plan(options.seed, paths, settings, first=options.first, last=options.last, force=options.force)
     print(f"seed {options.seed}, profile {settings.PROFILE}, work in {paths.work}")
-    print(table(steps))
+    print(table(steps), flush=True)
     if options.dry_run:
         return print_plan(options.seed, to_run(steps), paths, settings, options)
     if not to_run(steps):
         print("everything is done.")
         return _tell_report(options.seed, steps, paths)
+    python = interpreter_for(options.executor, options.demo)
     with _only_one(paths):
         refuse_if_live(options.seed, paths)
         shared = shared_jobs(to_run(steps), paths, settings) if options.executor == "slurm" else {}
-        python = _python(options.python)
         record = new_record(paths, options.seed, profile=settings.PROFILE, executor=options.executor, python=python)
         freeze(settings, record.settings_file)
         record.save()
         if options.executor == "slurm":
             site = cluster.resolve(settings)
             (CHECKOUT / "logs").mkdir(exist_ok=True)
-            submit_graph(record, to_run(steps), settings, site, options.force, shared, options.after)
+            submit_graph(record, to_run(steps), settings, site, options.force, shared, ":".join(options.after))
     if options.executor == "slurm":
         _tell_submitted(record, options.seed, paths)
         return 0
@@ -228,7 +211,9 @@ def run_wrapper(words: list[str]) -> int:
         if callable(caller) and caller is not signal.default_int_handler:
             caller(number, frame)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    before: dict[int, Any] = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    }
     for number in before:
         signal.signal(number, pass_on)
     try:
@@ -249,10 +234,10 @@ def _tell_report(seed: int, steps: list[Step], paths: Paths) -> int:
 # ---- shared -------------------------------------------------------------------------------------------------------
 
 
-def print_plan(seed: int, steps: list[Step], paths: Paths, settings: Settings, options: argparse.Namespace) -> int:
+def print_plan(seed: int, steps: list[Step], paths: Paths, settings: Settings, options: RunOptions) -> int:
     """What would happen, touching nothing: the sbatch lines (ids as names), or the local commands, and the paths."""
     settings_file = paths.runs / f"RUN_seed{seed}" / "settings.json"
-    python = options.python or str(CHECKOUT / ".venv" / "bin" / "python")
+    python = chosen_python() or str(CHECKOUT / ".venv" / "bin" / "python")
     record = RunRecord(settings_file.parent, {"seed": seed, "python": python, "jobs": {}})
     if options.executor == "slurm":
         site = cluster.resolve(settings)
@@ -292,22 +277,3 @@ def _only_one(paths: Paths, seed: int | None = None) -> Iterator[None]:
             yield
     except LockHeld:
         raise UsageError(f"seed {seed} is running here already (run_all.sh --local holds {path}).") from None
-
-
-def _python(given: str) -> str:
-    if not given:
-        raise UsageError("no interpreter with the packages was given (--python).")
-    return given
-
-
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run_all.sh", allow_abbrev=False)
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--executor", choices=("slurm", "local"), required=True)
-    parser.add_argument("--python", default="")
-    parser.add_argument("--after", default="", help="job ids that have to end before this seed's own stages start")
-    parser.add_argument("--stage", type=int, default=0)
-    parser.add_argument("--stop-stage", type=int, default=len(STAGES) - 1)
-    for flag in ("--force", "--dry-run", "--cancel"):
-        parser.add_argument(flag, action="store_true")
-    return parser.parse_args(arguments)

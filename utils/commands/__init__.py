@@ -1,0 +1,1 @@
+"""The command line: every option of the shell commands, parsed and described once. Standard library only."""

@@ -1,0 +1,43 @@
+"""Standard output whose reader may go away, as in `command | head`. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+class _Forgiving:
+    """Standard output that goes nowhere once its reader is gone, so that the work behind it is done to the end."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except BrokenPipeError:
+            quiet_end()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            quiet_end()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def keep_working_without_reader() -> None:
+    """From here on a closed pipe behind standard output is no error."""
+    sys.stdout = _Forgiving(sys.stdout)
+
+
+def quiet_end() -> int:
+    """Point standard output at /dev/null, where what is buffered may still go; the exit code is 0."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return 0
