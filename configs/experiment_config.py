@@ -10,6 +10,7 @@ Unknown MONO_S2S_ names and values of the wrong type are errors. PROFILE picks a
 import os as _os
 from pathlib import Path as _Path
 
+from configs import choices as _choices
 from configs import overrides as _overrides
 
 _user = _os.environ.get("USER") or _os.environ.get("LOGNAME") or ""
@@ -62,14 +63,13 @@ COMPUTE_GRADIENT_NORMS = True  # gradient norms in training history and attack r
 MODEL_NAME = "google-t5/t5-small"  # hub id, or a directory with a T5 and its tokenizer (offline clusters)
 MODEL_REVISION = "df1b051c49625cf57a3d0d8d3863ed4d13564fe4"  # commit on the hub; ignored for a directory
 MONOTONIC_EPSILON = 1e-6  # softplus(V) = |W_pretrained| + this at the start: softplus has no zero
-CONTROL_ARMS = ()  # extra models of stage 3: sign_frozen, abs_init_free (what the softplus alone does)
+CONTROL_ARMS: tuple[str, ...] = ()  # extra models of stage 3 (configs/choices.py): what the softplus alone does
 
 # ---- data -------------------------------------------------------------------------------------------------------
-TRAIN_DATASETS = ("dialogsum", "highlightsum", "arxiv")
-TEST_DATASETS = ("cnn_dm", "xsum", "samsum")
-DATASETS_FILE = (
-    ""  # JSON file that replaces data sources by local JSONL, CSV or parquet files (README, "Your own data")
-)
+TRAIN_DATASETS = _choices.TRAIN_SETS
+TEST_DATASETS = _choices.TEST_SETS
+# JSON file that replaces data sources by local JSONL, CSV or parquet files (docs/data.md).
+DATASETS_FILE = ""
 HF_CACHE_DIR = ""  # cache of downloads; empty: hf_cache in the work directory
 TASK_PREFIX = "summarize: "  # T5's own prefix for summarization
 MAX_INPUT_LENGTH = 512  # tokens of prefix, document and </s>
@@ -106,7 +106,7 @@ CONFIDENCE = 0.95
 # ---- attacks ------------------------------------------------------------------------------------------------------
 TRIGGER_OPTIMIZE_SIZE_FULL = 1000  # CNN/DM validation examples that triggers are optimised and selected on
 TRIGGER_EVAL_SIZE_FULL = 1500  # CNN/DM test examples that every attack is measured on
-TRIGGER_TYPES = ("lead", "instruction", "tail", "infix", "natural")
+TRIGGER_TYPES = _choices.TRIGGER_TYPES
 TRIGGER_LENGTH = 5  # tokens
 TRIGGER_ITERATIONS = 100
 TRIGGER_RESTARTS = 5
@@ -116,9 +116,8 @@ TRIGGER_GRADIENT_FREE_TYPES = TRIGGER_TYPES  # types that are searched without g
 TRIGGER_RANDOM_CONTROLS = 20  # random triggers of the same length, best of these is the control
 HOTFLIP_NUM_FLIPS = 5  # tokens changed in one example, at most
 HOTFLIP_CANDIDATES = 32  # flips per step that are scored exactly
-HOTFLIP_SMOOTHGRAD_SAMPLES = (
-    2  # averaged with the gradient at each step: they look as far as a flip goes; 0: plain HotFlip
-)
+# Gradients at noisy points averaged with that of each step: they look as far as a flip goes. 0: plain HotFlip.
+HOTFLIP_SMOOTHGRAD_SAMPLES = 2
 HOTFLIP_BEAM = 1  # partial attacks kept per step; the cost of a step grows with it
 HOTFLIP_RESTARTS = 1  # starts: the first from the clean text, each other from one random flip
 ATTACK_TOKEN_SET = "roundtrip"  # roundtrip: text that a user could type; raw: any ids (a stronger attacker)

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from configs import choices
 from configs.profiles import PROFILES
 
 PREFIX = "MONO_S2S_"
@@ -83,12 +84,12 @@ SHARES = [
     "ATTACK_SUCCESS_THRESHOLD",
     "ATTACK_MIN_CLEAN_ROUGE",
 ]
-ARMS = ("sign_frozen", "abs_init_free")
-TRIGGER_TYPES = ("lead", "instruction", "tail", "infix", "natural")
+PATHS = ("SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR", "DATASETS_FILE", "HF_CACHE_DIR")
+CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, of the wrong type or makes no sense; the message names it and the mend."""
+    """A setting is unknown, of the wrong type or makes no sense; the message names it and the fix."""
 
 
 def apply(constants: dict[str, Any]) -> None:
@@ -98,7 +99,7 @@ def apply(constants: dict[str, Any]) -> None:
     if frozen:
         values = _read_frozen(Path(frozen), names, constants)
     else:
-        values = _from_environment(names, constants)
+        values = _with_absolute_paths({name: constants[name] for name in names}, _from_environment(names, constants))
     constants.update(values)
     check({name: constants[name] for name in names})
 
@@ -117,13 +118,44 @@ def _from_environment(names: list[str], constants: dict[str, Any]) -> dict[str, 
         raise SettingsError(f"PROFILE: {profile!r} is not one of {', '.join(PROFILES)}.")
     values = dict(PROFILES[profile])
     if profile == "demo":
-        root = Path(given.get("DEMO_DIR") or constants["DEMO_DIR"] or Path(__file__).resolve().parents[1] / "demo_run")
+        start = Path.cwd() if given.get("DEMO_DIR") else CHECKOUT
+        root = Path(absolute(given.get("DEMO_DIR") or constants["DEMO_DIR"] or "demo_run", start))
         values |= {
             "DEMO_DIR": str(root),
             "SCRATCH_DIR": str(root / "scratch"),
             "PROJECT_DIR": str(root / "project"),
         }
     return values | given
+
+
+def _with_absolute_paths(constants: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """All settings, `values` over `constants`, with absolute paths: jobs and later commands start in other directories.
+
+    A relative path starts at the current directory if a variable gives it, at the checkout if the configuration does.
+    """
+    merged = constants | values
+    for name in (*PATHS, "MODEL_NAME"):
+        text = str(merged[name])
+        if not text or (name == "MODEL_NAME" and (merged["PROFILE"] == "demo" or not _names_a_directory(text))):
+            continue
+        typed = name in values or text == os.environ.get(name.removesuffix("_DIR"))  # SCRATCH, PROJECT
+        merged[name] = absolute(text, Path.cwd() if typed else CHECKOUT)
+    return merged
+
+
+def absolute(text: str, start: Path) -> str:
+    """`text` as an absolute path from `start`: ~ and ~user expanded, no "." and "..". SettingsError: no such user."""
+    try:
+        path = start / Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody, or no HOME
+        raise SettingsError(f"{text}: {error}. Give the path without ~.") from None
+    # Behind a symbolic link ".." is another directory than the text says: only the file system knows which.
+    return os.path.realpath(path) if ".." in path.parts else os.path.normpath(path)
+
+
+def _names_a_directory(model: str) -> bool:
+    """Whether MODEL_NAME is a path and no hub id: it looks like one, or a directory of that name is there."""
+    return model.startswith(("/", "~", "./", "../")) or model in (".", "..") or Path(model).is_dir()
 
 
 def _read_frozen(path: Path, names: list[str], constants: dict[str, Any]) -> dict[str, Any]:
@@ -181,9 +213,9 @@ def parse(variable: str, text: str, like: Any) -> Any:
 
 def check(settings: dict[str, Any]) -> None:
     """Refuse settings that make no sense or an unfair comparison (SettingsError)."""
-    for name, choices in CHOICES.items():
-        if settings[name] not in choices:
-            raise SettingsError(f"{name}: {settings[name]!r} is not one of {', '.join(choices)}.")
+    for name, allowed in CHOICES.items():
+        if settings[name] not in allowed:
+            raise SettingsError(f"{name}: {settings[name]!r} is not one of {', '.join(allowed)}.")
     for name in POSITIVE:
         if not settings[name] > 0:
             raise SettingsError(f"{name}={settings[name]}: must be greater than 0.")
@@ -204,15 +236,15 @@ def check(settings: dict[str, Any]) -> None:
         raise SettingsError(
             "MAX_INPUT_LENGTH leaves no room for a document beside a trigger: at least 4 TRIGGER_LENGTH."
         )
-    _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], ("dialogsum", "highlightsum", "arxiv"))
-    _subset("TEST_DATASETS", settings["TEST_DATASETS"], ("cnn_dm", "xsum", "samsum"))
-    _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], TRIGGER_TYPES)
+    _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], choices.TRAIN_SETS)
+    _subset("TEST_DATASETS", settings["TEST_DATASETS"], choices.TEST_SETS)
+    _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], choices.TRIGGER_TYPES)
     if settings["TRIGGER_GRADIENT_FREE_TYPES"]:
-        _subset("TRIGGER_GRADIENT_FREE_TYPES", settings["TRIGGER_GRADIENT_FREE_TYPES"], TRIGGER_TYPES)
-    if "cnn_dm" not in settings["TEST_DATASETS"]:
-        raise SettingsError("TEST_DATASETS: cnn_dm must be among them, the attacks are measured on it.")
+        _subset("TRIGGER_GRADIENT_FREE_TYPES", settings["TRIGGER_GRADIENT_FREE_TYPES"], choices.TRIGGER_TYPES)
+    if choices.ATTACKED_SET not in settings["TEST_DATASETS"]:
+        raise SettingsError(f"TEST_DATASETS: {choices.ATTACKED_SET} must be among them: attacks are measured on it.")
     if settings["CONTROL_ARMS"]:
-        _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], ARMS)
+        _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], choices.CONTROL_ARMS)
 
 
 def _subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from utils.core.files import write_text
 from utils.core.paths import Paths
-from utils.core.settings import load_settings
+from utils.core.settings import Settings
 from utils.pipeline import runner as stage_runner
 from utils.pipeline.array_parts import finish_part
 from utils.pipeline.flags import problem_of
@@ -21,8 +21,12 @@ def settings(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # stages set it for their process, which is this one
-    settings = load_settings()
-    settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
+    return use(monkeypatch, SCRATCH_DIR=str(tmp_path / "scratch"), PROJECT_DIR=str(tmp_path / "project"))
+
+
+def use(monkeypatch, **changes) -> Settings:
+    """Let stages have these settings."""
+    settings = stage_runner.load_settings().replaced(**changes)
     monkeypatch.setattr(stage_runner, "load_settings", lambda: settings)
     return settings
 
@@ -74,12 +78,12 @@ def test_the_last_task_puts_all_parts_together_in_order(settings, order):
 
 
 @pytest.mark.parametrize("change", ["setting", "input", "number of tasks"])
-def test_parts_that_an_earlier_run_left_behind_do_not_count(settings, change):
+def test_parts_that_an_earlier_run_left_behind_do_not_count(settings, monkeypatch, change):
     prepare()
     assert evaluate(0) == evaluate(1) == 0  # and the third was killed
     count = COUNT
     if change == "setting":
-        settings.NUM_BEAMS = 1
+        settings = use(monkeypatch, NUM_BEAMS=1)
     elif change == "input":
         prepare("second", "--force")
     else:

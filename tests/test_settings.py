@@ -1,7 +1,10 @@
 """Settings: typed overrides, unfair comparisons refused, profiles that cannot be mistaken, frozen files."""
 
+import copy
 import json
 import os
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +142,82 @@ def test_a_bad_frozen_file_is_refused(tmp_path, content):
 def test_freeze_writes_every_setting(tmp_path):
     freeze(Settings(A=1, B=("x",)), tmp_path / "s.json")
     assert json.loads((tmp_path / "s.json").read_text()) == {"settings": {"A": 1, "B": ["x"]}}
+
+
+def test_settings_are_read_only():
+    settings = Settings(A=1, B=("x",))
+    with pytest.raises(AttributeError, match="read-only"):
+        settings.A = 2
+    with pytest.raises(AttributeError, match="read-only"):
+        settings.NEW = 2
+    with pytest.raises(AttributeError, match="read-only"):
+        del settings.A
+    with pytest.raises(TypeError):
+        settings._values["A"] = 2
+    with pytest.raises(AttributeError, match="no setting C"):
+        _ = settings.C
+    other = settings.replaced(A=2)
+    assert (settings.A, other.A, other.B) == (1, 2, ("x",)) and settings != other == Settings(A=2, B=("x",))
+    assert pickle.loads(pickle.dumps(other)) == copy.deepcopy(other) == other
+
+
+def test_one_constant_is_one_line_with_its_comment():
+    for line in (ROOT / "configs" / "experiment_config.py").read_text().splitlines():
+        assert not re.fullmatch(r"[A-Z_]+ = [(\[{]", line), line
+
+
+def value_in(directory: Path, name: str, **environment: str) -> str:
+    """The setting as a process in `directory` has it."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from configs.experiment_config import *; print({name})"
+    clean = {key: text for key, text in os.environ.items() if not key.startswith("MONO_S2S_")}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=directory, env=clean | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+PATH_SETTINGS = ("SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR", "DATASETS_FILE", "HF_CACHE_DIR", "MODEL_NAME")
+
+
+@pytest.mark.parametrize("name", PATH_SETTINGS)
+@pytest.mark.parametrize("text", ["~/a b", "../up", "./here", "./x/../here/", "/abs/./x//"])
+def test_a_path_means_one_place_to_every_process(tmp_path, name, text):
+    """Settings are loaded in one directory and used in others: a job starts in the checkout, status anywhere."""
+    inside, home = tmp_path / "inside", tmp_path / "home"
+    inside.mkdir()
+    elsewhere = {"~/a b": home / "a b", "../up": tmp_path / "up", "/abs/./x//": Path("/abs/x")}
+    found = value_in(inside, name, HOME=str(home), **{f"MONO_S2S_{name}": text})
+    assert found == str(elsewhere.get(text, inside / "here"))
+
+
+@pytest.mark.parametrize("variable", ["SCRATCH", "PROJECT"])
+def test_the_variables_of_the_cluster_may_be_relative_too(tmp_path, variable):
+    assert value_in(tmp_path, f"{variable}_DIR", **{variable: "s"}) == str(tmp_path / "s")
+
+
+def test_an_id_on_the_hub_is_no_path_and_a_directory_of_the_model_is(tmp_path):
+    (tmp_path / "my" / "t5").mkdir(parents=True)
+    assert value_in(tmp_path, "MODEL_NAME", MONO_S2S_MODEL_NAME="my/t5") == str(tmp_path / "my" / "t5")
+    assert value_in(tmp_path, "MODEL_NAME", MONO_S2S_MODEL_NAME="google-t5/t5-base") == "google-t5/t5-base"
+
+
+def test_a_relative_path_in_the_file_starts_at_the_checkout():
+    from configs.overrides import CHECKOUT, _with_absolute_paths
+
+    constants = dict.fromkeys(PATH_SETTINGS, "") | {"HF_CACHE_DIR": "cache", "PROFILE": "full", "MODEL_NAME": "a/b"}
+    assert _with_absolute_paths(constants, {})["HF_CACHE_DIR"] == str(CHECKOUT / "cache")
+    assert _with_absolute_paths(constants, {"HF_CACHE_DIR": "cache"})["HF_CACHE_DIR"] == str(Path.cwd() / "cache")
+
+
+def test_behind_a_link_dot_dot_is_what_the_file_system_says(tmp_path):
+    from configs.overrides import absolute
+
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "near").symlink_to(tmp_path / "far" / "away")
+    assert absolute("near/../x", tmp_path) == str(tmp_path / "far" / "x")
+    assert absolute("near/x", tmp_path) == str(tmp_path / "near" / "x")  # automounted homes keep their usual name
+
+
+def test_a_home_that_nobody_has_is_named():
+    result = read("", MONO_S2S_SCRATCH_DIR="~nobody-of-that-name/x")
+    assert result.returncode and "home directory" in result.stderr.splitlines()[-1]

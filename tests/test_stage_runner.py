@@ -11,7 +11,7 @@ import pytest
 from utils.core.errors import StageError
 from utils.core.files import write_text
 from utils.core.paths import Paths
-from utils.core.settings import load_settings
+from utils.core.settings import Settings
 from utils.pipeline import runner as stage_runner
 from utils.pipeline.flags import problem_of, read_flag
 from utils.pipeline.stages import STAGES, upstream
@@ -25,10 +25,14 @@ def paths(tmp_path, monkeypatch) -> Paths:
         if name.startswith("MONO_S2S_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # stages set it for their process, which is this one
-    settings = load_settings()
-    settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
+    return Paths.of(use(monkeypatch, SCRATCH_DIR=str(tmp_path / "scratch"), PROJECT_DIR=str(tmp_path / "project")))
+
+
+def use(monkeypatch, **changes) -> Settings:
+    """Let stages have these settings."""
+    settings = stage_runner.load_settings().replaced(**changes)
     monkeypatch.setattr(stage_runner, "load_settings", lambda: settings)
-    return Paths.of(settings)
+    return settings
 
 
 @pytest.fixture
@@ -99,24 +103,23 @@ def test_flags_and_logs_have_the_names_of_the_contract(paths):
     assert work.name == "mono_s2s_work"
 
 
-def test_a_changed_setting_makes_its_stages_stale_and_names_itself(paths, settings):
+def test_a_changed_setting_makes_its_stages_stale_and_names_itself(paths, settings, monkeypatch):
     run_to(7)
-    settings.LEARNING_RATE = 1e-3
+    settings = use(monkeypatch, LEARNING_RATE=1e-3)
     assert [problem(n, paths, settings) for n in (0, 1)] == [None, None]
     assert problem(2, paths, settings) == "settings changed: LEARNING_RATE 5e-05 -> 0.001"
     for number in (4, 5, 6, 7):
         assert "LEARNING_RATE" in problem(number, paths, settings)
-    settings.LEARNING_RATE = 5e-5
-    settings.HOTFLIP_NUM_FLIPS = 3
+    settings = use(monkeypatch, LEARNING_RATE=5e-5, HOTFLIP_NUM_FLIPS=3)
     assert problem(6, paths, settings) and problem(7, paths, settings)
     assert problem(5, paths, settings) is None
 
 
-def test_inputs_missing_or_stale_are_refused_with_exit_3(paths, settings, capsys):
+def test_inputs_missing_or_stale_are_refused_with_exit_3(paths, settings, monkeypatch, capsys):
     assert run(2, work=never) == 3
     assert "stage 0_setup: not done yet" in capsys.readouterr().out
     run_to(3)
-    settings.MAX_INPUT_LENGTH = 256
+    use(monkeypatch, MAX_INPUT_LENGTH=256)
     assert run(4, work=never) == 3
     assert "MAX_INPUT_LENGTH 512 -> 256" in capsys.readouterr().out
 
@@ -157,9 +160,9 @@ def test_empty_forged_and_damaged_flags_do_not_count(paths, settings, content):
     assert run(4) == 0 and problem(4, paths, settings) is None
 
 
-def test_an_edited_flag_does_not_count(paths, settings):
+def test_an_edited_flag_does_not_count(paths, settings, monkeypatch):
     run_to(2)
-    settings.LEARNING_RATE = 1.0
+    settings = use(monkeypatch, LEARNING_RATE=1.0)
     path = paths.flag("2_train_baseline", SEED)
     flag = json.loads(path.read_text())
     flag["settings"]["LEARNING_RATE"] = 1.0
@@ -242,12 +245,12 @@ def test_wrong_usage_exits_2_and_touches_nothing(paths, options, capsys):
     assert not paths.scratch.exists()
 
 
-def test_an_unset_or_unwritable_scratch_exits_2(paths, settings, capsys, tmp_path):
-    settings.SCRATCH_DIR = ""
+def test_an_unset_or_unwritable_scratch_exits_2(paths, settings, monkeypatch, capsys, tmp_path):
+    use(monkeypatch, SCRATCH_DIR="")
     assert run(0, work=never) == 2
     assert "SCRATCH_DIR is not set" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    settings.SCRATCH_DIR = str(tmp_path / "file" / "below")
+    use(monkeypatch, SCRATCH_DIR=str(tmp_path / "file" / "below"))
     assert run(0, work=never) == 2
     assert "cannot write" in capsys.readouterr().err
 
@@ -278,8 +281,8 @@ def test_not_a_number_never_reaches_a_result_file(paths):
     assert not list(paths.results_root.rglob("*.tmp"))
 
 
-def test_quick_runs_keep_apart(settings):
-    settings.PROFILE = "quick"
+def test_quick_runs_keep_apart(settings, monkeypatch):
+    settings = use(monkeypatch, PROFILE="quick")
     quick = Paths.of(settings)
     assert quick.work.name == "mono_s2s_work_quick" and quick.results(1).parent.name == "mono_s2s_results_quick"
     assert quick.final(1).parent.name == "mono_s2s_final_results_quick"

@@ -54,9 +54,7 @@ def fake(directory: Path, **commands: str) -> str:
 def settings(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
         monkeypatch.delenv(name)
-    settings = load_settings()
-    settings.SCRATCH_DIR, settings.PROJECT_DIR = str(tmp_path / "scratch"), str(tmp_path / "project")
-    return settings
+    return load_settings().replaced(SCRATCH_DIR=str(tmp_path / "scratch"), PROJECT_DIR=str(tmp_path / "project"))
 
 
 def test_sbatch_lines_are_those_of_the_golden_file(tmp_path):
@@ -92,7 +90,7 @@ def header(wrapper: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.key)
 def test_a_wrapper_alone_asks_for_what_the_stage_table_says(settings, stage):
-    candidates = {name: str(getattr(settings, name)).split("|")[0] for name in vars(settings)}
+    candidates = {name: str(value).split("|")[0] for name, value in settings.all().items()}
     site = Site(
         candidates["SLURM_ACCOUNT"],
         candidates["SLURM_PARTITION"],
@@ -145,18 +143,17 @@ def test_what_is_no_job_id_is_refused(answer):
 
 def test_time_and_memory_scale_but_keep_a_floor(settings):
     training, last = STAGES[2], STAGES[7]
-    settings.SLURM_TIME_SCALE = settings.SLURM_MEMORY_SCALE = 2.0
+    settings = settings.replaced(SLURM_TIME_SCALE=2.0, SLURM_MEMORY_SCALE=2.0)
     assert (sbatch.time_limit(training, settings), sbatch.memory_mb(training, settings)) == (1440, 131072)
-    settings.SLURM_TIME_SCALE = settings.SLURM_MEMORY_SCALE = 1e-6
+    settings = settings.replaced(SLURM_TIME_SCALE=1e-6, SLURM_MEMORY_SCALE=1e-6)
     assert (sbatch.time_limit(training, settings), sbatch.memory_mb(training, settings)) == (10, 512)
     assert sbatch.time_limit(last, settings) == 10
 
 
 @pytest.mark.parametrize("options", ["--output=x", "-d afterok:1", "--wrap='rm -rf'", "--array=0-3", "'unbalanced"])
 def test_extra_options_cannot_replace_those_of_the_submission(settings, options):
-    settings.SLURM_EXTRA_OPTIONS = options
     with pytest.raises(UsageError, match="SLURM_EXTRA_OPTIONS"):
-        sbatch.extra_options(settings)
+        sbatch.extra_options(settings.replaced(SLURM_EXTRA_OPTIONS=options))
 
 
 def test_sbatch_variables_of_the_shell_do_not_reach_sbatch(monkeypatch):
@@ -192,7 +189,7 @@ def test_a_cluster_that_has_none_of_them_is_told_with_what_it_has(settings, monk
     monkeypatch.setenv("PATH", fake(tmp_path / "site", sinfo=sinfo, sacctmgr="exit 1"))
     with pytest.raises(UsageError, match=r"SLURM_PARTITION=aa100.*gpu, shared"):
         cluster.resolve(settings)
-    settings.SLURM_PARTITION = settings.SLURM_CPU_PARTITION = "gpu"
+    settings = settings.replaced(SLURM_PARTITION="gpu", SLURM_CPU_PARTITION="gpu")
     with pytest.raises(UsageError, match=r"SLURM_GRES=.*gpu:h100"):
         cluster.resolve(settings)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from utils.core.errors import InputError, StageError
 from utils.core.files import copy_file, link_or_copy, new_directory, sha256_of
-from utils.core.paths import MODEL_KEYS, Paths
+from utils.core.names import MODEL_KEYS
+from utils.core.paths import Paths
 from utils.core.results import read_result
 from utils.reports.table import p_value, signed
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.errors import UsageError
+from utils.core.names import MODEL_KEYS, STANDARD
 from utils.core.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-MODEL_KEYS = ("standard", "baseline", "monotonic")
 
 
 def models_of(settings: Settings) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ class Paths:
 
     @classmethod
     def of(cls, settings: Settings) -> Paths:
-        """The places that the settings name; UsageError where SCRATCH_DIR or PROJECT_DIR is not set."""
+        """The directories that the settings name; UsageError where SCRATCH_DIR or PROJECT_DIR is not set."""
         for name, variable in (("SCRATCH_DIR", "SCRATCH"), ("PROJECT_DIR", "PROJECT")):
             if not getattr(settings, name):
                 raise UsageError(
@@ -36,7 +36,7 @@ class Paths:
                     "or edit configs/experiment_config.py."
                 )
         suffix = "_quick" if settings.PROFILE == "quick" else ""
-        return cls(Path(settings.SCRATCH_DIR).absolute(), Path(settings.PROJECT_DIR).absolute(), suffix)
+        return cls(Path(settings.SCRATCH_DIR), Path(settings.PROJECT_DIR), suffix)
 
     def check_writable(self) -> None:
         """UsageError unless both roots exist or can be made, and take files; touches nothing that is there."""
@@ -94,10 +94,10 @@ class Paths:
 
     def model(self, seed: int, key: str) -> Path:
         """The plain export that evaluation and attacks read."""
-        return self.pretrained if key == "standard" else self.training(seed, key) / "best"
+        return self.pretrained if key == STANDARD else self.training(seed, key) / "best"
 
     def units(self, seed: int, stage: str) -> Path:
-        """Finished units of a stage that can be interrupted: what makes it go on instead of starting again."""
+        """The cache of a resumable stage (by its name): finished pieces that a restarted stage takes over."""
         return self.work / f"seed_{seed}" / f"{stage}_units"
 
     def flag(self, stage: str, seed: int | None) -> Path:

@@ -3,25 +3,61 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 from utils.core.errors import UsageError
 from utils.core.files import write_json
 
 
-class Settings(SimpleNamespace):
-    """Every upper-case constant of configs/experiment_config.py as an attribute."""
+class Settings:
+    """Every upper-case constant of configs/experiment_config.py as an attribute; nothing can change them.
+
+    Stages, plan and flags compare them by name: a value that changed after it was compared would make a flag lie.
+    """
+
+    __slots__ = ("_values",)
+    _values: Mapping[str, Any]
+
+    def __init__(self, **values: Any) -> None:
+        object.__setattr__(self, "_values", MappingProxyType(dict(values)))
+
+    def __getattr__(self, name: str) -> Any:
+        """The setting of that name; AttributeError where there is none."""
+        if name == "_values" or name not in self._values:
+            raise AttributeError(f"there is no setting {name}")
+        return self._values[name]
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"settings are read-only: {name} cannot be set to {value!r}; use replaced()")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"settings are read-only: {name} cannot be removed")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_values, (dict(self._values),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and dict(self._values) == dict(other._values)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    def replaced(self, **changes: Any) -> Settings:
+        """Other settings: these with `changes`."""
+        return type(self)(**{**self._values, **changes})
 
     def subset(self, names: Iterable[str]) -> dict[str, Any]:
         """The named settings as a JSON-ready dict."""
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {name: _plain(self._values[name]) for name in names}
 
     def all(self) -> dict[str, Any]:
         """Every setting as a JSON-ready dict."""
-        return self.subset(sorted(vars(self)))
+        return self.subset(sorted(self._values))
 
 
 def load_settings() -> Settings:
@@ -38,6 +74,10 @@ def load_settings() -> Settings:
 def freeze(settings: Settings, path: Path) -> None:
     """Write every setting to `path`; jobs that get this file use these values and nothing else."""
     write_json(path, {"settings": settings.all()})
+
+
+def _from_values(values: dict[str, Any]) -> Settings:
+    return Settings(**values)
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ def fair_settings(settings: Settings) -> tuple[bool, str]:
     if unequal:
         return False, "; ".join(unequal)
     try:
-        check(vars(settings) | {"MONOTONIC_NUM_EPOCHS": settings.NUM_EPOCHS + 1})
+        check(settings.all() | {"MONOTONIC_NUM_EPOCHS": settings.NUM_EPOCHS + 1})
     except SettingsError:
         warm_up = f"warm-up {settings.WARMUP_RATIO:g} and {settings.MONOTONIC_WARMUP_RATIO:g}"
         return True, (

@@ -274,7 +274,7 @@ def _settings_of(run: RunRecord) -> Settings:
         frozen = json.loads(run.settings_file.read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError):
         return now
-    return Settings(**(vars(now) | frozen))
+    return now.replaced(**frozen)
 
 
 def show(status: SeedStatus) -> str:

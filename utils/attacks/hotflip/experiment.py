@@ -24,7 +24,7 @@ from utils.attacks.hotflip.long_budget import attack_without_limit
 from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
 from utils.attacks.transfer import attacked_inputs, replay
-from utils.core.paths import MODEL_KEYS
+from utils.core.names import MODEL_KEYS
 
 Sections = dict[str, list[dict[str, Any]]]
 Loader = Callable[[str], Victim]
