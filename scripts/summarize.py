@@ -62,14 +62,14 @@ def summary_of(given: argparse.Namespace) -> str:
     if directory is None:
         raise InputError(f"no model in {candidates[0]}. Run the experiment first (./run_all.sh), or give --model-dir.")
 
-    from utils.evaluation.experiment import decoding_settings
+    from utils.evaluation.decoding import decoding_settings
     from utils.evaluation.generation import generate
     from utils.modeling.models import choose_device, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     model = load_model(directory, device=choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE))
     ids = tokenizer(settings.TASK_PREFIX + text, truncation=True, max_length=settings.MAX_INPUT_LENGTH).input_ids
-    (summary,) = generate(
+    (summary,), _ = generate(
         model, tokenizer, [ids], decoding_settings(settings), batch_tokens=len(ids), precision=settings.PRECISION
     )
     return summary

@@ -11,7 +11,7 @@ from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 from utils.attacks.context import AttackContext
 from utils.attacks.encoding import Example
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
-from utils.evaluation.generation import DecodingSettings
+from utils.evaluation.decoding import DecodingSettings
 
 SYLLABLES = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
 PUNCTUATION = [".", ",", ":", "!", "?"]

@@ -32,7 +32,7 @@ from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, sea
 from utils.attacks.objective import Objective, Targets
 from utils.core.errors import Interrupted, UsageError
 from utils.core.files import read_jsonl
-from utils.evaluation.generation import row_key
+from utils.evaluation.decoding import input_fingerprint
 
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
@@ -205,7 +205,7 @@ def test_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> None:
 
 def test_known_summaries_are_taken_not_made_again(tmp_path: Path) -> None:
     examples = world.examples(4)
-    known = {row_key(item.ids): f"said before {i}" for i, item in enumerate(CONTEXT.encode(examples)[:3])}
+    known = {input_fingerprint(item.ids): f"said before {i}" for i, item in enumerate(CONTEXT.encode(examples)[:3])}
     victim = replace(_victim(), known=known)
     records = attack_examples(CONTEXT, victim, examples, SETTINGS, cache_dir=tmp_path)
     assert [record["clean_prediction"] for record in records[:3]] == list(known.values())

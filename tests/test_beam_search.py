@@ -10,8 +10,10 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from utils.evaluation import beam_search as beams
-from utils.evaluation.beam_search import DecodingSettings, beam_search
-from utils.evaluation.generation import pad_rows, transformers_beam_search
+from utils.evaluation.beam_search import beam_search
+from utils.evaluation.decoding import DecodingSettings
+from utils.evaluation.generation import transformers_beam_search
+from utils.modeling.batching import pad_with_mask
 from utils.modeling.t5_inference import T5Inference
 
 CPU = torch.device("cpu")
@@ -59,7 +61,7 @@ def random_rows(seed: int, count: int, *, longest: int = 40, vocabulary: int = 3
 
 def reference(model: T5ForConditionalGeneration, rows: list[np.ndarray], decoding: DecodingSettings) -> list[list[int]]:
     with torch.inference_mode():
-        return transformers_beam_search(model, *pad_rows(rows, 0, CPU), decoding)
+        return transformers_beam_search(model, *pad_with_mask(rows, 0, CPU), decoding)
 
 
 SETTINGS = [
@@ -128,7 +130,7 @@ def test_logits_are_those_of_the_model_with_reordered_beams() -> None:
         torch.manual_seed(0)
         for step in range(5):
             logits = engine.step(sequences[:, :, -1], state, step)
-            padded, mask = pad_rows(rows, 0, CPU)
+            padded, mask = pad_with_mask(rows, 0, CPU)
             whole = model(
                 input_ids=padded.repeat_interleave(2, dim=0),
                 attention_mask=mask.repeat_interleave(2, dim=0),
@@ -146,7 +148,7 @@ def test_encoder_packs_without_padding_and_agrees_with_the_module() -> None:
     ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))
     with torch.inference_mode():
         packed = T5Inference(model, DTYPE).encode(ids, [len(row) for row in rows])
-        padded, mask = pad_rows(rows, 0, CPU)
+        padded, mask = pad_with_mask(rows, 0, CPU)
         whole = model.encoder(input_ids=padded, attention_mask=mask).last_hidden_state
     # transformers takes the norms in float32, whatever the model's type.
     torch.testing.assert_close(packed, whole[mask.bool()], atol=1e-5, rtol=1e-3)
@@ -169,7 +171,7 @@ def test_bfloat16_is_autocasts_arithmetic() -> None:
     model, rows = random_t5(4).float(), random_rows(4, 4, longest=30)
     lengths = [len(row) for row in rows]
     ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))
-    padded, mask = pad_rows(rows, 0, CPU)
+    padded, mask = pad_with_mask(rows, 0, CPU)
     inputs = {"input_ids": padded, "attention_mask": mask, "decoder_input_ids": torch.zeros(4, 1, dtype=torch.int64)}
     with torch.inference_mode():
         exact = model(**inputs).logits[:, 0]

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.aggregate import FILES, final_results, hashes_below
+from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.measures import relative_drop
 from utils.attacks.from_settings import hotflip_settings, trigger_settings
 from utils.attacks.hotflip.experiment import hotflip_results, sections_of
 from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl, sha256_of
+from utils.core.names import METRICS
 from utils.core.provenance import code_revision
 from utils.core.results import read_result
 from utils.core.settings import Settings
-from utils.evaluation.experiment import METRICS, evaluation_results
 from utils.evaluation.rouge import rouge_scores
 from utils.modeling.models import weights_sha256
 from utils.reports.files import text_files

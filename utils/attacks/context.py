@@ -16,7 +16,8 @@ from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.core.errors import Interrupted
 from utils.core.fingerprint import fingerprint
-from utils.evaluation.generation import DecodingSettings, generate, row_key
+from utils.evaluation.decoding import DecodingSettings, input_fingerprint
+from utils.evaluation.generation import generate
 from utils.evaluation.rouge import rouge_scores
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class AttackContext:
 class Victim:
     """A loaded model under its model key, with the hash of its weights.
 
-    `known`: summaries that it has made already with the same decoding, by `generation.row_key` of the input.
+    `known`: summaries that it has made already with the same decoding, by `input_fingerprint`.
     """
 
     key: str
@@ -114,7 +115,7 @@ def summaries(
     found: dict[tuple[int, ...], str] = {}
     todo: list[tuple[int, ...]] = []
     for row in dict.fromkeys(tuple(map(int, row)) for row in inputs):
-        key = row_key(row) if victim.known else ""
+        key = input_fingerprint(row) if victim.known else ""
         if key in victim.known:
             found[row] = victim.known[key]
         else:
@@ -122,7 +123,7 @@ def summaries(
     if found and what:
         log.info("%s: %d of %d summaries are known from the evaluation", what, len(found), len(found) + len(todo))
     if todo:
-        texts = generate(
+        texts, _ = generate(
             victim.model,
             context.tokenizer,
             todo,
@@ -130,7 +131,7 @@ def summaries(
             batch_tokens=context.generation_tokens,
             precision=context.precision,
             done_file=done_file,
-            fingerprint=victim.weights,
+            weights=victim.weights,
             stop_requested=context.stop_requested,
             what=what,
         )
@@ -142,7 +143,8 @@ def rouge_l(context: AttackContext, predictions: Sequence[str], references: Sequ
     """ROUGE-L F of each pair, float64 [N]."""
     if not predictions:
         return np.zeros(0)
-    return rouge_scores(predictions, references, processes=context.rouge_processes)["rougeL"]
+    scores = rouge_scores(predictions, references, metrics=("rougeL",), processes=context.rouge_processes)
+    return scores["rougeL"]
 
 
 def exact_losses(

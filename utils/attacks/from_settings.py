@@ -17,7 +17,7 @@ from utils.attacks.hotflip.experiment import ControlSettings
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.triggers.search import TriggerSettings
 from utils.core.settings import Settings
-from utils.evaluation.experiment import decoding_settings
+from utils.evaluation.decoding import decoding_settings
 
 
 def attack_context(

@@ -23,7 +23,7 @@ from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_resu
 from utils.core.files import write_jsonl, write_text
 from utils.core.paths import models_of
 from utils.data.store import load_prepared, missing_datasets
-from utils.evaluation.experiment import summaries_of
+from utils.evaluation.predictions import evaluated_summaries
 from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.pipeline.array_parts import finish_part
 from utils.pipeline.runner import StageContext
@@ -38,7 +38,8 @@ class Attack:
         self.device = choose_device(settings.DEVICE)
         self.models = models_of(settings)
         self.hashes = {key: weights_sha256(paths.model(seed, key)) for key in self.models}
-        self.known = summaries_of(load_prepared(paths.prepared, "attack_evaluate"), paths.results(seed), self.hashes)
+        prepared = load_prepared(paths.prepared, "attack_evaluate")
+        self.known = evaluated_summaries(prepared, paths.results(seed), self.hashes)
         directories = [paths.model(seed, key) for key in self.models]
         self.setup = attack_context(
             settings, load_tokenizer(paths.pretrained), *directories, stop_requested=context.stop_requested

@@ -24,8 +24,10 @@ from utils.benchmarks.synthetic import (
     token_rows,
     tokenizer,
 )
-from utils.evaluation.beam_search import DecodingSettings, beam_search
-from utils.evaluation.generation import generate, pad_rows, transformers_beam_search
+from utils.evaluation.beam_search import beam_search
+from utils.evaluation.decoding import DecodingSettings
+from utils.evaluation.generation import generate, transformers_beam_search
+from utils.modeling.batching import pad_with_mask
 from utils.modeling.monotonic import constrain, fold
 from utils.modeling.t5_inference import T5Inference
 
@@ -61,7 +63,7 @@ def _baseline(size: Size, device: str) -> Comparison:
     def ours() -> None:
         texts["ours"] = generate(
             model, words, rows, decoding, batch_tokens=BATCH_TOKENS, precision=precision(device), what="benchmark"
-        )
+        ).texts
 
     def batched() -> None:
         texts["batched"] = []
@@ -120,7 +122,7 @@ def _transformers(
     model: T5ForConditionalGeneration, words: Any, rows: Sequence[list[int]], decoding: DecodingSettings
 ) -> list[str]:
     with torch.inference_mode():
-        found = transformers_beam_search(model, *pad_rows(rows, 0, model.device), decoding)
+        found = transformers_beam_search(model, *pad_with_mask(rows, 0, model.device), decoding)
     return [text.strip() for text in words.batch_decode(found, skip_special_tokens=True)]
 
 
@@ -139,7 +141,7 @@ def _same_ids(
 
     ours = beam_search(T5Inference(model), [np.asarray(row) for row in rows], decoding)
     with torch.inference_mode():
-        ids, mask = pad_rows([np.asarray(row) for row in rows], 0, model.device)
+        ids, mask = pad_with_mask([np.asarray(row) for row in rows], 0, model.device)
         theirs = transformers_beam_search(model, ids, mask, decoding)
     ours, theirs = strip_padding(ours), strip_padding(theirs)
     equal = sum(a == b for a, b in zip(ours, theirs, strict=True))

@@ -14,7 +14,7 @@ from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.benchmarks.measure import Comparison, Way, alternate, check, count_flops, relative_difference
 from utils.benchmarks.synthetic import PREFIX, Size, examples, new_model, precision, product_dtype, tokenizer
-from utils.evaluation.beam_search import DecodingSettings
+from utils.evaluation.decoding import DecodingSettings
 
 CANDIDATES, RANDOM_CANDIDATES, PER_POSITION, FLIPS = 32, 4, 4, 1
 SINGLY = 8  # candidates that the reference scores: its rate is what counts

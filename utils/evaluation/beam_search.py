@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.evaluation.decoding import DecodingSettings
 from utils.modeling.t5_inference import T5Inference
 
 # Stands for "impossible" in sums of log-probabilities, as in transformers: far below any, and still a number.
@@ -26,17 +27,6 @@ IMPOSSIBLE = -1.0e9
 SHARE_DONE = 0.25
 # Asking a GPU what is done makes it wait; a few steps too many cost less.
 STEPS_BETWEEN_CHECKS = {"cuda": 4}
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodingSettings:
-    """Beam search settings; lengths count generated tokens, </s> included (as transformers counts them)."""
-
-    num_beams: int = 4
-    length_penalty: float = 1.2
-    min_new_tokens: int = 10
-    max_new_tokens: int = 80
-    no_repeat_ngram_size: int = 3
 
 
 @dataclasses.dataclass

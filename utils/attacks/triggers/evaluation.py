@@ -40,7 +40,11 @@ def clean_side(
     file = cache_dir / f"clean_{victim.key}.jsonl"
     found = summaries(context, victim, [items[n].clean for n in live], done_file=file, what=f"{victim.key}: clean")
     losses = exact_losses(context, victim, [items[n].clean for n in live], [items[n].labels for n in live])
-    scores = rouge_scores(found, [items[n].summary for n in live], processes=context.rouge_processes) if live else {}
+    scores = (
+        rouge_scores(found, [items[n].summary for n in live], metrics=ROUGES, processes=context.rouge_processes)
+        if live
+        else {}
+    )
     texts, all_losses = [""] * len(items), np.full(len(items), np.nan)
     rouge = {metric: np.zeros(len(items)) for metric in ROUGES}
     for place, n in enumerate(live):
@@ -87,7 +91,11 @@ def evaluate_trigger(
     what = f"{source} {trigger_type} {name} on {victim.key}"
     texts = summaries(context, victim, inputs, done_file=cache_dir / f"{stem}.jsonl", what=what)
     losses = exact_losses(context, victim, inputs, [items[n].labels for n in live])
-    scores = rouge_scores(texts, [items[n].summary for n in live], processes=context.rouge_processes) if live else {}
+    scores = (
+        rouge_scores(texts, [items[n].summary for n in live], metrics=ROUGES, processes=context.rouge_processes)
+        if live
+        else {}
+    )
     words = context.view.text(trigger).strip()
     typed = [items[n].attacked_text(trigger_type, words, context.prefix, places[n]) for n in live]
     typable = reads_as(context.view, typed, inputs, prefix="", max_input_length=context.max_input_length)
