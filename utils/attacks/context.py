@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from utils.attacks.encoding import EncodedText, Example, encode_texts
-from utils.attacks.legal_tokens import LegalTokens, TokenizerView
+from utils.attacks.legal_tokens import LegalTokens, TokenIds, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.core.errors import Interrupted
 from utils.core.fingerprint import fingerprint
@@ -109,7 +110,7 @@ class Victim:
 
 
 def summaries(
-    context: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], *, done_file: Path | None, what: str
+    context: AttackContext, victim: Victim, inputs: Sequence[TokenIds], *, done_file: Path | None, what: str
 ) -> list[str]:
     """Summaries of `inputs` by the evaluation's own decoding; known ones are taken, equal inputs generated once."""
     found: dict[tuple[int, ...], str] = {}
@@ -139,7 +140,7 @@ def summaries(
     return [found[tuple(map(int, row))] for row in inputs]
 
 
-def rouge_l(context: AttackContext, predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def rouge_l(context: AttackContext, predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
     """ROUGE-L F of each pair, float64 [N]."""
     if not predictions:
         return np.zeros(0)
@@ -148,8 +149,8 @@ def rouge_l(context: AttackContext, predictions: Sequence[str], references: Sequ
 
 
 def exact_losses(
-    context: AttackContext, victim: Victim, inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
-) -> np.ndarray:
+    context: AttackContext, victim: Victim, inputs: Sequence[TokenIds], labels: Sequence[TokenIds]
+) -> NDArray[np.float64]:
     """Float32 mean NLL of `labels[n]` given `inputs[n]`, float64 [N]: the losses that are reported."""
     if not len(inputs):
         return np.zeros(0)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from utils.attacks.legal_tokens import TokenizerView
+from utils.attacks.legal_tokens import TokenIds, TokenizerView
 from utils.core.errors import UsageError
 
 EMPTY_ARTICLE = "empty_article"
@@ -125,7 +125,7 @@ class Segment:
         return self.old != self.new
 
 
-def segments(view: TokenizerView, encoded: EncodedText, attacked: Sequence[int]) -> list[Segment]:
+def segments(view: TokenizerView, encoded: EncodedText, attacked: TokenIds) -> list[Segment]:
     """The document in stretches, changed and unchanged, in order; what a person would type, and what stood there.
 
     `attacked`: ids of the same length as `encoded.ids`. Words that did not change keep their original characters,
@@ -148,13 +148,13 @@ def segments(view: TokenizerView, encoded: EncodedText, attacked: Sequence[int])
     return [part for part in (*parts, Segment(rest, rest)) if part.old or part.new]
 
 
-def attacked_document(view: TokenizerView, encoded: EncodedText, attacked: Sequence[int]) -> str:
+def attacked_document(view: TokenizerView, encoded: EncodedText, attacked: TokenIds) -> str:
     """The document with the words that `attacked` changes written anew: the text a person would type."""
     return "".join(segment.new for segment in segments(view, encoded, attacked))
 
 
 def reads_as(
-    view: TokenizerView, texts: Sequence[str], wanted: Sequence[Sequence[int]], *, prefix: str, max_input_length: int
+    view: TokenizerView, texts: Sequence[str], wanted: Sequence[TokenIds], *, prefix: str, max_input_length: int
 ) -> np.ndarray:
     """bool [N]: does the pipeline turn `prefix + text` into exactly the ids `wanted`?"""
     if not texts:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from utils.core.errors import StageError, UsageError
+from utils.modeling.batching import Row
 
 SPACE = "▁"  # SentencePiece writes a space as this sign, at the start of a piece that starts a word
 TOKEN_SETS = ("roundtrip", "raw")
 NATURAL_WORD = re.compile(SPACE + r"[a-z]{2,}")
 TokenArray: TypeAlias = NDArray[np.int64]
-TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]  # one input's or one text's token ids
+TokenIds: TypeAlias = Row  # token ids of one input, text or summary
 CACHE_LIMIT = 300_000  # sequences remembered by `survives`; about 100 MB
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy.stats import spearmanr
 
 from utils.attacks.context import AttackContext, Victim
@@ -14,7 +13,7 @@ from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
-from utils.core.errors import UsageError
+from utils.modeling.precision import resolve_precision
 
 log = logging.getLogger(__name__)
 SMALLEST_AGREEMENT = 0.98  # Spearman correlation of bf16 and fp32 gains
@@ -24,10 +23,7 @@ PROBES = 64
 def search_objective(context: AttackContext, victim: Victim, items: Sequence[EncodedText]) -> Objective:
     """The objective that a search uses: bfloat16 if `context.precision` allows it and it agrees with float32."""
     exact = Objective(victim.model, batch_tokens=context.batch_tokens)
-    if context.precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"attack precision {context.precision!r}: must be auto, fp32 or bf16")
-    cuda = exact.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if context.precision == "fp32" or (context.precision == "auto" and not cuda) or not items:
+    if not items or resolve_precision(context.precision, exact.device) == "fp32":
         return exact
     quick = Objective(victim.model, batch_tokens=context.batch_tokens, precision="bf16")
     agreement = rank_agreement(context, exact, quick, items)

@@ -7,16 +7,19 @@ respect to the input embeddings (HotFlip, Ebrahimi et al. 2018, eq. 10; here ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.attacks.encoding import EncodedText
 from utils.attacks.legal_tokens import LegalTokens, word_bounds
 
+Mask: TypeAlias = NDArray[np.bool_]
 GAIN_ELEMENTS = {"cpu": 1 << 24, "cuda": 1 << 28}  # numbers in one [rows, T, V] block of gains: 64 MB, 1 GB
 
 
@@ -49,7 +52,11 @@ class State:
 
 
 class EditablePositions:
-    """What may be changed in one state: open positions, and which of them are whole words of one token."""
+    """What may be changed in one state.
+
+    `open` bool [T]: attackable and not flipped yet. `whole` bool [T]: open, and a word of one token. `first`, `last`
+    int64 [document tokens]: first position and end of the word that each document position belongs to.
+    """
 
     def __init__(self, legal: LegalTokens, encoded: EncodedText, state: State) -> None:
         self.legal, self.encoded, self.state = legal, encoded, state
@@ -63,11 +70,15 @@ class EditablePositions:
         self.whole &= self.open
 
     def always_typable(self, position: int, token: int) -> bool:
-        """True where the change is typable by construction (or typability is not asked for)."""
+        """True where no check is needed: one whole word for another, or typability is not asked for."""
         return not self.legal.typable or bool(self.whole[position] and self.legal.whole_mask[token])
 
     def words_after(self, position: int, token: int) -> tuple[int, ...] | None:
-        """The ids of every word that the change touches, after it; None where no text can give them."""
+        """The ids that every word touched by the change has after it; None where no text can give them.
+
+        A token that does not start a word, put where a word started, joins that word to the one before it: both are
+        touched, because the tokenizer then reads them as one.
+        """
         start = self.encoded.start
         first, last = int(self.first[position - start]), int(self.last[position - start])
         if position == first and not self.legal.view.starts_word[token]:
@@ -86,26 +97,28 @@ def random_flips(editable: EditablePositions, count: int, rng: np.random.Generat
     else:
         positions, tokens = np.flatnonzero(editable.whole), legal.ids[: legal.whole]
     if not len(positions):
-        return _checked_random_flips(editable, count, rng) if legal.typable else []
+        return _random_flips_by_trial(editable, count, rng) if legal.typable else []
+    # A few more than wanted: some repeat, change nothing, or were tried before.
     drawn = zip(rng.choice(positions, 2 * count + 4), rng.choice(tokens, 2 * count + 4), strict=True)
     return _distinct(state, drawn, count)
 
 
-def _checked_random_flips(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
-    # No word of one token: draw freely and keep what survives. Rare, so plain is good enough.
+def _random_flips_by_trial(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
+    """Where no open position is a word of one token: draw freely and keep what is typable. Rare, so plain is enough."""
     positions = np.flatnonzero(editable.open)
     if not len(positions):
         return []
     drawn = list(zip(rng.choice(positions, 16 * count), rng.choice(editable.legal.ids, 16 * count), strict=True))
     words = [editable.words_after(int(p), int(t)) for p, t in drawn]
-    fine = iter(editable.legal.view.survives([w for w in words if w is not None]))
-    kept = [pair for pair, w in zip(drawn, words, strict=True) if w is not None and next(fine)]
+    typable = iter(editable.legal.view.survives([w for w in words if w is not None]))
+    kept = [pair for pair, w in zip(drawn, words, strict=True) if w is not None and next(typable)]
     return _distinct(editable.state, kept, count)
 
 
-def _distinct(state: State, pairs: object, count: int) -> list[Flip]:
+def _distinct(state: State, pairs: Iterable[tuple[Any, Any]], count: int) -> list[Flip]:
+    """The first `count` different (position, token) pairs that change the state and were not tried on it."""
     flips: dict[tuple[int, int], Flip] = {}
-    for position, token in pairs:  # type: ignore[attr-defined]
+    for position, token in pairs:
         position, token = int(position), int(token)
         old = int(state.ids[position])
         if token != old and (position, token) not in state.tried:
@@ -134,67 +147,76 @@ class FirstOrderScorer:
     """First-order gains over every legal (position, token) pair, reduced to the best few per input."""
 
     def __init__(self, legal: LegalTokens, embedding: Tensor, *, candidates: int, per_position: int) -> None:
-        self.legal, self.embedding = legal, embedding
+        self.legal, self.embedding = legal, embedding  # [vocabulary, d]
         self.candidates, self.per_position = candidates, per_position
-        ids = torch.from_numpy(legal.ids).to(embedding.device)
-        self.ids = ids
-        self.rows = embedding[ids].float()  # [V, d], whole words first
-        self.place = torch.full((embedding.shape[0],), -1, dtype=torch.long, device=embedding.device)
-        self.place[ids] = torch.arange(len(ids), device=embedding.device)
+        self.ids = torch.from_numpy(legal.ids).to(embedding.device)  # [V] legal ids, whole words first
+        self.rows = embedding[self.ids].float()  # [V, d] their embeddings
+        # Column of each vocabulary id in the [.., V] tables, -1 for an id that is not legal.
+        self.column = torch.full((embedding.shape[0],), -1, dtype=torch.long, device=embedding.device)
+        self.column[self.ids] = torch.arange(len(self.ids), device=embedding.device)
 
-    def top(self, ids: Tensor, gradient: Tensor, open_: np.ndarray, whole: np.ndarray) -> list[TopFlips]:
+    def top(self, ids: Tensor, gradient: Tensor, open_: Mask, whole: Mask) -> list[TopFlips]:
         """Best pairs of each row. `ids` int64 [b, T], `gradient` float32 [b, T, d], `open_`, `whole` bool [b, T].
 
-        In the roundtrip arm two lists are merged: all pairs, three times as many as wanted because some will turn
-        out not to be typable, and pairs of whole words, which always are.
+        Where flips must be typable two lists are merged: all pairs, three times as many as wanted because some will
+        turn out not to be typable, and pairs of whole words, which always are.
         """
+        # [b, T, V] gains can be larger than the memory (32 x 512 x 32,000 floats are 2 GB): rows go in slices.
         per_row = ids.shape[1] * len(self.ids)
         step = max(GAIN_ELEMENTS[ids.device.type if ids.device.type in GAIN_ELEMENTS else "cuda"] // per_row, 1)
-        found: list[TopFlips] = []
+        tops: list[TopFlips] = []
         for begin in range(0, len(ids), step):
             part = slice(begin, begin + step)
-            found += self._top(
+            tops += self._top(
                 ids[part],
                 gradient[part],
                 torch.from_numpy(open_[part]).to(ids.device),
                 torch.from_numpy(whole[part]).to(ids.device),
             )
-        return found
+        return tops
 
     @torch.inference_mode()
     def _top(self, ids: Tensor, gradient: Tensor, open_: Tensor, whole: Tensor) -> list[TopFlips]:
-        now = (gradient * self.embedding[ids].float()).sum(-1, keepdim=True)
-        gains = gradient @ self.rows.T - now
-        gains.nan_to_num_(nan=-torch.inf)
-        place = self.place[ids]
-        gains.scatter_(2, place.clamp(min=0)[..., None], torch.where(place[..., None] >= 0, -torch.inf, gains[..., :1]))
+        # HotFlip's eq. 10 for all pairs at once: gains[b, p, v] = g_p . e_v - g_p . e_old. One matrix product; the
+        # old token's share does not depend on v, so it is one number per position.
+        old = (gradient * self.embedding[ids].float()).sum(-1, keepdim=True)  # [b, T, 1]
+        gains = gradient @ self.rows.T - old  # [b, T, V]
+        gains.nan_to_num_(nan=-torch.inf)  # a NaN would win every topk
+        # A token is no flip of itself: -inf in its own column. Where the old id is not legal it has no column; clamp
+        # points to column 0 then, which gets its own value back.
+        column = self.column[ids]  # [b, T]
+        unchanged = torch.where(column[..., None] >= 0, -torch.inf, gains[..., :1])  # [b, T, 1]
+        gains.scatter_(2, column.clamp(min=0)[..., None], unchanged)
         gains.masked_fill_(~open_[..., None], -torch.inf)
         lists = [self._best(gains, self.candidates * (3 if self.legal.typable else 2))]
         if self.legal.typable and self.legal.whole:
-            lists.append(
-                self._best(
-                    gains[..., : self.legal.whole].masked_fill(~whole[..., None], -torch.inf), 2 * self.candidates
-                )
-            )
-        merged = torch.cat([values for values, _, _ in lists], 1)
+            # Whole words are the first columns, so that their table is a slice.
+            words = gains[..., : self.legal.whole].masked_fill(~whole[..., None], -torch.inf)
+            lists.append(self._best(words, 2 * self.candidates))
+        values = torch.cat([values for values, _, _ in lists], 1).double().cpu().numpy()  # [b, M] each
         positions = torch.cat([positions for _, positions, _ in lists], 1).cpu().numpy()
-        tokens = self.ids[torch.cat([tokens for _, _, tokens in lists], 1)].cpu().numpy()
-        values = merged.double().cpu().numpy()
-        out = []
+        tokens = self.ids[torch.cat([columns for _, _, columns in lists], 1)].cpu().numpy()
+        tops = []
         for row_values, row_positions, row_tokens in zip(values, positions, tokens, strict=True):
+            # By falling gain, then position, then token: ties come out alike on every device. Doubles stay (`choose`
+            # drops them); -inf marks what is no flip.
             order = np.lexsort((row_tokens, row_positions, -row_values))
             order = order[np.isfinite(row_values[order])]
-            out.append(TopFlips(row_positions[order], row_tokens[order], row_values[order]))
-        return out
+            tops.append(TopFlips(row_positions[order], row_tokens[order], row_values[order]))
+        return tops
 
     def _best(self, gains: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The `count` best (value, position, token place) per row, at most `per_position` x 2 at one position."""
+        """The `count` best (value, position, column) per row of `gains` [b, T, V], [b, count] each.
+
+        At most 2 x `per_position` of one position: twice the cap, because some will not be typable. So the topk over
+        all T x V pairs is one over V per position and one over the T x depth that are left.
+        """
         rows, length, vocabulary = gains.shape
         depth = min(2 * self.per_position, vocabulary)
-        values, tokens = gains.topk(depth, dim=2)
+        values, columns = gains.topk(depth, dim=2)  # [b, T, depth]
         count = min(count, length * depth)
-        best, flat = values.reshape(rows, -1).topk(count, dim=1)
-        return best, flat // depth, tokens.reshape(rows, -1).gather(1, flat)
+        best, flat = values.reshape(rows, -1).topk(count, dim=1)  # flat index = position x depth + rank
+        return best, flat // depth, columns.reshape(rows, -1).gather(1, flat)
 
 
 def choose(
@@ -209,27 +231,29 @@ def choose(
 
     New: not tried on this state, and not among the flips `besides[i]`, which are scored anyway.
     """
+    # The words that each pair would make, None where no check is needed or no text can give them; all of them are
+    # encoded in one call, because the tokenizer is slow for one word and quick for thousands.
     words = [
         [None if editable.always_typable(p, t) else editable.words_after(p, t) for p, t in _pairs(top)]
         for editable, top in zip(editables, tops, strict=True)
     ]
+    to_check = [w for row in words for w in row if w is not None]
     view = editables[0].legal.view if editables else None
-    asked = [w for row in words for w in row if w is not None]
-    fine = dict(zip(asked, view.survives(asked), strict=True)) if view and asked else {}
+    typable = dict(zip(to_check, view.survives(to_check), strict=True)) if view and to_check else {}
     chosen: list[list[Flip]] = []
     for n, (editable, top, row, wanted) in enumerate(zip(editables, tops, words, candidates, strict=True)):
         known = {(flip.position, flip.new) for flip in besides[n]} if besides else set()
         flips: dict[tuple[int, int], Flip] = {}
-        at: dict[int, int] = {}
+        taken: dict[int, int] = {}  # flips at each position
         for (position, token), word, gain in zip(_pairs(top), row, top.gains, strict=True):
             if len(flips) >= wanted:
                 break
             pair = (position, token)
-            if pair in flips or pair in known or pair in editable.state.tried or at.get(position, 0) >= per_position:
+            if pair in flips or pair in known or pair in editable.state.tried or taken.get(position, 0) >= per_position:
                 continue
-            if not (editable.always_typable(position, token) or (word is not None and fine[word])):
+            if not (editable.always_typable(position, token) or (word is not None and typable[word])):
                 continue
-            at[position] = at.get(position, 0) + 1
+            taken[position] = taken.get(position, 0) + 1
             flips[pair] = Flip(position, int(editable.state.ids[position]), token, float(gain))
         chosen.append(list(flips.values()))
     return chosen

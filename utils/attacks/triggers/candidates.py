@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from utils.attacks.legal_tokens import LegalTokens
 from utils.core.errors import StageError
@@ -51,7 +52,7 @@ def candidate_triggers(
     legal: LegalTokens,
     kind: str,
     trigger: Sequence[int],
-    gains: np.ndarray | None,
+    gains: NDArray[np.float64] | None,
     *,
     count: int,
     top_k: int,
@@ -61,30 +62,35 @@ def candidate_triggers(
     """Up to `count` different typable neighbours of `trigger`, each with one token changed (with `pairs`, some two).
 
     `gains` float [length, V] over `token_pool`: first-order gain of each token at each slot; None draws at random.
+    The best single swaps come first, then draws among each slot's `top_k` tokens (as in GCG, Zou et al. 2023, where
+    a sampled candidate often beats the greedy one), then a few at random.
     """
     pool, length = token_pool(legal, kind), len(trigger)
     swaps: list[list[int]] = []
     if gains is not None and np.abs(gains).max() > 0:
         depth = min(top_k, len(pool))
+        # argpartition finds each slot's `depth` best in O(V); only these [length, depth] are then sorted.
         top = np.argpartition(-gains, depth - 1, axis=1)[:, :depth]
         values = np.take_along_axis(gains, top, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
         top, values = np.take_along_axis(top, order, axis=1), np.take_along_axis(values, order, axis=1)
+        # Over all slots at once: flat index n is slot n // depth, rank n % depth.
         ranked = np.argsort(-values, axis=None, kind="stable")[: EXTRA * count]
         best = [_swapped(trigger, [int(n // depth)], [int(pool[top[n // depth, n % depth]])]) for n in ranked]
-        swaps += _fine(legal, trigger, best, int(BEST_SHARE * count))
-        several = rng.random(EXTRA * count) < (0.5 if pairs and length > 1 else 0.0)
-        # Rank-weighted: a slot's better tokens come up more often, all of the top k can.
+        swaps += _new_and_typable(legal, trigger, best, int(BEST_SHARE * count))
+        # Two slots at once early in the search: a way past a token that only helps together with another one.
+        two_slots = rng.random(EXTRA * count) < (0.5 if pairs and length > 1 else 0.0)
+        # Rank-weighted (1/rank): a slot's better tokens come up more often, all of the top k can.
         weights = 1.0 / np.arange(1, depth + 1)
         ranks = rng.choice(depth, size=(EXTRA * count, 2), p=weights / weights.sum())
         drawn = []
-        for two, rank in zip(several, ranks, strict=True):
-            slots = rng.permutation(length)[: 2 if two else 1]
+        for two, rank in zip(two_slots, ranks, strict=True):
+            slots = rng.permutation(length)[: 2 if two else 1].tolist()
             drawn.append(_swapped(trigger, slots, [int(pool[top[s, k]]) for s, k in zip(slots, rank, strict=False)]))
-        swaps += _fine(legal, trigger, drawn, count - int(RANDOM_SHARE * count) - len(swaps), swaps)
+        swaps += _new_and_typable(legal, trigger, drawn, count - int(RANDOM_SHARE * count) - len(swaps), swaps)
     plain = pool if kind == "natural" or not legal.typable else pool[: legal.whole]
     anywhere = [_swapped(trigger, [int(rng.integers(length))], [int(rng.choice(plain))]) for _ in range(EXTRA * count)]
-    return swaps + _fine(legal, trigger, anywhere, count - len(swaps), swaps)
+    return swaps + _new_and_typable(legal, trigger, anywhere, count - len(swaps), swaps)
 
 
 def _swapped(trigger: Sequence[int], slots: Sequence[int], tokens: Sequence[int]) -> list[int]:
@@ -94,13 +100,14 @@ def _swapped(trigger: Sequence[int], slots: Sequence[int], tokens: Sequence[int]
     return changed
 
 
-def _fine(
+def _new_and_typable(
     legal: LegalTokens,
     trigger: Sequence[int],
     drawn: Sequence[list[int]],
     count: int,
     taken: Sequence[Sequence[int]] = (),
 ) -> list[list[int]]:
+    """The first `count` of `drawn` that are typable and neither `trigger` nor among `taken`."""
     known = {tuple(trigger), *map(tuple, taken)}
     fresh = [list(t) for t in dict.fromkeys(map(tuple, drawn)) if t not in known]
     return [t for t, fine in zip(fresh, typable(legal, fresh), strict=True) if fine][: max(count, 0)]
