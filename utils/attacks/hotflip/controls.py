@@ -84,11 +84,11 @@ def random_sets(
     for _ in range(draws):
         state, flips = State(np.asarray(item.ids, dtype=np.int64), 0.0), []
         for _ in range(num_flips):
-            found = random_flips(EditablePositions(legal, item, state), 1, rng)
-            if not found:
+            drawn = random_flips(EditablePositions(legal, item, state), 1, rng)
+            if not drawn:
                 break
-            flips += found
-            state = state.child(found[0], 0.0)
+            flips += drawn
+            state = state.child(drawn[0], 0.0)
         sets.append(flips)
     return sets
 
@@ -108,15 +108,15 @@ def strongest_random(
         for item, rng in zip(items, rngs, strict=True)
     ]
     inputs, owner = [], []
-    for e, (item, several) in enumerate(zip(items, sets, strict=True)):
-        for flips in several:
+    for e, (item, draws_of_item) in enumerate(zip(items, sets, strict=True)):
+        for flips in draws_of_item:
             ids = np.asarray(item.ids, dtype=np.int64).copy()
             ids[[f.position for f in flips]] = [f.new for f in flips]
             inputs.append(ids)
             owner.append(e)
     losses = objective.losses(inputs, Targets([item.labels for item in items], objective.device), owner)
-    table = np.nan_to_num(losses.reshape(len(items), draws), nan=-np.inf)
-    return [several[int(np.argmax(row))] for several, row in zip(sets, table, strict=True)]
+    table = np.nan_to_num(losses.reshape(len(items), draws), nan=-np.inf)  # a NaN is not the strongest
+    return [draws_of_item[int(np.argmax(row))] for draws_of_item, row in zip(sets, table, strict=True)]
 
 
 def one_shot(
@@ -127,16 +127,17 @@ def one_shot(
     One gradient, no exact score, no search, no typability; attacked ids int64 [T] per example. What published
     "HotFlip" numbers are often made with, and so the least that a real attack has to reach.
     """
-    attacked = [np.asarray(item.ids, dtype=np.int64).copy() for item in items]
-    tokens = torch.from_numpy(legal.ids).to(objective.device)
-    rows = objective.embedding[tokens].float()
+    attacked = [np.array(item.ids, dtype=np.int64) for item in items]
+    tokens = torch.from_numpy(legal.ids).to(objective.device)  # [V]
+    rows = objective.embedding[tokens].float()  # [V, d]
 
     def use(batch: np.ndarray, ids: torch.Tensor, gradient: torch.Tensor) -> None:
         for k, i in enumerate(batch):
-            places = torch.tensor(items[i].attackable, device=gradient.device)
-            top = places[gradient[k, places].norm(dim=1).topk(min(num_flips, len(places))).indices]
-            scores = gradient[k, top] @ rows.T
-            scores[tokens[None, :] == ids[k, top][:, None]] = -torch.inf
+            positions = torch.tensor(items[i].attackable, device=gradient.device)
+            top = positions[gradient[k, positions].norm(dim=1).topk(min(num_flips, len(positions))).indices]
+            # The arg-max over v of g . (e_v - e_old) is that of g . e_v: the old token's share is the same for all v.
+            scores = gradient[k, top] @ rows.T  # [flips, V]
+            scores[tokens[None, :] == ids[k, top][:, None]] = -torch.inf  # a token is no flip of itself
             attacked[i][top.cpu().numpy()] = tokens[scores.argmax(dim=1)].cpu().numpy()
 
     targets = Targets([item.labels for item in items], objective.device)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import (
@@ -60,6 +62,7 @@ class Memory:
     """The last exact gain of every flip that was scored, per trajectory: gains add up, more or less."""
 
     def __init__(self) -> None:
+        # (example, restart) -> (position, token) -> gain in nats
         self.gains: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
 
     def learn(self, trajectory: SearchTrajectory, flips: Sequence[Flip], gains: Sequence[float]) -> None:
@@ -100,71 +103,85 @@ class GradientProposer:
         self.candidates, self.random_candidates, self.per_position = candidates, random_candidates, per_position
         self.noisy_gradients, self.remembered = noisy_gradients, int(remembered * candidates)
         self.scorer = FirstOrderScorer(legal, objective.embedding, candidates=candidates, per_position=per_position)
-        self.sigma = float(self.scorer.rows.std())
+        self.sigma = float(self.scorer.rows.std())  # noise as large as embeddings differ: about as far as a flip goes
         self.memory = Memory()
 
     def propose(self, trajectories: Sequence[SearchTrajectory], states: Sequence[State]) -> list[list[Flip]]:
-        """Flips to score for each state (`trajectories[i]` is the trajectory of `states[i]`)."""
+        """Flips to score for each state (`trajectories[i]` is that of `states[i]`)."""
         editables = [
-            EditablePositions(self.legal, self.encoded[w.example], s) for w, s in zip(trajectories, states, strict=True)
+            EditablePositions(self.legal, self.encoded[t.example], s) for t, s in zip(trajectories, states, strict=True)
         ]
-        rng_flips = [random_flips(g, self.candidates, w.rng) for g, w in zip(editables, trajectories, strict=True)]
-        tops: list = [None] * len(states)
-        known = [self.memory.flips(w, g, 4 * self.remembered) for w, g in zip(trajectories, editables, strict=True)]
-        expected: list[list[float]] = [[] for _ in states]
-        again: list[list[float]] = [[] for _ in states]
-
-        def use(rows: np.ndarray, ids, gradient) -> None:  # type: ignore[no-untyped-def]
-            width = ids.shape[1]
-            open_, whole = np.zeros((len(rows), width), dtype=bool), np.zeros((len(rows), width), dtype=bool)
-            for k, i in enumerate(rows):
-                open_[k, : len(editables[i].open)] = editables[i].open
-                whole[k, : len(editables[i].whole)] = editables[i].whole
-            for i, top in zip(rows, self.scorer.top(ids, gradient, open_, whole), strict=True):
-                tops[i] = top
-            for k, i in enumerate(rows):
-                expected[i] = self._predict(rng_flips[i], gradient[k])
-                again[i] = self._predict(known[i], gradient[k])
-
-        seeds = [w.rng.integers(2**63, size=self.noisy_gradients) for w in trajectories]
-        smoothing = Smoothing(
-            self.sigma,
-            [None, *([row[s] for row in seeds] for s in range(self.noisy_gradients))],
-            [np.flatnonzero(g.open) for g in editables],
-        )
-        owner = [w.example for w in trajectories]
-        self.objective.gradients([s.ids for s in states], self.targets, owner, use, smoothing=smoothing)
-        norms = smoothing.norms
+        random = [random_flips(e, self.candidates, t.rng) for e, t in zip(editables, trajectories, strict=True)]
+        # Four times as many as there is room for: some will not be typable on this state.
+        known = [self.memory.flips(t, e, 4 * self.remembered) for t, e in zip(trajectories, editables, strict=True)]
+        tops, random_gains, known_gains, norms = self._score(trajectories, states, editables, random, known)
+        # Where the gradient is zero its order means nothing: all candidates are random then.
         wanted = [self.candidates - self.random_candidates if norm > 0 else 0 for norm in norms]
-        tried = [TopFlips.of(flips, gains) for flips, gains in zip(known, again, strict=True)]
+        tried = [TopFlips.of(flips, gains) for flips, gains in zip(known, known_gains, strict=True)]
         # What earlier steps proved comes first; the gradient fills up.
         quotas = [min(self.remembered, count) for count in wanted]
         proved = choose(editables, tried, candidates=quotas, per_position=self.per_position)
         quotas = [count - len(flips) for count, flips in zip(wanted, proved, strict=True)]
-        chosen = choose(editables, tops, candidates=quotas, per_position=self.per_position, besides=proved)
+        by_gain = choose(editables, tops, candidates=quotas, per_position=self.per_position, besides=proved)
+        proposals = []
         for i, trajectory in enumerate(trajectories):
-            chosen[i] = [*proved[i], *chosen[i]]
             trajectory.gradients += 1 + self.noisy_gradients
             if math.isnan(trajectory.gradient_norm):
                 trajectory.gradient_norm = float(norms[i])
-            taken = {(f.position, f.new) for f in chosen[i]}
+            flips = [*proved[i], *by_gain[i]]
+            taken = {(flip.position, flip.new) for flip in flips}
             extra = [
-                Flip(f.position, f.old, f.new, gain, random=True)
-                for f, gain in zip(rng_flips[i], expected[i], strict=True)
-                if (f.position, f.new) not in taken
+                Flip(flip.position, flip.old, flip.new, gain, random=True)
+                for flip, gain in zip(random[i], random_gains[i], strict=True)
+                if (flip.position, flip.new) not in taken
             ]
-            chosen[i] += extra[: self.candidates - len(chosen[i])]
-        return chosen
+            proposals.append(flips + extra[: self.candidates - len(flips)])
+        return proposals
+
+    def _score(
+        self,
+        trajectories: Sequence[SearchTrajectory],
+        states: Sequence[State],
+        editables: Sequence[EditablePositions],
+        random: Sequence[Sequence[Flip]],
+        known: Sequence[Sequence[Flip]],
+    ) -> tuple[list[TopFlips], list[list[float]], list[list[float]], NDArray[np.float64]]:
+        """Per state: the best pairs by first-order gain; gains of the flips `random` and `known`; gradient norms."""
+        tops = [TopFlips.of([], [])] * len(states)
+        random_gains: list[list[float]] = [[] for _ in states]
+        known_gains: list[list[float]] = [[] for _ in states]
+
+        def use(rows: NDArray[np.int64], ids: Tensor, gradient: Tensor) -> None:
+            # One batch of gradients [b, T, d] at a time is reduced to a few pairs; all of them would not fit.
+            open_, whole = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)  # padding stays closed
+            for k, i in enumerate(rows):
+                open_[k, : len(editables[i].open)] = editables[i].open
+                whole[k, : len(editables[i].whole)] = editables[i].whole
+            for k, (i, top) in enumerate(zip(rows, self.scorer.top(ids, gradient, open_, whole), strict=True)):
+                tops[i] = top
+                random_gains[i] = self._predict(random[i], gradient[k])
+                known_gains[i] = self._predict(known[i], gradient[k])
+
+        seeds = [t.rng.integers(2**63, size=self.noisy_gradients) for t in trajectories]
+        smoothing = Smoothing(
+            self.sigma,
+            [None, *([int(row[s]) for row in seeds] for s in range(self.noisy_gradients))],
+            [np.flatnonzero(editable.open) for editable in editables],
+        )
+        owner = [t.example for t in trajectories]
+        self.objective.gradients([s.ids for s in states], self.targets, owner, use, smoothing=smoothing)
+        return tops, random_gains, known_gains, smoothing.norms
 
     def learn(self, trajectory: SearchTrajectory, flips: Sequence[Flip], gains: Sequence[float]) -> None:
         """Remember the flips that raise the loss."""
         self.memory.learn(trajectory, flips, gains)
 
-    def _predict(self, flips: Sequence[Flip], gradient) -> list[float]:  # type: ignore[no-untyped-def]
+    def _predict(self, flips: Sequence[Flip], gradient: Tensor) -> list[float]:
+        """First-order gain g_p . (e_new - e_old) of each flip; `gradient` float32 [T, d] of one input."""
         if not flips:
             return []
         table = self.scorer.embedding
-        change = table[[f.new for f in flips]].float() - table[[f.old for f in flips]].float()
+        change = table[[f.new for f in flips]].float() - table[[f.old for f in flips]].float()  # [flips, d]
         predicted: list[float] = (gradient[[f.position for f in flips]] * change).sum(1).double().cpu().tolist()
         return predicted
 
@@ -209,14 +226,15 @@ def _advance(
     step: int,
     beam: int,
 ) -> None:
-    jumping = [w for w in trajectories if step == 1 and w.restart > 0]
-    climbing = [w for w in trajectories if not (step == 1 and w.restart > 0)]
-    owners = [(w, s) for w in climbing for s in w.states]
-    proposals = proposer.propose([w for w, _ in owners], [s for _, s in owners]) if owners else []
-    for trajectory in jumping:  # a restart leaves the clean input by one random flip, whatever that does to the loss
+    # A restart leaves the clean input by one random flip, whatever that does to the loss; all others climb.
+    from_restart = [t for t in trajectories if step == 1 and t.restart > 0]
+    owners = [(t, s) for t in trajectories if t not in from_restart for s in t.states]
+    proposals = proposer.propose([t for t, _ in owners], [s for _, s in owners]) if owners else []
+    for trajectory in from_restart:
         editable = EditablePositions(legal, encoded[trajectory.example], trajectory.states[0])
         owners.append((trajectory, trajectory.states[0]))
         proposals.append(random_flips(editable, 1, trajectory.rng))
+    # All candidates of all states are scored in one call, so that batches are full; `losses` hands them out in order.
     inputs, rows = [], []
     for (trajectory, state), flips in zip(owners, proposals, strict=True):
         for flip in flips:
@@ -225,7 +243,7 @@ def _advance(
             inputs.append(ids)
             rows.append(trajectory.example)
     losses = iter(np.round(objective.losses(inputs, targets, rows), DECIMALS).tolist() if inputs else [])
-    children: dict[int, list[State]] = {id(w): [] for w in trajectories}
+    children: dict[int, list[State]] = {id(t): [] for t in trajectories}
     for (trajectory, state), flips in zip(owners, proposals, strict=True):
         scores = [next(losses) for _ in flips]
         trajectory.queries += len(flips)
@@ -239,13 +257,14 @@ def _advance(
                 trajectory.pairs.append((flip.predicted, score - state.loss, flip.random))
             children[id(trajectory)].append(state.child(flip, score))
     for trajectory in trajectories:
-        _select(trajectory, children[id(trajectory)], step=step, beam=beam, forced=trajectory in jumping)
+        _select(trajectory, children[id(trajectory)], step=step, beam=beam, forced=trajectory in from_restart)
 
 
 def _select(trajectory: SearchTrajectory, children: list[State], *, step: int, beam: int, forced: bool) -> None:
+    """Keep the `beam` strongest of the trajectory's states and their `children`; `forced`: of the children alone."""
     # A beam that is not full takes any child; a full one only what beats its weakest state.
-    floor = trajectory.states[-1].loss if len(trajectory.states) == beam else -math.inf
-    better = [child for child in children if forced or child.loss > floor + SMALLEST_GAIN]
+    to_beat = trajectory.states[-1].loss if len(trajectory.states) == beam else -math.inf
+    better = [child for child in children if forced or child.loss > to_beat + SMALLEST_GAIN]
     pool = better if forced and better else [*better, *trajectory.states]
     pool.sort(key=lambda state: -state.loss)  # stable: of equals the earlier candidate stays first
     kept: dict[bytes, State] = {}
