@@ -14,6 +14,7 @@ from utils.core.paths import Paths
 from utils.core.settings import Settings
 from utils.pipeline import runner as stage_runner
 from utils.pipeline.flags import problem_of, read_flag
+from utils.pipeline.plan import make_plan, to_run
 from utils.pipeline.stages import STAGES, upstream
 
 SEED = 7
@@ -124,10 +125,49 @@ def test_inputs_missing_or_stale_are_refused_with_exit_3(paths, settings, monkey
     assert "MAX_INPUT_LENGTH 512 -> 256" in capsys.readouterr().out
 
 
-def test_a_rerun_of_what_it_needs_makes_a_stage_stale(paths, settings):
+def with_outputs(word: str):
+    """Work whose outputs say `word`."""
+
+    def work(context: stage_runner.StageContext) -> None:
+        for path in context.stage.outputs(context.paths, context.seed):
+            write_text(path if path.suffix else path / "file", word)
+
+    return work
+
+
+def test_a_rerun_with_other_outputs_makes_what_read_them_stale_and_the_same_outputs_do_not(paths, settings):
     run_to(4)
     assert run(2, "--force") == 0
-    assert problem(4, paths, settings) == "stage 2_train_baseline has run again since"
+    assert problem(4, paths, settings) is None
+    assert run(2, "--force", work=with_outputs("other")) == 0
+    assert problem(4, paths, settings) == ("stage 2_train_baseline has other outputs now than those it was made from")
+
+
+def test_repeating_the_shared_stages_leaves_every_seed_valid(paths, settings):
+    """Their reports tell machine and time and differ each time; what seeds read is the same byte for byte."""
+
+    def shared(word: str):
+        def work(context: stage_runner.StageContext) -> None:
+            for path in context.stage.outputs(context.paths, context.seed):
+                report = path.name in context.stage.reports
+                write_text(path if path.suffix else path / "file", word if report else "content")
+
+        return work
+
+    for number in (0, 1):
+        assert run(number, work=shared("first")) == 0
+    for number in range(2, 8):
+        assert run(number) == 0
+    for number in (0, 1):
+        assert run(number, "--force", work=shared("second")) == 0
+    assert [problem(n, paths, settings) for n in range(8)] == [None] * 8
+    (paths.results_root / "setup_complete.json").unlink()
+    assert "setup_complete.json is gone" in problem(0, paths, settings)
+    assert [problem(n, paths, settings) for n in range(1, 8)] == [None] * 7
+    steps = make_plan(SEED, paths, settings)
+    assert [step.stage.number for step in to_run(steps)] == [0]
+    assert run(0, work=shared("third")) == 0
+    assert to_run(make_plan(SEED, paths, settings)) == []
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "same length"])
@@ -233,7 +273,7 @@ def test_a_stop_signal_ends_the_stage_without_a_flag(paths, settings, capsys):
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-    assert "stopped by SIGUSR1" in capsys.readouterr().out
+    assert "Interrupted by SIGUSR1. Progress saved; run the same command to resume." in capsys.readouterr().out
     assert problem(2, paths, settings) == "not done yet"
 
 
@@ -291,6 +331,7 @@ def test_quick_runs_keep_apart(settings, monkeypatch):
 def test_the_flag_records_what_made_it(paths, settings):
     run_to(2)
     flag = read_flag(STAGES[2], SEED, paths)
-    assert flag["settings"]["LEARNING_RATE"] == settings.LEARNING_RATE
-    assert {"commit", "dirty"} == set(flag["code"]) and set(flag["needs"]) == {"0", "1"}
-    assert all(len(facts["sha256"]) == 64 for facts in flag["outputs"].values())
+    assert flag.settings["LEARNING_RATE"] == settings.LEARNING_RATE
+    assert set(flag.code) >= {"commit", "dirty"} and set(flag.needs) == {"0", "1"}
+    assert {Path(path) for path in flag.outputs} == set(STAGES[2].outputs(paths, SEED))
+    assert all(len(item.sha256) == 64 for item in flag.outputs.values())

@@ -103,6 +103,15 @@ class Paths:
     def flag(self, stage: str, seed: int | None) -> Path:
         return self.work / f"{self._tag(stage, seed)}.flag"
 
+    @property
+    def known_hashes(self) -> Path:
+        """A cache of content hashes (utils/core/hashes.py)."""
+        return self.work / "stage_logs" / "hashes.json"
+
+    def forced(self, stage: str, seed: int) -> Path:
+        """Which forced run removed the stage's earlier progress: it does that once, and resumes afterwards."""
+        return self.work / f"seed_{seed}" / f"{stage}_forced.json"
+
     def log(self, stage: str, seed: int | None) -> Path:
         return self.work / "stage_logs" / f"{self._tag(stage, seed)}.log"
 

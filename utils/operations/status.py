@@ -150,7 +150,7 @@ def _stage_status(
     problem = problem_of(stage, seed, paths, settings)
     if problem is None:
         flag = read_flag(stage, seed, paths)
-        row.state, row.detail = "done", f"{flag['finished']}, {duration(flag.get('seconds', 0))}"
+        row.state, row.detail = "done", f"{flag.finished}, {duration(flag.seconds)}"
         return row
     if _at_work(stage, seed, paths):
         row.state = "running"

@@ -1,40 +1,129 @@
 """Completion flags that tell the truth: what made a stage's outputs, and whether that still holds. Torch-free.
 
-A flag is JSON: the settings that the stage depends on, the code revision, the tokens of the stages it read, and its
-outputs, each with sha256 and a stamp (names, sizes, times). It is written last and atomically, by
-utils/pipeline/runner.py alone. `problem_of` says in words why a flag does not hold, or None if it does. An output whose
-stamp is as recorded is not hashed again (as git and make do); any other is.
+A flag is written last and atomically, by utils/pipeline/runner.py alone. What counts is content: settings, the outputs
+of the stages that were read, the user's own files, and the outputs. When, where or by which run a stage was done does
+not count, so a shared stage that is repeated with the same outputs leaves every seed as it was.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from utils.core.files import sha256_of, write_json
+from utils.core.errors import InputError
+from utils.core.files import write_json
+from utils.core.fingerprint import fingerprint
+from utils.core.hashes import Artifact, describe, describe_anew, is_unchanged
 from utils.core.paths import Paths
 from utils.core.settings import Settings
 from utils.pipeline.stages import STAGES, Stage
 
-FORMAT = 1
-_FIELDS = {"format", "stage", "seed", "settings", "outputs", "needs", "token", "code", "finished"}
+FORMAT = 2
+_BY_CONTENT = "(a local path: its content counts)"
 
 
-def write_flag(stage: Stage, seed: int, paths: Paths, settings: Settings, facts: dict[str, Any]) -> dict[str, Any]:
-    """Describe the stage's outputs as they are now and write the flag; `facts` (code, finished, run_id...) go along."""
-    flag = {
-        "format": FORMAT,
-        "stage": stage.key,
-        "seed": stage.seed_of(seed),
-        "settings": settings.subset(stage.settings),
-        "needs": {str(n): read_flag(STAGES[n], seed, paths)["token"] for n in stage.needs},
-        "outputs": {str(path): describe(path) for path in stage.outputs(paths, seed)},
+@dataclass(frozen=True)
+class Basis:
+    """What a stage's work starts from.
+
+    settings: those of `Stage.settings`, JSON values. needs: token of each stage whose outputs are read, by its number.
+    inputs: the user's own files, by name.
+    """
+
+    settings: Mapping[str, Any]
+    needs: Mapping[str, str]
+    inputs: Mapping[str, Artifact]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that decides the stage's results: 16 hex digits."""
+        return fingerprint(self.settings, self.needs, {name: item.sha256 for name, item in self.inputs.items()})
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One finished stage.
+
+    stage: its key. seed: None for a stage that all seeds share. settings, needs, inputs: its `Basis`. outputs: by path.
+    forced: name of the forced run that made it, "" for none. code: commit and dirty flag. finished: local time.
+    run_id, slurm_job_id: of the process that finished it. seconds: of work in that process.
+    """
+
+    stage: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    needs: Mapping[str, str]
+    inputs: Mapping[str, Artifact]
+    outputs: Mapping[str, Artifact]
+    forced: str
+    code: Mapping[str, Any]
+    finished: str
+    run_id: str
+    seconds: float
+    slurm_job_id: str | None
+
+    @property
+    def token(self) -> str:
+        """Names what later stages read of this one: settings, needs and content of its outputs; no times, no ids."""
+        reports = next(stage.reports for stage in STAGES if stage.key == self.stage)
+        read = sorted((Path(path).name, item.sha256) for path, item in self.outputs.items())
+        content = [(name, digest) for name, digest in read if name not in reports]
+        return fingerprint(self.stage, self.seed, self.settings, self.needs, content)
+
+    def to_json(self) -> dict[str, Any]:
+        """The flag with its format, its token, and a seal that shows later edits."""
+        body = {"format": FORMAT, **asdict(self), "token": self.token}
+        return {**body, "seal": fingerprint(body)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Flag:
+        """The flag; ValueError if `content` is not one, or was edited."""
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError("was not written by this version of the pipeline")
+        body = {name: value for name, value in content.items() if name != "seal"}
+        if content.get("seal") != fingerprint(body):
+            raise ValueError("was changed after it was written")
+        values = {field.name: body[field.name] for field in fields(cls)}  # sealed by us: every field is there
+        for name in ("inputs", "outputs"):
+            values[name] = {key: Artifact(**item) for key, item in values[name].items()}
+        return cls(**values)
+
+
+def basis_of(stage: Stage, seed: int, paths: Paths, settings: Settings) -> Basis:
+    """What the stage would start from now; its needed stages must be done. Files that are missing are left out."""
+    return Basis(
+        settings=_settings_of(stage, settings),
+        needs={str(n): read_flag(STAGES[n], seed, paths).token for n in stage.needs},
+        inputs={name: describe(path) for name, path in stage.external(settings).items() if path.exists()},
+    )
+
+
+def write_flag(
+    stage: Stage, seed: int, paths: Paths, settings: Settings, basis: Basis, *, forced: str = "", facts: dict[str, Any]
+) -> Flag:
+    """Describe the stage's outputs as they are now and write the flag.
+
+    facts: the fields of Flag that tell when and where (code, finished, run_id, seconds, slurm_job_id).
+    InputError if a file of the user changed while the stage ran: nobody knows which content it read.
+    """
+    for name, artifact in basis_of(stage, seed, paths, settings).inputs.items():
+        before = basis.inputs.get(name)
+        if before is None or before.sha256 != artifact.sha256:
+            raise InputError(f"{name} was changed while this stage was running. Run the stage again.")
+    flag = Flag(
+        stage=stage.key,
+        seed=stage.seed_of(seed),
+        settings=basis.settings,
+        needs=basis.needs,
+        inputs=basis.inputs,
+        outputs={str(path): describe_anew(path) for path in stage.outputs(paths, seed)},
+        forced=forced,
         **facts,
-    }
-    flag["token"] = _token(flag)
-    write_json(paths.flag(stage.key, stage.seed_of(seed)), flag)
+    )
+    write_json(paths.flag(stage.key, stage.seed_of(seed)), flag.to_json())
     return flag
 
 
@@ -43,90 +132,107 @@ def clear_flag(stage: Stage, seed: int, paths: Paths) -> None:
     paths.flag(stage.key, stage.seed_of(seed)).unlink(missing_ok=True)
 
 
-def read_flag(stage: Stage, seed: int, paths: Paths) -> dict[str, Any]:
-    """The flag's content; FileNotFoundError if there is none, ValueError (in words) if it is not one of ours."""
+def read_flag(stage: Stage, seed: int, paths: Paths) -> Flag:
+    """The stage's flag; FileNotFoundError if there is none, ValueError (in words) if it is not one of ours."""
     path = paths.flag(stage.key, stage.seed_of(seed))
     try:
-        flag = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"its flag {path} is damaged") from error
-    except json.JSONDecodeError as error:
+        flag = Flag.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"its flag {path} is empty or damaged") from error
-    if not isinstance(flag, dict) or not set(flag) >= _FIELDS or flag["format"] != FORMAT:
-        raise ValueError(f"its flag {path} was not written by this pipeline")
-    if flag["token"] != _token(flag) or flag["stage"] != stage.key or flag["seed"] != stage.seed_of(seed):
-        raise ValueError(f"its flag {path} was changed after it was written")
+    except ValueError as error:
+        raise ValueError(f"its flag {path} {error}") from error
+    if flag.stage != stage.key or flag.seed != stage.seed_of(seed):
+        raise ValueError(f"its flag {path} is that of another stage or seed")
     return flag
+
+
+class Completion:
+    """Which stages of a seed are done under these settings, and why the others are not. Each is looked at once."""
+
+    def __init__(self, seed: int, paths: Paths, settings: Settings) -> None:
+        self._seed, self._paths, self._settings = seed, paths, settings
+        self._stale: dict[int, str | None] = {}
+
+    def problem(self, stage: Stage) -> str | None:
+        """Why the stage is not done, in words, or None if it is."""
+        return self.stale(stage) or self._output_problem(stage, reports=True)
+
+    def stale(self, stage: Stage) -> str | None:
+        """Why later stages cannot use what this one left, or None if they can. A missing report is no reason."""
+        if stage.number not in self._stale:
+            self._stale[stage.number] = self._look(stage)
+        return self._stale[stage.number]
+
+    def _look(self, stage: Stage) -> str | None:
+        try:
+            flag = read_flag(stage, self._seed, self._paths)
+        except FileNotFoundError:
+            return "not done yet"
+        except ValueError as error:
+            return str(error)
+        if changed := list(_differences(flag.settings, _settings_of(stage, self._settings))):
+            return "settings changed: " + ", ".join(changed)
+        if problem := self._input_problem(stage, flag):
+            return problem
+        for number in stage.needs:
+            needed = STAGES[number]
+            if problem := self.stale(needed):
+                return f"needs stage {needed.key}, which must run again ({problem})"
+            if flag.needs.get(str(number)) != read_flag(needed, self._seed, self._paths).token:
+                return f"stage {needed.key} has other outputs now than those it was made from"
+        if {Path(path) for path in flag.outputs} != set(stage.outputs(self._paths, self._seed)):
+            return "its outputs lie elsewhere now (the directories changed)"
+        return self._output_problem(stage, reports=False)
+
+    def _input_problem(self, stage: Stage, flag: Flag) -> str | None:
+        external = stage.external(self._settings)
+        for name in sorted({*external, *flag.inputs}):
+            if name not in external or not external[name].exists():
+                return f"its input {name} is gone" + (f" ({external[name]})" if name in external else "")
+            if name not in flag.inputs:
+                return f"its input {name} is new ({external[name]})"
+            if not is_unchanged(external[name], flag.inputs[name], self._paths.known_hashes):
+                return f"its input {name} was changed ({external[name]})"
+        return None
+
+    def _output_problem(self, stage: Stage, *, reports: bool) -> str | None:
+        for name, artifact in read_flag(stage, self._seed, self._paths).outputs.items():
+            path = Path(name)
+            if (path.name in stage.reports) != reports:
+                continue
+            if not path.exists():
+                return f"its output {path} is gone"
+            if not is_unchanged(path, artifact, self._paths.known_hashes):
+                return f"its output {path} was changed after the stage finished"
+        return None
 
 
 def problem_of(stage: Stage, seed: int, paths: Paths, settings: Settings) -> str | None:
     """Why the stage is not done under these settings, in words, or None if it is."""
-    try:
-        flag = read_flag(stage, seed, paths)
-    except FileNotFoundError:
-        return "not done yet"
-    except ValueError as error:
-        return str(error)
-    changed = _changed(flag["settings"], settings.subset(stage.settings))
-    if changed:
-        return "settings changed: " + ", ".join(changed)
-    for number in stage.needs:
-        needed = STAGES[number]
-        problem = problem_of(needed, seed, paths, settings)
-        if problem:
-            return f"needs stage {needed.key}, which must run again ({problem})"
-        if flag["needs"].get(str(number)) != read_flag(needed, seed, paths)["token"]:
-            return f"stage {needed.key} has run again since"
-    recorded = {Path(path): facts for path, facts in flag["outputs"].items()}
-    if set(recorded) != set(stage.outputs(paths, seed)):
-        return "its outputs lie elsewhere now (the directories changed)"
-    for path, facts in recorded.items():
-        problem = _output_problem(path, facts)
-        if problem:
-            return problem
-    return None
+    return Completion(seed, paths, settings).problem(stage)
 
 
 def input_problem(stage: Stage, seed: int, paths: Paths, settings: Settings) -> str | None:
     """Which stage must run before this one can, and why; None if all inputs are there and current."""
-    for number in stage.needs:
-        problem = problem_of(STAGES[number], seed, paths, settings)
-        if problem:
-            return f"stage {STAGES[number].key}: {problem}"
-    return None
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """sha256 of a file or directory, and a stamp of the names, sizes and modification times in it."""
-    return {"sha256": sha256_of(path), "stamp": _stamp(path)}
+    completion = Completion(seed, paths, settings)
+    problems = ((STAGES[number].key, completion.stale(STAGES[number])) for number in stage.needs)
+    return next((f"stage {key}: {problem}" for key, problem in problems if problem), None)
 
 
 def output_hashes(stage: Stage, seed: int, paths: Paths) -> dict[str, str]:
-    """sha256 of each output by path, as the stage's flag recorded it."""
-    return {path: facts["sha256"] for path, facts in read_flag(stage, seed, paths)["outputs"].items()}
+    """sha256 of each output that later stages read, by path, as the stage's flag recorded it."""
+    outputs = read_flag(stage, seed, paths).outputs
+    return {path: item.sha256 for path, item in outputs.items() if Path(path).name not in stage.reports}
 
 
-def _stamp(path: Path) -> str:
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    stats = [(file, file.stat()) for file in files]
-    listing = [f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}" for file, stat in stats]
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]
+def _settings_of(stage: Stage, settings: Settings) -> dict[str, Any]:
+    """The settings that the stage depends on; a path whose content is an input counts by that content alone."""
+    by_content = {name.partition("/")[0] for name in stage.external(settings)}
+    values = settings.subset(stage.settings)
+    return {name: _BY_CONTENT if name in by_content else value for name, value in values.items()}
 
 
-def _output_problem(path: Path, facts: dict[str, Any]) -> str | None:
-    if not path.exists():
-        return f"its output {path} is gone"
-    if _stamp(path) != facts["stamp"] and sha256_of(path) != facts["sha256"]:
-        return f"its output {path} was changed after the stage finished"
-    return None
-
-
-def _changed(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return [
-        f"{name} {old.get(name)} -> {new.get(name)}" for name in sorted(old | new) if old.get(name) != new.get(name)
-    ]
-
-
-def _token(flag: dict[str, Any]) -> str:
-    body = {name: value for name, value in flag.items() if name != "token"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield f"{name} {old.get(name)} -> {new.get(name)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from utils.core.errors import InputError
 from utils.core.paths import Paths
 from utils.core.settings import Settings
-from utils.pipeline.flags import problem_of
+from utils.pipeline.flags import Completion
 from utils.pipeline.stages import STAGES, Stage
 
 
@@ -24,8 +24,11 @@ def make_plan(
 ) -> list[Step]:
     """The stages `first` to `last` in order. `force` runs them all; a stage behind one that runs, runs too.
 
+    A stage that only has to write a report again (Stage.reports) leaves what later stages read as it is.
+
     InputError if a stage before `first` would have to run for them.
     """
+    completion = Completion(seed, paths, settings)
     steps: list[Step] = []
     running: set[int] = set()
     for stage in STAGES[first : last + 1]:
@@ -35,13 +38,14 @@ def make_plan(
         elif ahead:
             reason = "follows stage " + " and ".join(STAGES[number].key for number in ahead)
         else:
-            reason = problem_of(stage, seed, paths, settings)
+            reason = completion.problem(stage)
         steps.append(Step(stage, reason))
         if reason is None:
             continue
-        running.add(stage.number)
+        if force or ahead or completion.stale(stage):
+            running.add(stage.number)
         for number in stage.needs:
-            if number < first and (problem := problem_of(STAGES[number], seed, paths, settings)):
+            if number < first and (problem := completion.stale(STAGES[number])):
                 raise InputError(
                     f"stage {stage.key} needs stage {STAGES[number].key}: {problem}. "
                     f"Start with that one, --stage {number}, or leave --stage out."

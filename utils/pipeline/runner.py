@@ -7,35 +7,65 @@ its outputs behind; everything else is here, so that all eight stages keep the s
 from __future__ import annotations
 
 import argparse
-import errno
+import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils.core.errors import InputError, Interrupted, PartDone, StageError, UsageError, UserError
+from utils.core.environment import forget_launch
+from utils.core.errors import (
+    InputError,
+    Interrupted,
+    PartDone,
+    StageError,
+    UsageError,
+    UserError,
+    explain,
+    is_disk_full,
+)
+from utils.core.files import write_text
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
+from utils.core.seeds import seed_argument
 from utils.core.settings import Settings, load_settings
-from utils.pipeline.flags import clear_flag, input_problem, output_hashes, problem_of, read_flag, write_flag
+from utils.pipeline.flags import (
+    Basis,
+    Flag,
+    basis_of,
+    clear_flag,
+    input_problem,
+    output_hashes,
+    problem_of,
+    read_flag,
+    write_flag,
+)
 from utils.pipeline.stages import STAGES, Stage, upstream
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TYPED = "typed "  # a --force that somebody typed: the next one is another
 FETCHING = (0, 1)  # stages that may ask the hub; all others read what these two wrote, on nodes without internet too
 
 
 @dataclass
 class StageContext:
-    """What a stage's work gets: who it is, its settings and paths, a log, and whether it was asked to stop."""
+    """What a stage's work gets.
+
+    stage, seed, settings, paths, log: who it is. started: Unix time. shard: (index, number of shards) of a job array.
+    basis: what the work starts from, as it was when it started. forced: name of the forced run ("" for none): the
+    stage's progress was removed once for it. stop_signal: name of the signal that asked to stop, "" before.
+    provenance: facts that the work adds to the metadata of its result files.
+    """
 
     stage: Stage
     seed: int
@@ -44,6 +74,8 @@ class StageContext:
     log: logging.Logger
     started: float
     shard: tuple[int, int] = (0, 1)
+    forced: str = ""
+    basis: Basis = field(default_factory=lambda: Basis({}, {}, {}))
     stop_signal: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -90,6 +122,7 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
     """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale)."""
     stage = STAGES[number]
     options = _options(stage, argv)
+    forget_launch()  # of the shell that we were started from: this is one process, torch would wait for others
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if number not in FETCHING:
         os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries are imported: they read it once
@@ -115,7 +148,8 @@ def _run(
     seed = options.seed
     log = _open_log(stage, seed, paths)
     started = time.time()
-    context = StageContext(stage, seed, settings, paths, log, started, _shard(options.shard))
+    forced = _forced_run(options, paths) if options.force else ""
+    context = StageContext(stage, seed, settings, paths, log, started, _shard(options.shard), forced)
     _listen(context)
     lock = paths.lock(stage.key, stage.seed_of(seed), context.shard)
     try:
@@ -126,20 +160,24 @@ def _run(
             stop_requested=context.stop_requested,
             log=log,
         ):
-            return _work(context, work, force=options.force)
+            return _work(context, work)
     except Interrupted:
-        log.warning("stopped by %s; what is done is saved. Start it again and it goes on.", context.stop_signal)
+        again = " (without --force, which starts anew)" if forced.startswith(_TYPED) else ""
+        log.warning("Interrupted by %s. Progress saved; run the same command%s to resume.", context.stop_signal, again)
         return 1
 
 
-def _work(context: StageContext, work: Callable[[StageContext], None], *, force: bool) -> int:
+def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
     stage, seed, settings, paths, log = context.stage, context.seed, context.settings, context.paths, context.log
     started = context.started = time.time()  # waiting for another process is not part of the work
     problem = problem_of(stage, seed, paths, settings)
-    if problem is None and not force:
-        _note_other_code(stage, seed, paths, log)
-        log.info("already done: its flag matches settings, inputs and outputs. --force makes it again.")
-        return 0
+    if problem is None:
+        flag = read_flag(stage, seed, paths)
+        if not context.forced or context.forced == flag.forced:
+            _note_other_code(flag, log)
+            how = "this forced run made it anew" if context.forced else "--force makes it anew"
+            log.info("already done: its flag matches settings, inputs and outputs; %s.", how)
+            return 0
     log.info("starts: %s", "forced" if problem is None else problem)
     missing = input_problem(stage, seed, paths, settings)
     if missing:
@@ -147,6 +185,9 @@ def _work(context: StageContext, work: Callable[[StageContext], None], *, force:
         return InputError.exit_code
     clear_flag(stage, seed, paths)
     try:
+        if context.forced:
+            _remove_progress_once(context)
+        context.basis = basis_of(stage, seed, paths, settings)
         work(context)
         absent = [str(path) for path in stage.outputs(paths, seed) if not path.exists()]
         if absent:
@@ -158,7 +199,7 @@ def _work(context: StageContext, work: Callable[[StageContext], None], *, force:
             "seconds": round(time.time() - started, 3),
             "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         }
-        write_flag(stage, seed, paths, settings, facts)
+        write_flag(stage, seed, paths, settings, context.basis, forced=context.forced, facts=facts)
     except Interrupted:
         raise
     except PartDone as part:
@@ -168,8 +209,8 @@ def _work(context: StageContext, work: Callable[[StageContext], None], *, force:
         log.error("failed: %s", error)
         return error.exit_code
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            log.exception("failed: %s", error)
+        if not is_disk_full(error):
+            log.exception("failed: %s", explain(error))
             return 1
         log.error("failed: no space left for %s. Free some (clean_checkpoints.sh), then run again.", error.filename)
         return 1
@@ -187,10 +228,10 @@ def _options(stage: Stage, argv: list[str] | None) -> argparse.Namespace:
         epilog="Exit codes: 0 done or already done, 1 failed, 2 wrong usage, 3 inputs missing or stale.",
         allow_abbrev=False,
     )
-    parser.add_argument("--seed", type=_seed, default=42, help="training seed (default 42)")
-    parser.add_argument("--force", action="store_true", help="run even if the stage is done")
+    parser.add_argument("--seed", type=seed_argument, default=42, help="training seed (default 42)")
+    parser.add_argument("--force", action="store_true", help="make the stage anew: its earlier progress is removed")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="a run's frozen settings (run_all.sh writes it)")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="do only the I-th of N parts (job arrays)")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="do only shard I of N, from 0 (job arrays)")
     options = parser.parse_args(argv)
     try:
         _shard(options.shard)
@@ -199,17 +240,40 @@ def _options(stage: Stage, argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"seed {text!r}: expected a whole number from 0 to 2147483647")
-    return int(text)
-
-
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UsageError(f"--shard {text}: expected I/N with 0 <= I < N")
     return int(index), int(count)
+
+
+def _forced_run(options: argparse.Namespace, paths: Paths) -> str:
+    """Names what --force was given for: a submitted run or a SLURM job keeps its name when it is requeued."""
+    if options.settings and options.settings.resolve().parent.parent == paths.runs.resolve():
+        return f"run {options.settings.resolve().parent.name}"
+    if job := os.environ.get("SLURM_ARRAY_JOB_ID" if options.shard != "0/1" else "SLURM_JOB_ID"):
+        return f"job {job} of {os.environ.get('SLURM_CLUSTER_NAME', 'the cluster')}"
+    return _TYPED + uuid.uuid4().hex
+
+
+def _remove_progress_once(context: StageContext) -> None:
+    """Forced means made anew: remove what the stage would resume from, once; a requeue of the forced run resumes."""
+    stage, seed, paths = context.stage, context.seed, context.paths
+    if not stage.progress(paths, seed):
+        return
+    marker = paths.forced(stage.key, seed)
+    with file_lock(
+        marker.with_suffix(".lock"),
+        unprotected="two tasks of a forced job array that start together may remove each other's work",
+        log=context.log,
+    ):
+        if marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(context.forced):
+            return
+        for path in stage.progress(paths, seed):
+            if path.exists():
+                context.log.info("forced: %s is removed", path)
+                shutil.rmtree(path)
+        write_text(marker, json.dumps(context.forced))
 
 
 def _open_log(stage: Stage, seed: int, paths: Paths) -> logging.Logger:
@@ -247,7 +311,7 @@ def _listen(context: StageContext) -> None:
         signal.signal(name, ask)
 
 
-def _note_other_code(stage: Stage, seed: int, paths: Paths, log: logging.Logger) -> None:
-    made, now = read_flag(stage, seed, paths)["code"], code_revision()
+def _note_other_code(flag: Flag, log: logging.Logger) -> None:
+    made, now = flag.code, code_revision()
     if made["commit"] != now["commit"]:
         log.info("note: it was made by code revision %s, this is %s", made["commit"][:10], now["commit"][:10])

@@ -5,19 +5,30 @@ python -m utils.pipeline.stages      prints the stage table of the README
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.core.names import ARMS, BASELINE
 from utils.core.paths import Paths
+from utils.core.settings import Settings
 from utils.core.text import slurm_time
+from utils.pipeline.external_inputs import data_files, model_files
 
-_MODEL = ("PROFILE", "MODEL_NAME", "MODEL_REVISION")
 _LENGTHS = ("TASK_PREFIX", "MAX_INPUT_LENGTH", "MAX_TARGET_LENGTH")
-_TRAINING = ("LEARNING_RATE", "BATCH_SIZE", "WEIGHT_DECAY", "GRADIENT_CLIP", "PRECISION")
+_TRAINING = (
+    "LEARNING_RATE",
+    "BATCH_SIZE",
+    "WEIGHT_DECAY",
+    "GRADIENT_CLIP",
+    "PRECISION",
+    "COMPUTE_GRADIENT_NORMS",
+    "TRACK_TRAINING_TIME",
+)
 _DECODING = ("NUM_BEAMS", "LENGTH_PENALTY", "MIN_NEW_TOKENS", "MAX_NEW_TOKENS", "NO_REPEAT_NGRAM_SIZE")
 _SCORING = ("BOOTSTRAP_SAMPLES", "CONFIDENCE")
 _ATTACK = (
+    "PRECISION",
     "ATTACK_TOKEN_SET",
     "ATTACK_LOSS",
     "ATTACK_SUCCESS_THRESHOLD",
@@ -26,26 +37,34 @@ _ATTACK = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage. `minutes` and `memory_gb` are what its job asks for; `settings` are those it depends on itself."""
+    """One stage of the experiment.
+
+    needs: numbers of the stages whose outputs it reads. memory_gb, minutes, gpu: what its job asks for.
+    settings: the settings that its results depend on, not counting those of the stages that it needs
+    (tests/test_stage_settings.py traces what each stage reads). external: files of the user that it reads, by name.
+    outputs: files and directories that a finished stage leaves. reports: names of those outputs that tell about the run
+    (machine, time) and decide nothing that later stages compute: losing one, or writing it again, makes nothing stale.
+    progress: what a restarted stage resumes from; --force removes it. resumable: whether the stage saves progress when
+    it is asked to stop, and continues from it. per_seed: False for what all seeds share.
+    """
 
     number: int
     name: str
     wrapper: str
     needs: tuple[int, ...]
-    gpu: bool
+    gpu: bool = False
     memory_gb: int
     minutes: int
     purpose: str
     settings: tuple[str, ...]
+    external: Callable[[Settings], Mapping[str, Path]] = lambda settings: {}
     outputs: Callable[[Paths, int], list[Path]]
+    reports: tuple[str, ...] = ()
+    progress: Callable[[Paths, int], list[Path]] = lambda paths, seed: []
+    resumable: bool = False
     per_seed: bool = True
-
-    @property
-    def resumable(self) -> bool:
-        """Whether the stage saves finished units and goes on from them: the long ones, on the GPU."""
-        return self.gpu
 
     @property
     def key(self) -> str:
@@ -65,30 +84,34 @@ def _results(*names: str) -> Callable[[Paths, int], list[Path]]:
     return lambda paths, seed: [paths.results(seed) / name for name in names]
 
 
+def _cache(stage: str) -> Callable[[Paths, int], list[Path]]:
+    return lambda paths, seed: [paths.units(seed, stage)]
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
-        0,
-        "setup",
-        "jobs/job_0_setup.sh",
-        (),
-        False,
-        16,
-        30,
-        "fetch and check T5-small, record the machine",
-        (*_MODEL, "MAX_INPUT_LENGTH"),
-        lambda paths, seed: [paths.pretrained, paths.results_root / "setup_complete.json"],
+        number=0,
+        name="setup",
+        wrapper="jobs/job_0_setup.sh",
+        needs=(),
+        memory_gb=16,
+        minutes=30,
+        purpose="fetch and check T5-small, record the machine",
+        settings=("PROFILE", "MODEL_NAME", "MODEL_REVISION"),
+        external=model_files,
+        outputs=lambda paths, seed: [paths.pretrained, paths.results_root / "setup_complete.json"],
+        reports=("setup_complete.json",),
         per_seed=False,
     ),
     Stage(
-        1,
-        "prepare_data",
-        "jobs/job_1_data.sh",
-        (0,),
-        False,
-        32,
-        120,
-        "load, clean, decontaminate, tokenise",
-        (
+        number=1,
+        name="prepare_data",
+        wrapper="jobs/job_1_data.sh",
+        needs=(0,),
+        memory_gb=32,
+        minutes=120,
+        purpose="load, clean, decontaminate, tokenise",
+        settings=(
             *_LENGTHS,
             "TRAIN_DATASETS",
             "TEST_DATASETS",
@@ -102,65 +125,73 @@ STAGES: tuple[Stage, ...] = (
             "TRIGGER_OPTIMIZE_SIZE_FULL",
             "TRIGGER_EVAL_SIZE_FULL",
         ),
-        lambda paths, seed: [
+        external=data_files,
+        outputs=lambda paths, seed: [
             paths.prepared,
             paths.results_root / "data_statistics.json",
             paths.results_root / "removed_examples.jsonl",
         ],
+        reports=("data_statistics.json", "removed_examples.jsonl"),
         per_seed=False,
     ),
     Stage(
-        2,
-        "train_baseline",
-        "jobs/job_2_baseline.sh",
-        (0, 1),
-        True,
-        64,
-        720,
-        "fine-tune the control",
-        (*_TRAINING, "NUM_EPOCHS", "WARMUP_RATIO"),
-        lambda paths, seed: [
-            paths.model(seed, "baseline"),
+        number=2,
+        name="train_baseline",
+        wrapper="jobs/job_2_baseline.sh",
+        needs=(0, 1),
+        gpu=True,
+        memory_gb=64,
+        minutes=720,
+        purpose="fine-tune the control",
+        settings=(*_TRAINING, "NUM_EPOCHS", "WARMUP_RATIO"),
+        outputs=lambda paths, seed: [
+            paths.model(seed, BASELINE),
             paths.results(seed) / "baseline_training_history.json",
         ],
+        progress=lambda paths, seed: [paths.training(seed, BASELINE)],
+        resumable=True,
     ),
     Stage(
-        3,
-        "train_monotonic",
-        "jobs/job_3_monotonic.sh",
-        (0, 1),
-        True,
-        64,
-        720,
-        "fine-tune under W = softplus(V)",
-        (*_TRAINING, "MONOTONIC_NUM_EPOCHS", "MONOTONIC_WARMUP_RATIO", "MONOTONIC_EPSILON", "CONTROL_ARMS"),
-        lambda paths, seed: [
+        number=3,
+        name="train_monotonic",
+        wrapper="jobs/job_3_monotonic.sh",
+        needs=(0, 1),
+        gpu=True,
+        memory_gb=64,
+        minutes=720,
+        purpose="fine-tune under W = softplus(V)",
+        settings=(*_TRAINING, "MONOTONIC_NUM_EPOCHS", "MONOTONIC_WARMUP_RATIO", "MONOTONIC_EPSILON", "CONTROL_ARMS"),
+        outputs=lambda paths, seed: [
             paths.model(seed, "monotonic"),
             paths.results(seed) / "monotonic_training_history.json",
         ],
+        progress=lambda paths, seed: [paths.training(seed, arm) for arm in ARMS if arm != BASELINE],
+        resumable=True,
     ),
     Stage(
-        4,
-        "evaluate",
-        "jobs/job_4_evaluate.sh",
-        (2, 3),
-        True,
-        32,
-        240,
-        "summarise every test set with every model, ROUGE with confidence intervals",
-        (*_DECODING, *_SCORING, "PRECISION"),
-        _results("evaluation_results.json", "predictions.jsonl"),
+        number=4,
+        name="evaluate",
+        wrapper="jobs/job_4_evaluate.sh",
+        needs=(2, 3),
+        gpu=True,
+        memory_gb=32,
+        minutes=240,
+        purpose="summarise every test set with every model, ROUGE with confidence intervals",
+        settings=(*_DECODING, *_SCORING, "PRECISION", "TRACK_INFERENCE_TIME"),
+        outputs=_results("evaluation_results.json", "predictions.jsonl"),
+        progress=_cache("evaluate"),
+        resumable=True,
     ),
     Stage(
-        5,
-        "uat_attacks",
-        "jobs/job_5_uat.sh",
-        (4,),
-        True,
-        16,
-        180,
-        "universal triggers: five types, transfer, controls",
-        (
+        number=5,
+        name="uat_attacks",
+        wrapper="jobs/job_5_uat.sh",
+        needs=(4,),
+        gpu=True,
+        memory_gb=16,
+        minutes=180,
+        purpose="universal triggers: five types, transfer, controls",
+        settings=(
             *_ATTACK,
             *_DECODING,
             *_SCORING,
@@ -173,18 +204,20 @@ STAGES: tuple[Stage, ...] = (
             "TRIGGER_GRADIENT_FREE_TYPES",
             "TRIGGER_RANDOM_CONTROLS",
         ),
-        _results("uat_results.json", "learned_triggers.csv", "uat_records.jsonl"),
+        outputs=_results("uat_results.json", "learned_triggers.csv", "uat_records.jsonl"),
+        progress=_cache("uat"),
+        resumable=True,
     ),
     Stage(
-        6,
-        "hotflip_attacks",
-        "jobs/job_6_hotflip.sh",
-        (4,),
-        True,
-        16,
-        120,
-        "HotFlip: up to five flips an example, transfer, controls",
-        (
+        number=6,
+        name="hotflip_attacks",
+        wrapper="jobs/job_6_hotflip.sh",
+        needs=(4,),
+        gpu=True,
+        memory_gb=16,
+        minutes=120,
+        purpose="HotFlip: up to five flips an example, transfer, controls",
+        settings=(
             *_ATTACK,
             *_DECODING,
             *_SCORING,
@@ -195,19 +228,20 @@ STAGES: tuple[Stage, ...] = (
             "HOTFLIP_RESTARTS",
             "COMPUTE_GRADIENT_NORMS",
         ),
-        _results("hotflip_results.json", "hotflip_records.jsonl"),
+        outputs=_results("hotflip_results.json", "hotflip_records.jsonl"),
+        progress=_cache("hotflip"),
+        resumable=True,
     ),
     Stage(
-        7,
-        "aggregate",
-        "jobs/job_7_aggregate.sh",
-        (5, 6),
-        False,
-        8,
-        15,
-        "combine, test, draw, copy to permanent storage",
-        (*_SCORING,),
-        lambda paths, seed: [
+        number=7,
+        name="aggregate",
+        wrapper="jobs/job_7_aggregate.sh",
+        needs=(5, 6),
+        memory_gb=8,
+        minutes=15,
+        purpose="combine, test, draw, copy to permanent storage",
+        settings=(),
+        outputs=lambda paths, seed: [
             *_results("final_results.json", "experiment_summary.txt", "report.html")(paths, seed),
             paths.final(seed) / "final_results.json",
         ],

@@ -1,0 +1,52 @@
+"""What stages read from outside the pipeline: the user's own model and data files. Torch-free.
+
+Each reader gives names for messages and flags, and paths; a flag records their content, so the same file under another
+spelling of its path is the same input, and an edited one is another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from utils.core.settings import Settings
+
+
+def model_files(settings: Settings) -> dict[str, Path]:
+    """Every visible file of the directory that MODEL_NAME names; nothing where it is a hub id or the demo's model."""
+    directory = Path(settings.MODEL_NAME)
+    if settings.PROFILE == "demo" or not directory.is_dir():
+        return {}
+    return {f"MODEL_NAME/{path.name}": path for path in _visible_files(directory)}
+
+
+def data_files(settings: Settings) -> dict[str, Path]:
+    """DATASETS_FILE and every file that it names, as utils/data/registry.py reads it (which checks it as well)."""
+    if not settings.DATASETS_FILE:
+        return {}
+    path = Path(settings.DATASETS_FILE)
+    found = {"DATASETS_FILE": path}
+    for name, given in _named(path):
+        for file in _visible_files(given) if given.is_dir() else [given]:
+            found[f"DATASETS_FILE/{name}/{file.name}"] = file
+    return found
+
+
+def _named(path: Path) -> Iterator[tuple[str, Path]]:
+    """Each file or directory in the JSON file, with a name such as dialogsum/train[0]; none in a damaged one."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    for key, entry in content.items() if isinstance(content, dict) else ():
+        files = entry.get("files") if isinstance(entry, dict) else None
+        for split, value in files.items() if isinstance(files, dict) else ():
+            for number, item in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(item, str) and item:
+                    yield f"{key}/{split}[{number}]", path.parent / item
+
+
+def _visible_files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
