@@ -201,7 +201,7 @@ def test_a_local_run_that_is_stopped_saves_its_units_and_goes_on(world, how):
         process.send_signal(getattr(signal, f"SIG{how}"))
     said = process.communicate(timeout=30)[0]
     assert process.returncode != 0 and "Traceback" not in said, said
-    assert "what is done is saved" in said
+    assert "Progress saved; run the same command to resume" in said
     before = len(units(world))
     assert 3 <= before < 40 and "stage_2_train_baseline_seed42" not in world.flags()
     world.behave(s2_train_baseline=SLOW | {"seconds": 0})

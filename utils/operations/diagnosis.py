@@ -82,7 +82,7 @@ CAUSES = (
     ),
     Cause(
         "inputs missing or stale",
-        r"inputs missing or stale|settings changed|was changed after|is gone|has run again since|must run again",
+        r"inputs missing or stale|settings changed|was changed after|is gone|has other outputs now|must run again",
         "the same command runs again what is needed",
     ),
     Cause("node failure", r"node failed|NODE_FAIL|DUE TO NODE FAILURE", "the same command goes on elsewhere"),
@@ -91,7 +91,7 @@ CAUSES = (
         r"no such setting|expected a |is not set|exit status 2\b|cannot write",
         "mend what the line names, then run again",
     ),
-    Cause("cancelled", r"got SIGTERM|stopped by SIG|CANCELLED|cancelled", "the same command goes on"),
+    Cause("cancelled", r"got SIGTERM|Interrupted by SIG|CANCELLED|cancelled", "the same command goes on"),
 )
 UNKNOWN = Cause("unknown", "", "read the log; the same command tries again")
 

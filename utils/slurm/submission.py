@@ -192,7 +192,7 @@ def run_here(record: RunRecord, steps: list[Step], force: bool) -> int:
         if code:
             print(
                 f"\nrun_all.sh: stage {step.stage.key} ended with exit code {code} (see above). "
-                "The same command goes on from there.",
+                f"The same command{' without --force' if force else ''} resumes from there.",
                 file=sys.stderr,
             )
             return code
