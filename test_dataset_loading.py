@@ -22,11 +22,13 @@ def main() -> int:
     if options.demo:
         os.environ["MONO_S2S_PROFILE"] = "demo"
 
+    from huggingface_hub import constants
+
     from utils.core.errors import UserError
     from utils.core.paths import Paths
     from utils.core.settings import load_settings
     from utils.data.preflight import look
-    from utils.data.registry import sources
+    from utils.data.registry import chosen_sources, sources
 
     logging.basicConfig(level=logging.ERROR)
     try:
@@ -34,8 +36,11 @@ def main() -> int:
         file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
         if file is None and options.demo:
             file = Paths.of(settings).demo_corpus / "datasets.json"
-        wanted = {*settings.TRAIN_DATASETS, *settings.TEST_DATASETS}
-        chosen = [source for key, source in sources(file).items() if key in wanted]
+        keys = settings.TRAIN_DATASETS, settings.TEST_DATASETS, settings.ATTACK_DATASET
+        chosen = list(chosen_sources(sources(file), *keys).values())
+        cache_dir = Path(settings.HF_CACHE_DIR or constants.HF_HUB_CACHE)  # the latter is looked at in any case
+        if not settings.HF_CACHE_DIR and settings.SCRATCH_DIR:
+            cache_dir = Paths.of(settings).work / "hf_cache"
     except UserError as error:
         print(f"test_dataset_loading.py: {error}", file=sys.stderr)
         return error.exit_code
@@ -45,12 +50,14 @@ def main() -> int:
         if hub_down and not source.files:
             print(f"{source.key:<13} {'PROBLEM':<8} {'not asked':<22} {'-':>7}  {'-':<11} {source.repository}")
             continue
-        finding = look(source)
+        finding = look(source, cache_dir)
         word = "ok" if finding.works else "PROBLEM"
         line = f"{finding.key:<13} {word:<8} {finding.rows:<22} {finding.seconds:7.1f}  {finding.revision:<11}"
         print(line, finding.where, flush=True)
         for reason in finding.reasons:
             print(f"{'':<13} {'note' if finding.works else 'why'}: {reason}")
+        for warning in finding.warnings:
+            print(f"{'':<13} warning: {warning}")
         if finding.advice:
             print(f"{'':<13} do: {finding.advice}")
         working += finding.works

@@ -68,7 +68,8 @@ CONTROL_ARMS: tuple[str, ...] = ()  # extra models of stage 3 (configs/choices.p
 # ---- data -------------------------------------------------------------------------------------------------------
 TRAIN_DATASETS = _choices.TRAIN_SETS
 TEST_DATASETS = _choices.TEST_SETS
-# JSON file that replaces data sources by local JSONL, CSV or parquet files (docs/data.md).
+ATTACK_DATASET = _choices.ATTACKED_SET  # the test set that attacks are measured on; optimised on its validation part
+# JSON file that replaces data sets, or adds some under keys of their own: local files, hub copies (docs/own-data.md).
 DATASETS_FILE = ""
 HF_CACHE_DIR = ""  # cache of downloads; empty: hf_cache in the work directory
 TASK_PREFIX = "summarize: "  # T5's own prefix for summarization

@@ -236,15 +236,24 @@ def check(settings: dict[str, Any]) -> None:
         raise SettingsError(
             "MAX_INPUT_LENGTH leaves no room for a document beside a trigger: at least 4 TRIGGER_LENGTH."
         )
-    _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], choices.TRAIN_SETS)
-    _subset("TEST_DATASETS", settings["TEST_DATASETS"], choices.TEST_SETS)
+    sets = tuple(dict.fromkeys((*choices.TRAIN_SETS, *choices.TEST_SETS, *_own_sets(settings["DATASETS_FILE"]))))
+    _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], sets)
+    _subset("TEST_DATASETS", settings["TEST_DATASETS"], sets)
     _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], choices.TRIGGER_TYPES)
     if settings["TRIGGER_GRADIENT_FREE_TYPES"]:
         _subset("TRIGGER_GRADIENT_FREE_TYPES", settings["TRIGGER_GRADIENT_FREE_TYPES"], choices.TRIGGER_TYPES)
-    if choices.ATTACKED_SET not in settings["TEST_DATASETS"]:
-        raise SettingsError(f"TEST_DATASETS: {choices.ATTACKED_SET} must be among them: attacks are measured on it.")
+    if (attacked := settings["ATTACK_DATASET"]) not in settings["TEST_DATASETS"]:
+        raise SettingsError(f"TEST_DATASETS: {attacked} must be among them, it is the ATTACK_DATASET.")
     if settings["CONTROL_ARMS"]:
         _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], choices.CONTROL_ARMS)
+
+
+def _own_sets(datasets_file: str) -> tuple[str, ...]:
+    """The keys in DATASETS_FILE; none if it cannot be read: stage 1 and the pre-flight say why."""
+    try:
+        return tuple(json.loads(Path(datasets_file).read_text(encoding="utf-8-sig"))) if datasets_file else ()
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 def _subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:

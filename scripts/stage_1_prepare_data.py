@@ -23,6 +23,7 @@ def work(context: StageContext) -> None:
         sources=sources(datasets_file),
         train_keys=settings.TRAIN_DATASETS,
         test_keys=settings.TEST_DATASETS,
+        attack_dataset=settings.ATTACK_DATASET,
         tokenizer=load_tokenizer(paths.pretrained),
         task_prefix=settings.TASK_PREFIX,
         max_input_length=settings.MAX_INPUT_LENGTH,

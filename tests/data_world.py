@@ -71,11 +71,13 @@ def write_file(path: Path, data: list[dict[str, Any]]) -> Path:
 
 def write_sets(directory: Path, data: dict[str, dict[str, list[dict[str, Any]]]], suffix: str = ".jsonl") -> Path:
     """Every set as local files; returns the DATASETS_FILE that names them."""
-    registry = {}
+    registry: dict[str, dict[str, Any]] = {}
     for key, splits in data.items():
         for split, content in splits.items():
             write_file(directory / key / f"{split}{suffix}", content)
         registry[key] = {"files": {split: f"{key}/{split}{suffix}" for split in splits}}
+    if "highlightsum" in registry:
+        registry["highlightsum"]["contains"] = ["dialogsum", "samsum"]
     path = directory / "datasets.json"
     path.write_text(json.dumps(registry), encoding="utf-8")
     return path

@@ -21,8 +21,9 @@ from tests.data_world import all_rows, arguments, rows, write_file
 from tests.hub import Hub
 from utils.core.errors import StageError
 from utils.data.hub import with_retries
-from utils.data.loading import fetch, read_rows
+from utils.data.loading import fetch
 from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
+from utils.data.readers import read_rows
 from utils.data.registry import DEFAULTS, DatasetSource, Mirror, sources
 
 SPLITS = {"train": 30, "validation": 6}

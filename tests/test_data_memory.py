@@ -12,7 +12,7 @@ from tests.pipeline_world import ROOT
 READ = """
 import sys
 from pathlib import Path
-from utils.data.loading import read_rows
+from utils.data.readers import read_rows
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1000
 rows = read_rows([Path(sys.argv[1])], "article", "abstract")

@@ -3,16 +3,17 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.data_world import rows
 from tests.test_data_hub import CSV, DATA, SOURCE, as_parquet, hub  # noqa: F401 - the fixture
 from tests.tiny import write_data
+from utils.core.files import write_json
 from utils.core.paths import Paths
 from utils.core.results import write_result
 from utils.core.settings import load_settings
-from utils.data.hub import pin_record
+from utils.data.hub import Pin, pin_record
 from utils.data.preflight import look
 from utils.data.registry import DEFAULTS
 from utils.operations import validation
@@ -25,9 +26,9 @@ def test_rows_come_by_ranges_from_the_first_place_that_works(hub, tmp_path):  # 
     hub.add("maker/set", {"README.md": b"a script repository", "set.py": b"x"}, {"refs/convert/parquet": big})
     found = look(SOURCE)
     assert found.works and found.where == "maker/set@refs/convert/parquet"
-    assert found.rows == "train 3, validation 3" and "loading script" in found.reasons[0]
+    assert found.rows == "train 20, validation 6" and "loading script" in found.reasons[0]
     hub.add("maker/csv", CSV)
-    assert look(replace(SOURCE, repository="maker/csv", mirrors=())).rows == "train 3, validation 3"
+    assert look(replace(SOURCE, repository="maker/csv", mirrors=())).rows == "train 20, validation 6"
 
 
 def test_what_does_not_work_is_named_with_what_to_do(hub, tmp_path):  # noqa: F811
@@ -93,6 +94,6 @@ def test_validate_tells_whether_nodes_without_internet_will_do(tmp_path, monkeyp
     done.remove(1)
     assert said()[0] == "PROBLEM" and "the hub does not answer" in said()[1]
     for source in DEFAULTS:  # an earlier run asked for all of them
-        pin_record(paths.work / "hf_cache", source.repository, "main").parent.mkdir(parents=True, exist_ok=True)
-        pin_record(paths.work / "hf_cache", source.repository, "main").touch()
+        pin = Pin(source.repository, "main", "0" * 40, ())
+        write_json(pin_record(paths.work / "hf_cache", source.repository, "main"), asdict(pin))
     assert said()[0] == "warning" and "stage 1 can take all from" in said()[1]

@@ -6,10 +6,15 @@ import json
 import random
 from pathlib import Path
 
+from utils.data.registry import DEFAULTS
+
 NAMES = "Anna Ben Carla David Emma Felix Greta Henry Iris Jonas Karin Leo Mona Nils Olga Paul".split()
 THINGS = "book bicycle lamp letter ticket camera garden kettle violin jacket map parcel ladder mirror boat".split()
 PLACES = "station market library harbour bridge school museum bakery theatre village".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+
+
+TITLES = {source.key: source.title for source in DEFAULTS}
 
 
 def example(rng: random.Random) -> tuple[str, str]:
@@ -46,7 +51,7 @@ def write_data(directory: Path, *, train: int = 40, test: int = 12, seed: int = 
                 lines.append(json.dumps({"id": f"{split}{number}", document: text, summary: short}))
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
             files[split] = f"{key}/{split}.jsonl"
-        registry[key] = {"files": files, "document": document, "summary": summary}
+        registry[key] = {"files": files, "document": document, "summary": summary, "title": TITLES[key]}
     path = directory / "datasets.json"
     path.write_text(json.dumps(registry, indent=1), encoding="utf-8")
     return path

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
 
 # A document shorter than this cannot be summarised; a summary of one word is a label. Only for training and
 # validation: a test set keeps every row that has text, or its numbers could not be compared with others'.
 MIN_DOCUMENT_WORDS = 8
 MIN_SUMMARY_WORDS = 2
 
+# Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han. (Hangul has spaces.)
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED += "\U00020000-\U0003ffff"
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _INVISIBLE = re.compile(
-    r"[\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b-\u200f\u2060\ufeff\ufffe\uffff]"
+    r"[\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b\u200e\u200f\u2060\ufeff\ufffe\uffff]"
 )
+# They shape Persian and Indic letters and hold an emoji family together; between Latin letters they are invisible.
+_JOINERS = re.compile("[\u200c\u200d]+")
 # Inside a document these would become pad, end of text or a sentinel: ids that no text may have.
-_CONTROL_WORDS = re.compile(r"</?(s|pad|unk|extra_id_\d+)>")
+_CONTROL_WORDS = re.compile(r"</?(?:s|pad|unk|extra_id_\d+)>")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -29,23 +34,26 @@ def clean_text(text: str) -> str:
     A line ends wherever Unicode says so (\\r, \\r\\n, \\v, \\f, U+0085, U+2028, U+2029), not only at \\n.
     """
     text = _INVISIBLE.sub("", text)
-    text = _CONTROL_WORDS.sub(" ", text)
     text = unicodedata.normalize("NFC", _SURROGATES.sub("?", text))
+    if "\u200c" in text or "\u200d" in text:
+        text = _JOINERS.sub(_shaping, text)
+    text = _CONTROL_WORDS.sub(" ", text)
     return "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
 
 
-def as_text(value: Any, *, first: bool = False) -> str | None:
-    """A cell as one string: None and NaN give "", a list its items joined by spaces (`first`: its first item).
+def _shaping(joiners: re.Match[str]) -> str:
+    """The joiners if letters or signs beyond ASCII are on both sides of them, else nothing."""
+    text, start, end = joiners.string, joiners.start(), joiners.end()
+    sides = text[start - 1] if start else "", text[end] if end < len(text) else ""
+    return joiners[0] if all(side > "\u007f" and not side.isspace() for side in sides) else ""
 
-    Returns None for a cell that is neither text nor a list of texts; the caller knows which file and column to blame.
-    """
-    if isinstance(value, str):
-        return value
-    if value is None or value != value:
-        return ""
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return (value[0] if value else "") if first else " ".join(value)
-    return None
+
+def count_words(text: str) -> int:
+    """Words of a text: what stands between spaces; in scripts without spaces every character counts as one."""
+    words = text.split()
+    if not _UNSPACED.search(text):
+        return len(words)
+    return sum(len(found := _UNSPACED.findall(word)) + (len(found) < len(word)) for word in words)
 
 
 def problem_of(document: str, summary: str, *, test: bool) -> str | None:
@@ -54,6 +62,6 @@ def problem_of(document: str, summary: str, *, test: bool) -> str | None:
         return "empty_document"
     if not summary:
         return "empty_summary"
-    if not test and (len(document.split()) < MIN_DOCUMENT_WORDS or len(summary.split()) < MIN_SUMMARY_WORDS):
+    if not test and (count_words(document) < MIN_DOCUMENT_WORDS or count_words(summary) < MIN_SUMMARY_WORDS):
         return "too_short"
     return None

@@ -5,15 +5,21 @@ names before a colon, punctuation and apostrophes: a dialogue is the same whoeve
 *the same* if these are equal. One is a *near copy* of the other if they share at least 30 % of the shorter one's 4-word
 sequences, and no fewer than 8 of them; for a few lines, 60 % and no fewer than 5. That is containment, as in Broder
 (1997), "On the resemblance and containment of documents", section 2. Shared sequences are counted exactly from an
-inverted index, not estimated from a sketch, so nothing above the threshold is missed. What that finds in real text, and
-what it misses, stands in docs/data.md.
+inverted index, not estimated from a sketch, so nothing above the threshold is missed.
+
+Sequences are weighted by rarity over everything that is compared (held-out documents and a sample of the others): one
+in up to 10 documents weighs 1, one in n documents (10 / n)^2. So phrases ("how can I help you") and templates (weather
+reports) count ever less, however few of their documents are held out. What that finds in real text, and what it misses,
+is in docs/data.md. In scripts without spaces a word is a character and a sequence has 8 of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,12 +27,15 @@ from pathlib import Path
 import numpy as np
 
 from utils.core.files import write_json
+from utils.data.cleaning import UNSPACED
 
 WORDS_READ = 1024
 NGRAM = 4
 THRESHOLD, MIN_SHARED = 0.3, 8
 SHORT_THRESHOLD, SHORT_SHARED = 0.6, 5  # texts of a few lines: they share fewer, and must share more of them
-MAX_DOCUMENTS = 10  # sequences in more held-out documents than this are phrases of the trade: they do not count
+COMMON = 10  # documents: a sequence in more of them is a phrase of the trade and weighs less
+LEAST_WEIGHT = 0.01  # below it (more than 100 documents) a sequence is not looked at: it could decide nothing
+MIN_WEIGHT = 2.0  # what is shared must weigh this much: two recombinations of one template are no copies
 METHOD = {
     "words": WORDS_READ,
     "ngram": NGRAM,
@@ -34,11 +43,26 @@ METHOD = {
     "min_shared": MIN_SHARED,
     "short_threshold": SHORT_THRESHOLD,
     "short_min_shared": SHORT_SHARED,
-    "max_documents": MAX_DOCUMENTS,
+    "common_documents": COMMON,
+    "min_weight": MIN_WEIGHT,
 }
 
+CHARACTERS_READ = 12 * WORDS_READ  # enough for the words of most texts; where it is not, twice as much is read
+MARGIN_WORDS = 64  # words near the end of the part that is read may be cut: they must not be among those compared
+
+
+def _marks() -> str:
+    """Combining marks of scripts with spaces, as a character class: Python's \\w leaves Indic vowel signs out."""
+    every = (chr(code) for code in range(0x300, 0x3000) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
+    return "".join(mark for mark in every if not re.match(f"[{UNSPACED}]", mark)) + "\u200c\u200d"
+
+
 _WORD = re.compile(r"\w+")
-_SPEAKER = re.compile(r"^[^\n:]{1,30}:\s|[^\s:]+:(?=\s|$)", re.MULTILINE)
+_UNIT = re.compile(rf"[{UNSPACED}]|(?:[^\W{UNSPACED}]|[{_marks()}])+")
+_NOT_PLAIN = re.compile(f"[{UNSPACED}{_marks()}]")
+# A name up to a colon at the start of a line, or a word up to a colon. The look-behind lets a match begin only where a
+# word does: without it, every position of a run without spaces would be tried, which is quadratic.
+_SPEAKER = re.compile(r"^[^\n:]{1,30}:\s|(?<![^\s:])[^\s:]+:(?=\s|$)", re.MULTILINE)
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
@@ -65,19 +89,45 @@ class Match:
 
 
 def fingerprint(text: str) -> Fingerprint:
-    """The fingerprint of a document; the same on every machine and in every process."""
-    text = _SPEAKER.sub(" ", text.lower()).translate(_APOSTROPHES)
-    words = [match[0] for match in islice(_WORD.finditer(text), WORDS_READ)]
-    digest = hashlib.blake2b(" ".join(words).encode("utf-8", "replace"), digest_size=16).digest()
+    """The fingerprint of a document; the same on every machine and in every process. Linear in the text's length."""
+    words = _first_words(text)
+    normal = " ".join(words) or text.lower()  # a text of signs alone is the same as itself, not as any other
+    digest = hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=16).digest()
     if len(words) < NGRAM:
         return Fingerprint(digest, np.zeros(0, dtype=np.uint64))
-    codes = np.array([_code(word) for word in words], dtype=np.uint64)
+    codes = np.array([_code(word) for word in words], dtype=np.uint64)  # [words]
     count = len(codes) - NGRAM + 1
+    # Rolling over the whole document at once: position i mixes words i .. i + 3, one offset a step. [count]
     hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(NGRAM):
         hashes = hashes * _MULTIPLIER + codes[offset : offset + count]
         hashes ^= hashes >> _SHIFT
+    characters = np.array([len(word) == 1 and word > "\u0e00" for word in words[:count]])
+    if characters.any():
+        # Four characters say as much as two words: a sequence that begins with one is mixed with the next four.
+        following = np.append(hashes[NGRAM:], np.zeros(min(NGRAM, count), dtype=np.uint64))
+        wide = hashes * _MULTIPLIER + following
+        hashes = np.where(characters, wide ^ (wide >> _SHIFT), hashes)
+        whole = ~characters
+        whole[: max(0, count - NGRAM)] = True  # at the end of the document there are no four more
+        hashes = hashes[whole]
     return Fingerprint(digest, np.unique(hashes))
+
+
+def _first_words(text: str) -> list[str]:
+    """The first words of the normal form, without reading more of the text than they need."""
+    length = CHARACTERS_READ
+    while True:
+        space = text.find("\n", length) if len(text) > length else -1
+        if not 0 <= space <= 2 * length:
+            space = text.find(" ", length, 2 * length) if len(text) > length else -1
+        part = text if len(text) <= length else text[: space if space >= 0 else 2 * length]
+        normal = _SPEAKER.sub(" ", part.lower()).translate(_APOSTROPHES)
+        pattern = _UNIT if _NOT_PLAIN.search(normal) else _WORD
+        words = [match[0] for match in islice(pattern.finditer(normal), WORDS_READ + MARGIN_WORDS)]
+        if len(words) == WORDS_READ + MARGIN_WORDS or len(part) == len(text):
+            return words[:WORDS_READ]
+        length *= 2
 
 
 def _code(word: str) -> int:
@@ -95,17 +145,25 @@ class OverlapIndex:
 
     Groups are added in order of protection: of several matches the group added first wins, then the greatest
     containment. `save` and `open` move an index to other processes through memory-mapped files.
+
+    The inverted index is a pair of arrays, a posting for each sequence of each document: `_ngrams` sorted, `_documents`
+    the document that the sequence is in, `_weights` what it weighs. The postings of one sequence are neighbours, and a
+    binary search finds them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Iterable[Fingerprint] = ()) -> None:
+        """`others`: a sample of the documents that will be compared; it tells which sequences are common there."""
         self.groups: list[str] = []
         self._ids: list[list[str]] = []
         self._digests: dict[bytes, tuple[int, int]] = {}
-        self._sizes = np.zeros(0, dtype=np.int64)  # [documents] sequences of each that count
+        self._sizes: np.ndarray = np.zeros(0)  # [documents] weight of all sequences of each
         self._group_of = np.zeros(0, dtype=np.int64)  # [documents]
         self._first = np.zeros(1, dtype=np.int64)  # [groups + 1] first document of each group
         self._ngrams = np.zeros(0, dtype=np.uint64)  # [postings] sorted
         self._documents = np.zeros(0, dtype=np.int32)  # [postings]
+        self._weights = np.zeros(0, dtype=np.float32)  # [postings]
+        # [sequences of the sample] sorted, each as often as there are documents with it
+        self._others = np.sort(np.concatenate([np.zeros(0, dtype=np.uint64), *(item.ngrams for item in others)]))
 
     def add(self, group: str, ids: Sequence[str], fingerprints: Sequence[Fingerprint]) -> None:
         """Add a group of held-out documents."""
@@ -114,18 +172,23 @@ class OverlapIndex:
         self._ids.append(list(ids))
         for position, item in enumerate(fingerprints):
             self._digests.setdefault(item.digest, (number, position))
-        sizes = np.array([len(item.ngrams) for item in fingerprints], dtype=np.int64)
-        self._group_of = np.concatenate([self._group_of, np.full(len(sizes), number)])
+        lengths = np.array([len(item.ngrams) for item in fingerprints], dtype=np.int64)
+        self._group_of = np.concatenate([self._group_of, np.full(len(lengths), number)])
         self._first = np.append(self._first, len(self._group_of))
         ngrams = np.concatenate([self._ngrams, *(item.ngrams for item in fingerprints)])
-        owners = np.repeat(np.arange(start, start + len(sizes), dtype=np.int32), sizes)
+        owners = np.repeat(np.arange(start, start + len(lengths), dtype=np.int32), lengths)
         order = np.argsort(ngrams, kind="stable")
         self._ngrams = ngrams[order]
         self._documents = np.concatenate([self._documents, owners])[order]
-        starts = np.flatnonzero(np.diff(self._ngrams, prepend=self._ngrams[:1] + np.uint64(1)))
-        spread = np.diff(starts, append=len(self._ngrams))
-        counts = np.repeat(spread <= MAX_DOCUMENTS, spread)
-        self._sizes = np.bincount(self._documents[counts], minlength=len(self._group_of))
+        # Where a new sequence begins among the sorted postings, and over how many postings (documents) it spreads.
+        begins = np.flatnonzero(np.diff(self._ngrams, prepend=self._ngrams[:1] + np.uint64(1)))
+        spread = np.diff(begins, append=len(self._ngrams))
+        distinct = self._ngrams[begins]
+        elsewhere = np.searchsorted(self._others, distinct, "right") - np.searchsorted(self._others, distinct, "left")
+        weights = np.minimum(1.0, (COMMON / np.maximum(spread + elsewhere, 1)) ** 2)
+        weights[weights < LEAST_WEIGHT] = 0.0
+        self._weights = np.repeat(weights, spread).astype(np.float32)
+        self._sizes = np.bincount(self._documents, weights=self._weights, minlength=len(self._group_of))
 
     def find(self, item: Fingerprint) -> Match | None:
         """The held-out document that `item` is the same as, or a near copy of; None if there is none."""
@@ -138,26 +201,32 @@ class OverlapIndex:
         return None if near is None else self._match(near[0], near[1], "near", near[2])
 
     def _nearest(self, ngrams: np.ndarray) -> tuple[int, int, float] | None:
+        """(group, position, containment) of the best near copy of a document with these `ngrams` [n]."""
+        # The first posting of each sequence, where there is one. Most documents share next to nothing: out at once.
         left = np.searchsorted(self._ngrams, ngrams, side="left")
-        found = left < len(self._ngrams)
-        found[found] = self._ngrams[left[found]] == ngrams[found]
-        if found.sum() < SHORT_SHARED:
+        known = left < len(self._ngrams)
+        known[known] = self._ngrams[left[known]] == ngrams[known]
+        if known.sum() < SHORT_SHARED:
             return None
-        left = left[found]
-        counts = np.searchsorted(self._ngrams, ngrams[found], side="right") - left
-        told = counts <= MAX_DOCUMENTS
-        size = len(ngrams) - int((~told).sum())
-        left, counts = left[told], counts[told]
+        left, wanted = left[known], ngrams[known]
+        weights = self._weights[left]
+        size = float(weights.sum()) + len(ngrams) - len(wanted)  # what is in no held-out document weighs 1
+        left, wanted, weights = left[weights > 0], wanted[weights > 0], weights[weights > 0]
+        counts = np.searchsorted(self._ngrams, wanted, side="right") - left  # [shared] documents with each sequence
+        # All postings left[i] .. left[i] + counts[i] - 1 in one array, without a loop: arange counts on through all of
+        # them, and each run is shifted to where its sequence begins. [counts.sum()]
         positions = np.repeat(left - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        documents, shared = np.unique(self._documents[positions], return_counts=True)
-        containment = shared / np.minimum(size, self._sizes[documents])
+        documents, inverse, shared = np.unique(self._documents[positions], return_inverse=True, return_counts=True)
+        weight = np.bincount(inverse, weights=np.repeat(weights, counts), minlength=len(documents))  # [documents]
+        containment = weight / np.maximum(np.minimum(size, self._sizes[documents]), 1e-9)
         near = (containment >= THRESHOLD) & (shared >= MIN_SHARED)
         near |= (containment >= SHORT_THRESHOLD) & (shared >= SHORT_SHARED)
+        near &= weight >= MIN_WEIGHT
         if not near.any():
             return None
-        documents, containment = documents[near], containment[near]
+        documents, containment = documents[near], np.minimum(containment[near], 1.0)
         groups = self._group_of[documents]
-        best = np.lexsort((-containment, groups))[0]
+        best = np.lexsort((-containment, groups))[0]  # the first group, in it the greatest containment
         group = int(groups[best])
         return group, int(documents[best] - self._first[group]), float(containment[best])
 
@@ -167,20 +236,21 @@ class OverlapIndex:
     def save(self, directory: Path) -> None:
         """Write the index for `open`."""
         directory.mkdir(parents=True, exist_ok=True)
-        for name in ("sizes", "group_of", "first", "ngrams", "documents"):
+        for name in _ARRAYS:
             np.save(directory / f"{name}.npy", getattr(self, f"_{name}"))
         digests = {digest.hex(): place for digest, place in self._digests.items()}
         write_json(directory / "index.json", {"groups": self.groups, "ids": self._ids, "digests": digests})
 
     @classmethod
     def open(cls, directory: Path) -> OverlapIndex:
-        """The index saved in `directory`, its large parts memory-mapped: processes share them."""
-        import json
-
+        """The index saved in `directory`, its large parts memory-mapped: processes share them. Not for `add`."""
         index = cls()
         content = json.loads((directory / "index.json").read_text(encoding="utf-8"))
         index.groups, index._ids = content["groups"], content["ids"]
         index._digests = {bytes.fromhex(digest): tuple(place) for digest, place in content["digests"].items()}
-        for name in ("sizes", "group_of", "first", "ngrams", "documents"):
+        for name in _ARRAYS:
             setattr(index, f"_{name}", np.load(directory / f"{name}.npy", mmap_mode="r"))
         return index
+
+
+_ARRAYS = ("sizes", "group_of", "first", "ngrams", "documents", "weights")

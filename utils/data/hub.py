@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import hashlib
 import json
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
 from utils.core.files import write_json
+from utils.data.discovery import NoFiles, split_names
 
 T = TypeVar("T")
 
@@ -29,6 +29,7 @@ SECONDS_FOR_AN_ANSWER = 30.0
 MAX_PAUSE = 300.0  # seconds
 ABANDONED_SECONDS = 3600  # a download that nothing was written to for this long is dead
 TRANSIENT_STATUS = (408, 425, 429)  # and 5xx
+SHA256_DIGITS = 64
 
 log = logging.getLogger("mono_s2s.data")
 
@@ -39,6 +40,10 @@ class Unavailable(Exception):
 
 class UnknownRevision(Unavailable):
     """The repository is there, the revision is not (or no more)."""
+
+
+class OfflineError(Unavailable):
+    """It is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub."""
 
 
 class AccessNeeded(Unavailable):
@@ -69,12 +74,16 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Pin:
-    """A repository at one commit: what `revision` pointed to when it was first asked for."""
+    """A repository at one commit: what `revision` pointed to when it was first asked for.
+
+    `cached`: as it lies in the user's cache, where files of it may be absent.
+    """
 
     repository: str
     revision: str
     commit: str
     files: tuple[RemoteFile, ...]
+    cached: bool = False
 
 
 def sweep_broken_downloads(cache_dir: Path) -> None:
@@ -136,35 +145,104 @@ def pin_record(cache_dir: Path, repository: str, revision: str) -> Path:
     return cache_dir / "pins" / f"{repository}@{revision}.json".replace("/", "--")
 
 
+def cache_places(cache_dir: Path) -> tuple[Path, ...]:
+    """Where downloads are looked for: in `cache_dir`, then in the standard cache (HF_HOME, HF_HUB_CACHE).
+
+    `cache_dir` may be a HF_HOME (with hub/ in it) or a hub cache itself; new downloads go to its hub/.
+    """
+    from huggingface_hub import constants
+
+    return tuple(dict.fromkeys((cache_dir / "hub", cache_dir, Path(constants.HF_HUB_CACHE))))
+
+
+def snapshots(repository: str, revision: str, *, cache_dir: Path, kind: str = "dataset") -> Iterator[Path]:
+    """Cached directories of a repository at `revision`, best first; the name of each is its commit."""
+    for place in cache_places(cache_dir):
+        folder = place / f"{kind}s--{repository.replace('/', '--')}"
+        kept = sorted(path for path in (folder / "snapshots").glob("*") if path.is_dir())
+        try:
+            commit = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            # load_dataset leaves refs/main only where there is a README. Our own downloads leave none: pins/ has them.
+            alone = revision == "main" and len(kept) == 1 and place != cache_dir / "hub"
+            commit = kept[0].name if alone else revision
+        yield from (path for path in kept if path.name == commit)
+
+
+def known_pin(repository: str, revision: str, *, cache_dir: Path) -> Pin | None:
+    """The repository as an earlier run pinned it, or else as the user downloaded it; None without either."""
+    if (pin := _recorded(pin_record(cache_dir, repository, revision))) is not None:
+        return pin
+    for snapshot in snapshots(repository, revision, cache_dir=cache_dir):
+        paths = sorted(path for path in snapshot.rglob("*") if path.is_file())
+        if paths:
+            files = tuple(cached_file(path, path.relative_to(snapshot).as_posix()) for path in paths)
+            return Pin(repository, revision, snapshot.name, files, cached=True)
+    return None
+
+
+def cached_file(path: Path, name: str) -> RemoteFile:
+    """A file of a snapshot with the hash that its link tells: the cache names contents by the hub's hash."""
+    digest = path.resolve().name if path.is_symlink() else ""
+    large = len(digest) == SHA256_DIGITS
+    return RemoteFile(name, path.stat().st_size, digest if large else None, None if large else digest or None)
+
+
+def local_copy(pin: Pin, file: RemoteFile, *, cache_dir: Path) -> Path | None:
+    """The file in one of the caches, at the pinned commit, with the right content."""
+    for snapshot in snapshots(pin.repository, pin.commit, cache_dir=cache_dir):
+        path = snapshot / file.path
+        try:
+            if path.is_file() and content_problem(path, file) is None:
+                return path
+        except OSError as error:
+            log.warning("%s: cannot be read (%s); looking elsewhere", path, error.strerror)
+    return None
+
+
 def resolve(
     repository: str, revision: str, *, cache_dir: Path, max_retries: int, retry_delay: float, known: bool = True
 ) -> Pin:
     """The repository pinned at the commit that `revision` names; the first answer is kept in `cache_dir` and reused.
 
-    So all later runs on this cache read the same data, also without a network. `known=False` asks the hub again.
+    So all later runs on this cache read the same data, also without a network. What the user downloaded counts as an
+    answer, too. `known=False` asks the hub again.
     """
-    record = pin_record(cache_dir, repository, revision)
-    if known and (pin := _recorded(record)) is not None:
+    if known and (pin := known_pin(repository, revision, cache_dir=cache_dir)) is not None:
         return pin
-    label = f"{repository}@{revision}"
-    pin = with_retries(
-        lambda: _ask(repository, revision), label=label, max_retries=max_retries, retry_delay=retry_delay
-    )
+    label, record = f"{repository}@{revision}", pin_record(cache_dir, repository, revision)
+    try:
+        pin = with_retries(
+            lambda: _ask(repository, revision), label=label, max_retries=max_retries, retry_delay=retry_delay
+        )
+    except OfflineError as error:
+        raise OfflineError(f"{error} {_looked_in(cache_dir)}") from error
     if not known and (old := _recorded(record)) is not None and old.commit != pin.commit:
         log.warning("%s: commit %s of an earlier run is gone; now %s", label, old.commit[:10], pin.commit[:10])
-    write_json(record, asdict(pin))
+    try:
+        write_json(record, asdict(pin))
+    except OSError as error:
+        log.warning("%s: cannot be written (%s): a later run will ask the hub again", record, error.strerror)
     return pin
+
+
+def _looked_in(cache_dir: Path) -> str:
+    return f"(looked in {', '.join(map(str, cache_places(cache_dir)))})"
 
 
 def download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
     """The local copy of a file, its content checked against the hub's hash; wrong content is fetched again, once.
 
-    Unavailable also where every try failed for reasons that pass: another place may have the file.
+    Unavailable also where every try failed for reasons that pass: another mirror may have the file.
     """
+    if (path := local_copy(pin, file, cache_dir=cache_dir)) is not None:
+        return path
     try:
         return _download(pin, file, cache_dir=cache_dir, max_retries=max_retries, retry_delay=retry_delay)
     except Exhausted as error:
         raise Unavailable(str(error)) from error
+    except OfflineError as error:
+        raise OfflineError(f"{error} {_looked_in(cache_dir)}") from error
 
 
 def _download(pin: Pin, file: RemoteFile, *, cache_dir: Path, max_retries: int, retry_delay: float) -> Path:
@@ -210,35 +288,23 @@ def content_problem(path: Path, file: RemoteFile) -> str | None:
     return None if digest.hexdigest() == expected else "the content is not what the hub says (wrong hash)"
 
 
-def split_files(pin: Pin, config: str, split: str) -> tuple[RemoteFile, ...]:
-    """The data files of one split of one configuration, by the names that repositories use.
+def split_files(pin: Pin, config: str, split: str, retry_options: RetryOptions | None = None) -> tuple[RemoteFile, ...]:
+    """The data files of one split of one configuration, in order; Unavailable with the reason if there are none.
 
-    Parquet is preferred, then CSV, then JSON lines; in the folder of the configuration, in data/, at the top.
-    Unavailable (with the reason) if there are none, or if shards are missing.
+    With `retry_options` the README is read for its configurations and data files, as `datasets` does.
     """
-    for suffix in (".parquet", ".csv", ".jsonl", ".json"):
-        for folder in (f"{config}/", "data/", ""):
-            for shape in ("{}-*", "{}/*", "{}", "*[-_]{}", "{}[-_]*"):
-                pattern = folder + shape.format(split) + suffix
-                depth = pattern.count("/")
-                found = [
-                    file
-                    for file in pin.files
-                    if fnmatch.fnmatchcase(file.path, pattern) and file.path.count("/") == depth
-                ]
-                if found:
-                    return _complete(pin, sorted(found, key=lambda file: file.path))
-    if any(file.path == f"{pin.repository.split('/')[1]}.py" for file in pin.files):
-        raise Unavailable(f"{pin.repository}@{pin.revision}: holds a loading script instead of data files")
-    names = ", ".join(file.path for file in pin.files[:8]) or "nothing"
-    raise Unavailable(f"{pin.repository}@{pin.revision}: no files for {config}/{split}; there are {names}")
-
-
-def _complete(pin: Pin, files: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
-    _, of, count = files[0].path.rpartition("-of-")
-    if of and count.split(".")[0].isdigit() and int(count.split(".")[0]) != len(files):
-        raise Unavailable(f"{pin.repository}@{pin.revision}: {len(files)} files like {files[0].path}")
-    return tuple(files)
+    files = {file.path: file for file in pin.files}
+    readme = None
+    if retry_options and "README.md" in files:
+        readme = download(pin, files["README.md"], **retry_options).read_text(encoding="utf-8")
+    try:
+        return tuple(files[name] for name in split_names(sorted(files), split, config=config, readme=readme))
+    except NoFiles as error:
+        if f"{pin.repository.split('/')[1]}.py" in files:
+            reason = "holds a loading script instead of data files"
+        else:
+            reason = f"no files for {config or 'default'}/{split}: {error}"
+        raise Unavailable(f"{pin.repository}@{pin.revision}: {reason}") from error
 
 
 def _ask(repository: str, revision: str) -> Pin:
@@ -282,7 +348,7 @@ def _final(error: Exception, label: str) -> Unavailable:
     if isinstance(error, errors.RevisionNotFoundError):
         return UnknownRevision(f"{label}: no such revision")
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return Unavailable(f"{label}: not in the cache, and HF_HUB_OFFLINE keeps the hub off")
+        return OfflineError(f"{label}: not in the cache, and HF_HUB_OFFLINE keeps the hub off")
     if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
         return AccessNeeded(f"{label}: the hub answers {error.response.status_code}; it may want HF_TOKEN")
     return Unavailable(f"{label}: {first_line(error)}")

@@ -1,7 +1,7 @@
-"""Pre-flight of the data sets (test_dataset_loading.py): read a few rows of each, in seconds; report source and commit.
+"""Pre-flight of the data sets (test_dataset_loading.py): read a few rows of each, in seconds; judge their text.
 
 Nothing is kept: of a parquet file on the hub only its directory and the first rows are read, by ranges; the cache of
-the experiment is not touched. Stage 1 downloads in full and checks every byte.
+the experiment is read (stage 1 takes from it what is there) but not written. Stage 1 reads and checks every byte.
 """
 
 from __future__ import annotations
@@ -25,23 +25,28 @@ from utils.data.hub import (
     Unavailable,
     download,
     first_line,
+    known_pin,
+    local_copy,
     resolve,
     split_files,
     with_retries,
 )
-from utils.data.loading import Row, read_rows
+from utils.data.judgement import sample_warnings, usable
+from utils.data.loading import check_separate
+from utils.data.readers import Row, check_columns, read_rows, rows_of_batch
 from utils.data.registry import DatasetSource, Mirror
 
-ROWS = 3  # of each split
+ROWS = 20  # of each split
 TRIES = 2
 DELAY = 1.0  # seconds before the second try
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table: `works` or not, `reasons` why a place was of no use, `advice` what to do about it.
+    """One line of the table: `works` or not, `reasons` why a copy on the hub was of no use, `advice` what to do then.
 
-    `hub_down`: the hub could not be reached at all, there is no use in asking it for other sets.
+    `warnings` are about the text of the rows that were read. `hub_down`: the hub could not be reached at all, there is
+    no use in asking it for other sets.
     """
 
     key: str
@@ -53,37 +58,38 @@ class Finding:
     reasons: tuple[str, ...] = ()
     advice: str = ""
     hub_down: bool = False
+    warnings: tuple[str, ...] = ()
 
 
-LOCAL = "name a local copy in DATASETS_FILE (README, Your own data)"
+LOCAL = "name a local copy in DATASETS_FILE (docs/own-data.md)"
 PARTIAL = "or go on without the set: MONO_S2S_DATASET_ALLOW_PARTIAL=true"
 
 
-def look(source: DatasetSource) -> Finding:
-    """Read a few rows of every split that the experiment needs."""
+def look(source: DatasetSource, cache_dir: Path | None = None) -> Finding:
+    """Read a few rows of every split that the experiment needs; `cache_dir` is that of the experiment."""
     from huggingface_hub import constants
 
     began = time.monotonic()
     if source.files:
         where = str(next(iter(source.files.values()))[0].parent)
         try:
+            check_separate(source)
             rows = [_few(list(files), source) for files in source.files.values()]
         except UserError as error:
             lasted = time.monotonic() - began
             return Finding(source.key, where, "local files", "-", lasted, False, (str(error),), "mend the file")
-        return Finding(source.key, where, "local files", _counted(source, rows), time.monotonic() - began, True)
+        return _judged(source, where, "local files", rows, time.monotonic() - began, ())
     problems: list[Exception] = []
-    for place in source.hub_copies:
+    for mirror in source.hub_copies:
         try:
-            commit, rows = _from_hub(source, place)
+            commit, rows = _from_hub(source, mirror, cache_dir)
         except (Unavailable, StageError) as error:
             problems.append(error)
-            if isinstance(error, Exhausted) or constants.HF_HUB_OFFLINE:  # out of reach: its other places are, too
+            if isinstance(error, Exhausted):  # out of reach: its other copies are, too
                 break
             continue
-        where, reasons = f"{place.repository}@{place.revision}", tuple(map(str, problems))
-        lasted = time.monotonic() - began
-        return Finding(source.key, where, commit[:10], _counted(source, rows), lasted, True, reasons)
+        where, reasons = f"{mirror.repository}@{mirror.revision}", tuple(map(str, problems))
+        return _judged(source, where, commit[:10], rows, time.monotonic() - began, reasons)
     down = isinstance(problems[-1], Exhausted) or constants.HF_HUB_OFFLINE
     return Finding(
         source.key,
@@ -94,8 +100,24 @@ def look(source: DatasetSource) -> Finding:
         False,
         tuple(map(str, problems)),
         _advice(source, problems, down),
-        down,
+        down and not constants.HF_HUB_OFFLINE,  # offline, another set may lie in a cache
     )
+
+
+def _judged(
+    source: DatasetSource, where: str, revision: str, rows: list[list[Row]], seconds: float, reasons: tuple[str, ...]
+) -> Finding:
+    """What to say of the rows that were read; a split without one usable row among them does not work."""
+    warnings, useless = [], []
+    for split, part in zip(source.splits, rows, strict=True):
+        warnings += sample_warnings(f"{source.key}/{split}", part)
+        if not any(usable(row, split) for row in part):
+            useless.append(f"{source.key}/{split}: none of the first {len(part)} rows has enough text")
+    columns = f"columns {source.document!r} and {source.summary!r}"
+    advice = f"look at the {columns}, or at the files" if useless else ""
+    counted = ", ".join(f"{split} {len(part)}" for split, part in zip(source.splits, rows, strict=True))
+    found = (*reasons, *useless) if useless else reasons
+    return Finding(source.key, where, revision, counted, seconds, not useless, found, advice, warnings=tuple(warnings))
 
 
 def _advice(source: DatasetSource, problems: list[Exception], down: bool) -> str:
@@ -110,18 +132,38 @@ def _advice(source: DatasetSource, problems: list[Exception], down: bool) -> str
     return f"{LOCAL}, or another repository, {PARTIAL}"
 
 
-def _from_hub(source: DatasetSource, place: Mirror) -> tuple[str, list[list[Row]]]:
+def _from_hub(source: DatasetSource, mirror: Mirror, cache_dir: Path | None) -> tuple[str, list[list[Row]]]:
+    """The commit and the first rows: from the caches where all files are there, as stage 1 does, else from the hub."""
+    if cache_dir is not None and (found := _from_cache(source, mirror, cache_dir)) is not None:
+        return found
     with tempfile.TemporaryDirectory() as folder:
         options: RetryOptions = {"cache_dir": Path(folder), "max_retries": TRIES, "retry_delay": DELAY}
-        pin = resolve(place.repository, place.revision, **options)
-        found = []
+        pin = resolve(mirror.repository, mirror.revision, known=False, **options)
+        rows = []
         for name in source.splits.values():
-            file = split_files(pin, source.config, name)[0]
+            file = split_files(pin, source.config, name, options if source.own else None)[0]
             if file.path.endswith(".parquet"):
-                found.append(_first_rows(pin.repository, pin.commit, file, source))
+                rows.append(_first_rows(pin.repository, pin.commit, file, source))
             else:
-                found.append(_few([download(pin, file, **options)], source))
-        return pin.commit, found
+                rows.append(_few([download(pin, file, **options)], source))
+        return pin.commit, rows
+
+
+def _from_cache(source: DatasetSource, mirror: Mirror, cache_dir: Path) -> tuple[str, list[list[Row]]] | None:
+    options: RetryOptions = {"cache_dir": cache_dir, "max_retries": 1, "retry_delay": 0.0}
+    pin = known_pin(mirror.repository, mirror.revision, cache_dir=cache_dir)
+    if pin is None:
+        return None
+    try:
+        reading = options if source.own else None
+        parts = [split_files(pin, source.config, name, reading) for name in source.splits.values()]
+    except Unavailable:
+        return None
+    copies = [[local_copy(pin, file, cache_dir=cache_dir) for file in files] for files in parts]
+    present = [[path for path in part if path is not None] for part in copies]
+    if any(len(part) < len(files) for part, files in zip(present, parts, strict=True)):
+        return None
+    return pin.commit, [_few(part, source) for part in present]
 
 
 def _first_rows(repository: str, commit: str, file: RemoteFile, source: DatasetSource) -> list[Row]:
@@ -150,14 +192,11 @@ def _read_first_rows(repository: str, commit: str, file: RemoteFile, source: Dat
     try:
         with io.BufferedReader(_Ranges(fetch, file.size or 0), buffer_size=1 << 20) as handle:
             table = parquet.ParquetFile(handle)
-            present = table.schema_arrow.names
-            absent = [column for column in columns if column not in present]
-            if absent:
-                raise StageError(f"{file.path}: no column {absent[0]!r}; there are {', '.join(present)}.")
-            batch = next(table.iter_batches(ROWS, columns=columns)).to_pydict()
+            check_columns(Path(file.path), columns, table.schema_arrow.names)
+            batch = next(table.iter_batches(ROWS, columns=columns))
     except (ArrowInvalid, StopIteration) as error:
         raise Unavailable(f"{repository}/{file.path}: cannot be read as parquet ({first_line(error)})") from error
-    return [Row(n, *texts) for n, texts in enumerate(zip(*(batch[column] for column in columns), strict=True))]
+    return list(rows_of_batch(batch, Path(file.path), **source.reading))
 
 
 class _Ranges(io.RawIOBase):
@@ -190,11 +229,7 @@ class _Ranges(io.RawIOBase):
 
 
 def _few(files: list[Path], source: DatasetSource) -> list[Row]:
-    rows = list(itertools.islice(read_rows(files, source.document, source.summary), ROWS))
+    rows = list(itertools.islice(read_rows(files, **source.reading), ROWS))
     if not rows:
         raise StageError(f"no rows in {', '.join(map(str, files))}")
     return rows
-
-
-def _counted(source: DatasetSource, rows: list[list[Row]]) -> str:
-    return ", ".join(f"{split} {len(some)}" for split, some in zip(source.splits, rows, strict=True))

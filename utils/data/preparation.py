@@ -19,10 +19,13 @@ from utils.core.errors import StageError
 from utils.core.files import new_directory, write_json
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
+from utils.core.names import ATTACKED_SET
+from utils.data.judgement import NothingKept
 from utils.data.loading import fetch
-from utils.data.registry import DatasetSource
+from utils.data.records import Manifest
+from utils.data.registry import DatasetSource, chosen_sources
 from utils.data.rows import Encoding
-from utils.data.splits import ATTACK_SET, Build, Request
+from utils.data.splits import Build, Request
 from utils.data.store import (
     FORMAT,
     MANIFEST,
@@ -57,22 +60,26 @@ def prepare(
     max_train_examples: int | None,
     allow_partial: bool,
     deduplicate_training: bool,
+    attack_dataset: str = ATTACKED_SET,
     max_retries: int = 5,
     retry_delay: float = 10.0,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Write the prepared directory `output_dir` (whole or not at all) and return its statistics, JSON-ready.
 
+    `sources` are all known data sets; `train_keys`, `test_keys` and `attack_dataset` (one of the test sets) choose.
     `tokenizer` is a transformers T5 tokenizer (fast); lengths are tokens, `retry_delay` seconds; `cache_dir` keeps
-    downloads; `workers` is the number of processes (None: one per core). A data set that cannot be had is a
-    StageError, or with `allow_partial` a note in `missing`; but never without any training data, and never without
-    the set that attacks are measured on. Nothing of an earlier preparation changes before this one is complete.
+    downloads; `workers` is the number of processes (None: one per core). A data set that cannot be had, or of which
+    nothing is left, is a StageError, or with `allow_partial` a note in `missing`; but never without any training data,
+    and never without the set that attacks are measured on. Nothing of an earlier preparation changes before this one
+    is complete.
     """
     encoding = Encoding.of(tokenizer, task_prefix, max_input_length, max_target_length)
     request = Request(
-        sources={key: sources[key] for key in (*train_keys, *test_keys)},
+        sources=chosen_sources(sources, train_keys, test_keys, attack_dataset),
         train_keys=tuple(train_keys),
         test_keys=tuple(test_keys),
+        attack_dataset=attack_dataset,
         encoding=encoding,
         tokenizer_sha256=hashlib.sha256(encoding.tokenizer.to_str().encode()).hexdigest(),
         seed=seed,
@@ -99,18 +106,28 @@ def prepare(
             max_retries=max_retries,
             retry_delay=retry_delay,
         )
-        _check_missing(request, missing)
-        described = request.described(fetched)
-        key = fingerprint(described)
-        if waited and (done := _finished(output_dir, key)) is not None:
-            log.info("another process has just prepared the same data: using it")
-            return done
-        with new_directory(output_dir) as directory:
-            build = Build(request, fetched, missing, directory, workers or len(os.sched_getaffinity(0)))
-            statistics = build.run()
-            manifest = {"format": FORMAT, "key": key, "made_from": described, "missing": missing, "sets": build.sets}
-            write_json(directory / MANIFEST, manifest)
-            write_json(directory / STATISTICS, statistics)
+        while True:
+            _check_missing(request, missing)
+            described = request.described(fetched)
+            key = fingerprint(described)
+            if waited and (done := _finished(output_dir, key)) is not None:
+                log.info("another process has just prepared the same data: using it")
+                return done
+            try:
+                with new_directory(output_dir) as directory:
+                    build = Build(request, fetched, missing, directory, workers or len(os.sched_getaffinity(0)))
+                    statistics = build.run().to_json()
+                    manifest = Manifest(FORMAT, key, described, missing, build.sets)
+                    write_json(directory / MANIFEST, manifest.to_json())
+                    write_json(directory / STATISTICS, statistics)
+                break
+            except NothingKept as error:
+                if not allow_partial:
+                    raise
+                # Parts of it may already be protected or trained on: start again as if it could not be had.
+                log.warning("going on without %s: %s. Every output will say so", error.key, error.reason)
+                missing[error.key] = error.reason
+                del fetched[error.key]
     log.info("prepared %s in %.1f s", output_dir, time.monotonic() - started)
     return statistics
 
@@ -118,8 +135,10 @@ def prepare(
 def _check_missing(request: Request, missing: Mapping[str, str]) -> None:
     if all(key in missing for key in request.train_keys):
         raise StageError("none of the training sets could be had: " + "; ".join(missing.values()))
-    if ATTACK_SET in missing:
-        raise StageError(f"attacks are measured on {ATTACK_SET}, nothing can replace it: {missing[ATTACK_SET]}")
+    if reason := missing.get(request.attack_dataset):
+        raise StageError(f"attacks are measured on {request.attack_dataset}, nothing can replace it: {reason}")
+    if all(key in missing for key in request.test_keys):
+        raise StageError("none of the test sets could be had: " + "; ".join(missing.values()))
 
 
 def _finished(output_dir: Path, key: str) -> dict[str, Any] | None:

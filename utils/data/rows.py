@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import StageError
-from utils.data.cleaning import clean_text, problem_of
+from utils.data.cleaning import clean_text, count_words, problem_of
 from utils.data.contamination import Fingerprint, Match, OverlapIndex, fingerprint
-from utils.data.loading import Row
+from utils.data.readers import Row
+from utils.data.records import TextFacts
 
 ROWS_PER_TASK = 200
 # Starting processes costs seconds: below this many bytes of input the rows are done in this process.
@@ -40,6 +41,8 @@ class Encoding:
     max_input_length: int
     max_target_length: int
     eos: int
+    unk: int
+    readable: dict[str, bool] = field(default_factory=dict, compare=False)  # cache: characters seen so far
 
     @classmethod
     def of(cls, tokenizer: Any, task_prefix: str, max_input_length: int, max_target_length: int) -> Encoding:
@@ -49,7 +52,23 @@ class Encoding:
         own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         own.no_truncation()
         own.no_padding()
-        return cls(own, task_prefix, max_input_length, max_target_length, tokenizer.eos_token_id)
+        special = tokenizer.eos_token_id, tokenizer.unk_token_id
+        return cls(own, task_prefix, max_input_length, max_target_length, *special)
+
+    def unreadable(self, text: str) -> dict[str, int]:
+        """Characters of `text` that the vocabulary has no piece for, with their counts.
+
+        Characters, not tokens: a run of unknown characters becomes a single <unk>, however long it is.
+        """
+        counts = {}
+        for character in set(text):
+            known = self.readable.get(character)
+            if known is None:
+                known = self.unk not in self.tokenizer.encode(character, add_special_tokens=False).ids
+                self.readable[character] = known
+            if not known:
+                counts[character] = text.count(character)
+        return counts
 
     def documents(self, documents: Sequence[str]) -> list[tuple[np.ndarray, int]]:
         """Of each document: int32 ids of prefix and document, cut to `max_input_length`, ending in </s>; its length.
@@ -111,6 +130,7 @@ class ProcessedRow:
     summary_words: int = 0
     document_tokens: int = 0
     summary_tokens: int = 0
+    facts: TextFacts | None = None
 
 
 class Worker:
@@ -128,9 +148,27 @@ class Worker:
         summaries = self.task.encoding.summaries([texts[position][1] for position in stay])
         for position, (input_ids, length), (labels, target) in zip(stay, documents, summaries, strict=True):
             results[position] = replace(
-                results[position], input_ids=input_ids, labels=labels, document_tokens=length, summary_tokens=target
+                results[position],
+                input_ids=input_ids,
+                labels=labels,
+                document_tokens=length,
+                summary_tokens=target,
+                facts=self._facts(*texts[position], input_ids, labels),
             )
         return results
+
+    def _facts(self, document: str, summary: str, input_ids: np.ndarray, labels: np.ndarray) -> TextFacts:
+        encoding = self.task.encoding
+        seen = _beginning(document, encoding.max_input_length * CHARACTERS_PER_TOKEN) + summary
+        return TextFacts(
+            summary_longer=len(summary) > len(document),
+            identical=summary == document,
+            written_list=any(text[0] == "[" and text[-1] == "]" and text[1:2] in "'\"" for text in (document, summary)),
+            characters=sum(map(len, seen.split())),
+            unreadable=encoding.unreadable(seen),
+            tokens=len(input_ids) + len(labels),
+            unknown_tokens=int((input_ids == encoding.unk).sum() + (labels == encoding.unk).sum()),
+        )
 
     def _judge(self, document: str, summary: str) -> ProcessedRow:
         problem = problem_of(document, summary, test=self.task.test)
@@ -141,8 +179,8 @@ class Worker:
             None,
             fingerprint=mark if self.task.keep_ngrams else Fingerprint(mark.digest, NO_NGRAMS),
             match=self.index.find(mark) if self.index else None,
-            document_words=len(document.split()),
-            summary_words=len(summary.split()),
+            document_words=count_words(document),
+            summary_words=count_words(summary),
         )
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,19 @@ from utils.core.errors import StageError
 from utils.core.files import write_jsonl
 from utils.data.cleaning import clean_text
 from utils.data.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
-from utils.data.loading import Fetched, Row, read_rows
+from utils.data.judgement import check_kept, warnings_of
+from utils.data.loading import Fetched
+from utils.data.readers import Row, read_rows
+from utils.data.records import DataStatistics, PreparedSet, SetFacts, SplitFacts
 from utils.data.registry import DatasetSource
 from utils.data.rows import Encoding, ProcessedRow, Task, process_rows
 from utils.data.statistics import SplitStatistics, draw, draw_key
 from utils.data.store import REMOVED, SplitWriter
 
-ATTACK_SET = "cnn_dm"  # attacks are optimised on its validation part and measured on its test part
 OVERSAMPLING = 4  # rows looked at for each training row wanted, where only some are
+# What is common among the documents that are compared is learnt from the first BACKGROUND_ROWS of each split: from all
+# of BACKGROUND_FULL, then from ever fewer (row i with probability BACKGROUND_FULL / i). A template is seen there.
+BACKGROUND_ROWS, BACKGROUND_FULL = 20_000, 2_000
 
 log = logging.getLogger("mono_s2s.data")
 
@@ -40,6 +46,7 @@ class Request:
     sources: Mapping[str, DatasetSource]
     train_keys: Sequence[str]
     test_keys: Sequence[str]
+    attack_dataset: str
     encoding: Encoding
     tokenizer_sha256: str
     seed: int
@@ -56,6 +63,7 @@ class Request:
         return {
             "train_keys": list(self.train_keys),
             "test_keys": list(self.test_keys),
+            "attack_dataset": self.attack_dataset,
             "task_prefix": self.encoding.task_prefix,
             "max_input_length": self.encoding.max_input_length,
             "max_target_length": self.encoding.max_target_length,
@@ -68,7 +76,7 @@ class Request:
             "deduplicate_training": self.deduplicate_training,
             "overlap": METHOD,
             "origins": {key: item.origin for key, item in fetched.items()},
-            "columns": {key: [self.sources[key].document, self.sources[key].summary] for key in fetched},
+            "reading": {key: self.sources[key].reading for key in fetched},
         }
 
 
@@ -81,9 +89,9 @@ class Build:
     missing: Mapping[str, str]
     directory: Path
     workers: int
-    sets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sets: dict[str, PreparedSet] = field(default_factory=dict)
     index: OverlapIndex = field(default_factory=OverlapIndex)
-    splits: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    splits: dict[str, dict[str, SplitFacts]] = field(default_factory=dict)
     removed: list[dict[str, Any]] = field(default_factory=list)
     overlap: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     duplicates: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -91,9 +99,13 @@ class Build:
     attack_ids: list[str] = field(default_factory=list)
     test_digests: set[bytes] = field(default_factory=set)
 
-    def run(self) -> dict[str, Any]:
-        """Write every data set and the list of removed rows; the statistics of it all, JSON-ready."""
+    def run(self) -> DataStatistics:
+        """Write every data set and the list of removed rows; the statistics of it all.
+
+        judgement.NothingKept (a StageError) for a set of which nothing is left.
+        """
         request = self.request
+        self.index = OverlapIndex(self._background())
         for key in request.test_keys:
             if key not in self.missing:
                 self._test(key)
@@ -109,7 +121,7 @@ class Build:
     def _test(self, key: str) -> None:
         request = self.request
         writer = SplitWriter(self.directory, f"test_{key}", texts=True)
-        attack = SplitWriter(self.directory, "attack_evaluate", texts=True) if key == ATTACK_SET else None
+        attack = SplitWriter(self.directory, "attack_evaluate", texts=True) if key == request.attack_dataset else None
         marks: list[Fingerprint] = []
         seen: dict[bytes, str] = {}
         for id_, row, done in self._rows(key, "test", Task(request.encoding, test=True, keep_ngrams=True), seen):
@@ -135,23 +147,23 @@ class Build:
         self.sets[writer.name] = writer.finish(quick)
 
     def _attack_optimize(self) -> None:
-        request = self.request
+        request, key = self.request, self.request.attack_dataset
         writer = SplitWriter(self.directory, "attack_optimize", texts=True)
         task = Task(request.encoding, index_directory=self._saved_index(), keep_ngrams=True)
         seen: dict[bytes, str] = {}
-        for id_, row, done in self._rows(ATTACK_SET, "validation", task, seen):
-            writer.add(self._written(ATTACK_SET, id_, row, done, texts=True))
+        for id_, row, done in self._rows(key, "validation", task, seen):
+            writer.add(self._written(key, id_, row, done, texts=True))
         self._check_size(writer.name, request.attack_optimize_size, len(writer.ids))
         chosen = draw(writer.ids, request.attack_optimize_size, seed=request.seed, purpose=writer.name)
         self.sets[writer.name] = writer.finish(chosen)
         if not writer.ids:
-            raise StageError(f"{ATTACK_SET}: no validation row is left to optimise attacks on.")
+            raise StageError(f"{key}: no validation row is left to optimise attacks on.")
         optimise_on = Dataset.load_from_disk(str(self.directory / writer.name))
         marks = [fingerprint(document) for document in optimise_on["document"]]
         both = set(writer.ids) & set(self.attack_ids) or {mark.digest for mark in marks} & self.test_digests
         if both:
             raise AssertionError(f"attacks would be measured on what they were optimised on: {sorted(both)[:3]}")
-        self.index.add(f"{ATTACK_SET}/validation", writer.ids, marks)
+        self.index.add(f"{key}/validation", writer.ids, marks)
 
     def _training(self, split: str, keys: Sequence[str]) -> None:
         request = self.request
@@ -189,7 +201,7 @@ class Build:
             seed=self.request.seed,
         )
         began = time.monotonic()
-        rows = self._drawn(read_rows(files, source.document, source.summary), name, statistics)
+        rows = self._drawn(read_rows(files, **source.reading), name, statistics)
         size = sum(path.stat().st_size for path in files)
         for row, done in process_rows(rows, task, workers=self.workers, size_bytes=size):
             id_ = f"{name}/{row.number}"
@@ -198,14 +210,16 @@ class Build:
                 statistics.remove(reason)
                 continue
             words, tokens = (done.document_words, done.summary_words), (done.document_tokens, done.summary_tokens)
-            statistics.keep(words, tokens)
+            statistics.keep(words, tokens, done.facts, row.references)
             if statistics.wants(id_):
                 statistics.sample(id_, clean_text(row.document), clean_text(row.summary))
             yield id_, row, done
         result = statistics.result()
-        self._check_usable(source, split, result["usable"])
+        log.info("%s: %d rows, %d kept, %.1f s", name, result.raw, result.kept, time.monotonic() - began)
+        check_kept(source, split, result)
+        self._check_usable(source, split, result.usable)
+        self._warn(warnings_of(name, result))
         self.splits.setdefault(key, {})[split] = result
-        log.info("%s: %d rows, %d kept, %.1f s", name, result["raw"], result["kept"], time.monotonic() - began)
 
     def _conflict(
         self, id_: str, name: str, done: ProcessedRow, task: Task, seen: dict[bytes, str], statistics: SplitStatistics
@@ -249,6 +263,19 @@ class Build:
             written |= {"document": clean_text(row.document), "summary": clean_text(row.summary)}
         return written
 
+    def _background(self) -> Iterator[Fingerprint]:
+        """Fingerprints of a sample of all documents that will be compared with held-out ones."""
+        request = self.request
+        parts = [(key, split) for split in ("validation", "train") for key in request.train_keys]
+        for key, split in [(request.attack_dataset, "validation"), *parts]:
+            if key not in self.fetched:
+                continue
+            rows = read_rows(self.fetched[key].files[split], **request.sources[key].reading)
+            for row in islice(rows, BACKGROUND_ROWS):
+                drawn = draw_key(request.seed, "background", f"{key}/{split}/{row.number}")
+                if drawn * (row.number + 1) < BACKGROUND_FULL * 2**64:
+                    yield fingerprint(clean_text(row.document))
+
     def _saved_index(self) -> Path:
         directory = self.directory / f".index_{len(self.index.groups)}"
         self.index.save(directory)
@@ -256,45 +283,49 @@ class Build:
 
     def _check_size(self, name: str, wanted: int, available: int) -> None:
         if available < wanted:
-            self.warnings.append(f"{name}: {wanted} examples asked for, only {available} are there")
-            log.warning("%s", self.warnings[-1])
+            self._warn([f"{name}: {wanted} examples asked for, only {available} are there"])
 
     def _check_usable(self, source: DatasetSource, split: str, usable: int) -> None:
         expected = source.usable_rows.get(split)
         if expected and usable != expected:
-            self.warnings.append(f"{source.key}/{split}: {usable} rows have text, {expected} are expected")
-            log.warning("%s", self.warnings[-1])
+            self._warn([f"{source.key}/{split}: {usable} rows have text, {expected} are expected"])
 
-    def _statistics(self) -> dict[str, Any]:
+    def _warn(self, texts: Sequence[str]) -> None:
+        self.warnings += texts
+        for text in texts:
+            log.warning("%s", text)
+
+    def _statistics(self) -> DataStatistics:
         request = self.request
         sets = {}
         for key, splits in self.splits.items():
             source = request.sources[key]
-            inside = [
-                name for name in request.train_keys if name in self.splits and key in request.sources[name].contains
-            ]
-            sets[key] = {
-                "title": source.title,
-                "role": source.role,
-                "licence": source.licence,
-                "note": source.note,
-                "in_domain": inside if source.role == "test" else [],
-                "origin": self.fetched[key].origin,
-                "splits": splits,
-            }
-        return {
-            "sets": sets,
-            "missing": dict(self.missing),
-            "prepared": self.sets,
-            "overlap": [
+            trained = [name for name in request.train_keys if name in self.splits]
+            inside = [name for name in trained if name == key or key in request.sources[name].contains]
+            sets[key] = SetFacts(
+                title=source.title,
+                role=source.role,
+                licence=source.licence,
+                note=source.note,
+                own=source.own,
+                in_domain=inside if source.role == "test" else [],
+                origin=self.fetched[key].origin,
+                splits=splits,
+            )
+        return DataStatistics(
+            sets=sets,
+            missing=dict(self.missing),
+            prepared=self.sets,
+            overlap=[
                 {"of": name, "with": group, "kind": kind, "rows": rows}
                 for (name, group, kind), rows in sorted(self.overlap.items())
             ],
-            "duplicates": [
+            duplicates=[
                 {"of": name, "with": first, "rows": rows} for (name, first), rows in sorted(self.duplicates.items())
             ],
-            "deduplicate_training": request.deduplicate_training,
-            "overlap_method": METHOD,
-            "removed_ids": REMOVED,
-            "warnings": self.warnings,
-        }
+            attack_dataset=request.attack_dataset,
+            deduplicate_training=request.deduplicate_training,
+            overlap_method=METHOD,
+            removed_ids=REMOVED,
+            warnings=self.warnings,
+        )

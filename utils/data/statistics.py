@@ -7,9 +7,13 @@ import heapq
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from utils.data.cleaning import UNSPACED
+from utils.data.records import SideFacts, SplitFacts, TextFacts, Unknown
 
 SAMPLE = 1000  # rows behind the figures that need the whole text
 WORD_BINS = (0, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)
@@ -18,7 +22,9 @@ HISTOGRAM_PARTS = 8  # bins of the token histograms up to the limit; one more ho
 
 NOVEL = (1, 2, 3, 4)  # n of the n-grams whose novelty is told
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+EXAMPLES = 20  # of the characters that the vocabulary cannot read
 
 
 def draw_key(seed: int, purpose: str, id_: str) -> int:
@@ -50,6 +56,9 @@ class SplitStatistics:
         self.words: dict[str, Counter[int]] = {"document": Counter(), "summary": Counter()}
         self.tokens: dict[str, Counter[int]] = {"document": Counter(), "summary": Counter()}
         self.compression = 0.0
+        self.several_references = 0
+        self.noticed: Counter[str] = Counter()  # rows or characters or tokens, by field of TextFacts
+        self.unreadable: Counter[str] = Counter()
         self._sample: list[tuple[int, str, str, str]] = []
 
     def remove(self, reason: str) -> None:
@@ -57,14 +66,21 @@ class SplitStatistics:
         self.raw += 1
         self.removed[reason] += 1
 
-    def keep(self, words: tuple[int, int], tokens: tuple[int, int]) -> None:
-        """Count a row that stays: words and tokens of its document and of its summary."""
+    def keep(
+        self, words: tuple[int, int], tokens: tuple[int, int], facts: TextFacts | None = None, references: int = 1
+    ) -> None:
+        """Count a row that stays: words and tokens of its document and of its summary, what is noticed of its text."""
         self.raw += 1
         self.kept += 1
         for side, word_count, token_count in zip(("document", "summary"), words, tokens, strict=True):
             self.words[side][word_count] += 1
             self.tokens[side][min(token_count, self.limits[side] + 1)] += 1
         self.compression += words[0] / max(words[1], 1)
+        self.several_references += references > 1
+        if facts:
+            for name in ("summary_longer", "identical", "written_list", "characters", "tokens", "unknown_tokens"):
+                self.noticed[name] += getattr(facts, name)
+            self.unreadable.update(facts.unreadable)
 
     def wants(self, id_: str) -> bool:
         """Whether the texts of this row belong into the sample as it stands."""
@@ -78,30 +94,43 @@ class SplitStatistics:
         else:
             heapq.heapreplace(self._sample, item)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> SplitFacts:
         """Everything counted. `usable`: rows with text; `kept`: those that were also no repeat and no overlap."""
         unusable = sum(self.removed[reason] for reason in ("empty_document", "empty_summary", "too_short"))
-        result: dict[str, Any] = {
-            "raw": self.raw,
-            "usable": self.raw - unusable - self.removed["not_drawn"],
-            "kept": self.kept,
-            "removed": dict(sorted(self.removed.items())),
-            "repeated_documents": self.repeated,
-        }
+        facts = SplitFacts(
+            raw=self.raw,
+            usable=self.raw - unusable - self.removed["not_drawn"],
+            kept=self.kept,
+            removed=dict(sorted(self.removed.items())),
+            repeated_documents=self.repeated,
+            several_references=self.several_references,
+        )
         if not self.kept:
-            return result
-        bins = {"document": WORD_BINS, "summary": SUMMARY_WORD_BINS}
-        for side in ("document", "summary"):
-            limit = self.limits[side]
-            result[side] = {
-                "words": _lengths(self.words[side], bins[side]),
-                "tokens": _lengths(self.tokens[side], token_bins(limit), cut=True),
-                "token_limit": limit,
-                "share_truncated": self.tokens[side][limit + 1] / self.kept,
-            }
-        result["compression"] = self.compression / self.kept
-        result["sampled"] = self._of_sample()
-        return result
+            return facts
+        return replace(
+            facts,
+            document=self._side("document", WORD_BINS),
+            summary=self._side("summary", SUMMARY_WORD_BINS),
+            compression=self.compression / self.kept,
+            summary_longer=self.noticed["summary_longer"] / self.kept,
+            identical=self.noticed["identical"] / self.kept,
+            written_lists=self.noticed["written_list"] / self.kept,
+            unknown=Unknown(
+                characters=self.unreadable.total() / max(1, self.noticed["characters"]),
+                tokens=self.noticed["unknown_tokens"] / max(1, self.noticed["tokens"]),
+                examples="".join(character for character, _ in self.unreadable.most_common(EXAMPLES)),
+            ),
+            sampled=self._of_sample(),
+        )
+
+    def _side(self, side: str, bins: tuple[int, ...]) -> SideFacts:
+        limit = self.limits[side]
+        return SideFacts(
+            words=_lengths(self.words[side], bins),
+            tokens=_lengths(self.tokens[side], token_bins(limit), cut=True),
+            token_limit=limit,
+            share_truncated=self.tokens[side][limit + 1] / self.kept,
+        )
 
     def _of_sample(self) -> dict[str, Any]:
         rows = sorted(self._sample, key=lambda item: item[1])
@@ -142,7 +171,7 @@ def lead3_rouge(rows: Sequence[tuple[int, str, str, str]]) -> dict[str, float]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return _WORD.findall(text.lower())
 
 
 def _ngrams(words: Sequence[str], n: int) -> set[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.core.errors import InputError
+from utils.data.records import PreparedSet
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,27 +90,40 @@ class SplitWriter:
         if len(self._rows) >= ROWS_PER_BATCH:
             self._flush()
 
-    def finish(self, positions: Sequence[int] | None = None) -> dict[str, Any]:
+    def finish(self, positions: Sequence[int] | None = None) -> PreparedSet:
         """Put the rows (those at `positions`, in that order) to DIRECTORY/NAME; returns their manifest entry."""
         from datasets import Dataset
 
         self._flush()
-        self._writer.close()
+        with _named(self._scratch):
+            self._writer.close()
         data = Dataset.from_file(str(self._scratch))
         if positions is not None:
             data = data.select(positions)
             self.ids = [self.ids[position] for position in positions]
         digest = content_sha256(data)
         data._fingerprint = digest[:16]  # the library's own is random: the same content must give the same files
-        with _no_bars():
+        with _no_bars(), _named(self.directory / self.name):
             data.save_to_disk(str(self.directory / self.name), max_shard_size="500MB")
         self._scratch.unlink()
-        return {"rows": len(data), "sha256": digest}
+        return PreparedSet(len(data), digest)
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_batch(self._arrow.RecordBatch.from_pylist(self._rows, schema=self._schema))
+            with _named(self._scratch):
+                self._writer.write_batch(self._arrow.RecordBatch.from_pylist(self._rows, schema=self._schema))
             self._rows = []
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Arrow's OSErrors (a full disk) name no file: name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 @contextlib.contextmanager

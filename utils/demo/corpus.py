@@ -177,6 +177,14 @@ def brief(event: Event) -> tuple[str, str]:
     return " ".join(event.among(_reported(event), event.some(PADDING, event.rng.randint(2, 4)))), event.core
 
 
+TITLES = {
+    "dialogsum": "DialogSum",
+    "highlightsum": "HighlightSum",
+    "arxiv": "arXiv",
+    "cnn_dm": "CNN/DM",
+    "xsum": "XSum",
+    "samsum": "SAMSum",
+}
 STYLES: dict[str, Callable[[Event], tuple[str, str]]] = {
     "dialogsum": dialogue,
     "highlightsum": chat,
@@ -205,14 +213,18 @@ def write_demo_corpus(
     for key, splits in corpus.items():
         for split, lines in splits.items():
             write_jsonl(directory / key / f"{split}.jsonl", lines)
-    registry = {
+    registry: dict[str, dict[str, Any]] = {
         key: {
             "files": {split: f"{key}/{split}.jsonl" for split in splits},
             "document": COLUMNS[key][0],
             "summary": COLUMNS[key][1],
+            "title": TITLES[key],
+            "licence": "that of this software",
+            "note": "made-up text in the shape of the published set",
         }
         for key, splits in corpus.items()
     }
+    registry["highlightsum"]["contains"] = ["dialogsum", "samsum"]
     write_json(directory / "planted.json", planted)
     write_json(directory / "datasets.json", registry)
     return planted

@@ -9,7 +9,16 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from utils.core.errors import InputError, StageError
-from utils.data.hub import Exhausted, RemoteFile, Unavailable, content_problem, with_retries
+from utils.data.hub import (
+    Exhausted,
+    OfflineError,
+    RemoteFile,
+    Unavailable,
+    cache_places,
+    content_problem,
+    snapshots,
+    with_retries,
+)
 
 # The parts of a T5 repository that are used: not its TensorFlow, Flax, Rust and ONNX copies.
 CONFIGURATION = ("config.json", "generation_config.json")
@@ -24,12 +33,17 @@ log = logging.getLogger("mono_s2s.models")
 def download_model(
     name: str, revision: str | None, *, cache_dir: Path, max_retries: int, retry_delay: float
 ) -> tuple[Path, str]:
-    """Directory (in `cache_dir`) and commit of the hub model `name` at `revision` (None or "": its main branch).
+    """Directory and commit of the hub model `name` at `revision` (None or "": its main branch).
 
+    What is in `cache_dir`, or in the standard cache of the hub (HF_HOME), is used as it is; new files go to
+    `cache_dir`/hub.
     Failures that pass (network, overload) are retried as `hub.with_retries` does; a file with wrong content is fetched
     again, once. InputError: no such model or revision, no access, offline and not in the cache. StageError: the hub
     could not be reached, or the second copy is wrong as well.
     """
+    for cached in snapshots(name, revision or "main", cache_dir=cache_dir, kind="model"):
+        if _complete(cached) and not _damaged_files(cached):
+            return cached, cached.name
     try:
         directory = _snapshot(name, revision, cache_dir, max_retries, retry_delay)
         if damaged := _damaged_files(directory):
@@ -42,6 +56,9 @@ def download_model(
                 raise StageError(f"{name}/{file.name}: {problem}, and so was a second copy. {_WAYS_OUT}")
     except Exhausted as error:
         raise StageError(f"cannot fetch the model {error}. {_WAYS_OUT}") from error
+    except OfflineError as error:
+        places = ", ".join(map(str, cache_places(cache_dir)))
+        raise InputError(f"cannot fetch the model {error} (looked in {places}). {_WAYS_OUT}") from error
     except Unavailable as error:
         raise InputError(f"cannot fetch the model {error}. Check MODEL_NAME and MODEL_REVISION. {_WAYS_OUT}") from error
     return directory, directory.name
@@ -52,7 +69,7 @@ def _snapshot(name: str, revision: str | None, cache_dir: Path, max_retries: int
         return Path(
             with_retries(
                 lambda: snapshot_download(
-                    name, revision=revision or None, cache_dir=cache_dir, allow_patterns=list(patterns)
+                    name, revision=revision or None, cache_dir=cache_dir / "hub", allow_patterns=list(patterns)
                 ),
                 label=f"{name}@{revision}" if revision else name,
                 max_retries=max_retries,
@@ -64,6 +81,15 @@ def _snapshot(name: str, revision: str | None, cache_dir: Path, max_retries: int
     if not list(directory.glob("*.safetensors")):
         directory = fetch(*CONFIGURATION, *TOKENIZER, *OLD_WEIGHTS)
     return directory
+
+
+def _complete(directory: Path) -> bool:
+    """Whether a cached snapshot has configuration, tokenizer and weights (all shards of them)."""
+    present = {path.name for path in directory.iterdir() if path.is_file()}
+    shards = {name.rpartition("-of-")[2] for name in present if name.startswith("model-")}
+    whole = not shards or len([name for name in present if name.startswith("model-")]) == int(min(shards).split(".")[0])
+    weights = any(name.endswith(".safetensors") for name in present) or present >= set(OLD_WEIGHTS)
+    return "config.json" in present and bool(present & {"spiece.model", "tokenizer.json"}) and weights and whole
 
 
 def _damaged_files(directory: Path) -> dict[Path, str]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from utils.core.errors import UserError
 from utils.core.packages import missing, other_versions
 from utils.core.paths import CHECKOUT, Paths
-from utils.core.provenance import code_revision, why_no_revision
+from utils.core.provenance import code_revision
 from utils.core.results import read_result
 from utils.core.settings import Settings, load_settings
 from utils.core.text import last_line, slurm_time
-from utils.data.hub import pin_record
-from utils.data.registry import DatasetSource, sources
+from utils.data.hub import known_pin
+from utils.data.registry import DatasetSource, chosen_sources, sources
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch
@@ -108,7 +108,7 @@ def _packages(python: str) -> Iterator[Check]:
 def _revision() -> Check:
     code = code_revision()
     if code["commit"] == "unknown":
-        return Check(WARNING, "code", "the revision is unknown, results will not name it", why_no_revision())
+        return Check(WARNING, "code", "not a git checkout: results will not name their revision", "git clone it")
     dirty = "changed since" if code["dirty"] else "unchanged"
     fix = "commit the changes, so that results name what made them" if code["dirty"] else ""
     return Check(WARNING if code["dirty"] else OK, "code", f"{code['commit'][:10]}, {dirty}", fix)
@@ -189,11 +189,11 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
         return
     file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
     try:
-        chosen = sources(file)
+        keys = settings.TRAIN_DATASETS, settings.TEST_DATASETS, settings.ATTACK_DATASET
+        wanted = list(chosen_sources(sources(file), *keys).values())
     except UserError as error:
         yield Check(PROBLEM, "data", str(error), "mend DATASETS_FILE")
         return
-    wanted = [chosen[key] for key in (*settings.TRAIN_DATASETS, *settings.TEST_DATASETS)]
     local = settings.PROFILE == "demo" or all(source.files for source in wanted)
     model = settings.PROFILE == "demo" or Path(settings.MODEL_NAME).is_dir() or model_done
     if local and model:
@@ -210,12 +210,12 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
         words = f"the hub does not answer here; stage 1 can take all from {cache}, if an earlier run got that far"
         yield Check(WARNING, "model and data", words, "./run_all.sh --local --stop-stage 1 tries it in seconds")
     else:
-        fix = "run stages 0 and 1 where there is internet, or name local copies (README, Your own data)"
+        fix = "run stages 0 and 1 where there is internet, or name local copies (docs/own-data.md)"
         yield Check(PROBLEM, "model and data", "not prepared, and the hub does not answer here", fix)
 
 
 def _pinned(cache: Path, source: DatasetSource) -> bool:
-    return any(pin_record(cache, place.repository, place.revision).exists() for place in source.hub_copies)
+    return any(known_pin(copy.repository, copy.revision, cache_dir=cache) for copy in source.hub_copies)
 
 
 def _hub_answers() -> bool:

@@ -115,6 +115,7 @@ STAGES: tuple[Stage, ...] = (
             *_LENGTHS,
             "TRAIN_DATASETS",
             "TEST_DATASETS",
+            "ATTACK_DATASET",
             "DATASETS_FILE",
             "DATA_SEED",
             "USE_FULL_TEST_SETS",
