@@ -1,1 +1,1 @@
-"""Benchmarks of scripts/benchmark.py: one module per case, each with ours, a reference, and a check."""
+"""Benchmarks of scripts/benchmark.py: one module per case, each with ours, what users have otherwise, and a check."""

@@ -4,52 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from utils.benchmarks.measure import Comparison
-
-
-def as_text(found: Comparison) -> str:
-    """The comparison as lines of text: one a way, then what was checked."""
-    head = f"{found.title}"
-    if found.matmul_peak:
-        head += f"   (matmul peak {_flops(found.matmul_peak)})"
-    columns = f"{found.unit + '/s':>16} {'median s':>10} {'spread':>7} {'ours is':>9} {'CPU':>9} {'target':>8}  memory"
-    lines = [head, f"  {'way':38} {columns}"]
-    for way, row in zip(found.ways, found.as_json()["ways"], strict=True):
-        ratio = "" if way is found.ways[0] else f"{row['ratio']:.2f} x"
-        cpu = row["cpu_ratio"] if way is not found.ways[0] else None
-        by_cpu = "" if cpu is None else f"{cpu:.2f} x"
-        target = "" if row["target"] is None else f"{row['target']:.2f} x"
-        memory = f"{row['peak_memory_mb']:.0f} MiB" if row["peak_memory_mb"] else ""
-        lines.append(
-            f"  {way.name:38} {row['per_second']:16.3f} {row['median_seconds']:10.4f} {row['spread']:6.0%} "
-            f"{ratio:>9} {by_cpu:>9} {target:>8}  {memory}"
-        )
-        if row.get("share_of_matmul_peak"):
-            lines.append(f"    {_flops(row['flops_per_second'])}, {row['share_of_matmul_peak']:.0%} of the peak")
-    if found.share_target:
-        lines.append(f"  target: {found.share_target:.0%} of the matmul peak")
-    lines += [f"  equal: {text}" for text in found.checks]
-    lines += [f"  note: {text}" for text in found.notes]
-    return "\n".join(lines)
+from utils.benchmarks.measure import Comparison, Way
+from utils.core.provenance import code_revision
 
 
 def circumstances(device: str, size: str) -> dict[str, Any]:
     """Date, commit, device and versions: what a number is worth nothing without."""
+    code = code_revision()
     return {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
-        "commit": _commit(),
+        "commit": f"{str(code['commit'])[:12]}{'-dirty' if code['dirty'] else ''}",
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
+        "load_average": round(os.getloadavg()[0], 2),
         "size": size,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -57,41 +31,51 @@ def circumstances(device: str, size: str) -> dict[str, Any]:
     }
 
 
-def as_json(facts: dict[str, Any], cases: dict[str, Sequence[Comparison]]) -> dict[str, Any]:
+def as_text(comparison: Comparison) -> str:
+    """The comparison as lines of text: one a way, then what was checked."""
+    peak = f"   (matmul peak {comparison.matmul_peak / 1e12:.3f} TFLOP/s)" if comparison.matmul_peak else ""
+    head = f"  {'way':30} {comparison.unit + '/s':>12} {'median s':>10} {'spread':>7} {'ours is':>9}"
+    lines = [comparison.title + peak, head]
+    for way in comparison.ways:
+        row = _row(comparison, way)
+        ratio = "" if way is comparison.ways[0] else f"{row['ratio']:.2f} x"
+        more = f"  {row['share_of_matmul_peak']:.0%} of the peak" if row["share_of_matmul_peak"] else ""
+        more += f"  {row['gpu_memory_mb']:.0f} MiB" if row["gpu_memory_mb"] else ""
+        figures = f"{row['per_second']:12.3f} {row['median_seconds']:10.4f} {row['spread']:7.0%} {ratio:>9}"
+        lines.append(f"  {way.name:30} {figures}{more}".rstrip())
+    lines += [f"  equal: {text}" for text in comparison.checks]
+    lines += [f"  note: {text}" for text in comparison.notes]
+    return "\n".join(lines)
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
     """Everything, for keeping."""
-    return {**facts, "cases": {name: [found.as_json() for found in comparisons] for name, comparisons in cases.items()}}
+    return {
+        "title": comparison.title,
+        "unit": comparison.unit,
+        "matmul_peak_flops_per_second": comparison.matmul_peak or None,
+        "ways": [_row(comparison, way) for way in comparison.ways],
+        "checks": comparison.checks,
+        "notes": comparison.notes,
+    }
 
 
-def missed(found: Comparison) -> list[str]:
-    """The targets that were not reached, one line each."""
-    lines = [
-        f"{found.title}: {found.ratio(way):.2f} x {way.name}, target {found.targets[way.name]:.2f} x"
-        for way in found.ways
-        if way.name in found.targets and found.ratio(way) < found.targets[way.name]
-    ]
-    if found.share_target:
-        share = found.share(found.ways[0])
-        if share is not None and share < found.share_target:
-            lines.append(f"{found.title}: {share:.0%} of the matmul peak, target {found.share_target:.0%}")
-    return lines
-
-
-def _flops(value: float) -> str:
-    return f"{value / 1e12:.1f} TFLOP/s" if value >= 1e12 else f"{value / 1e9:.1f} GFLOP/s"
-
-
-def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
-    try:
-        described = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _row(comparison: Comparison, way: Way) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "items": way.items,
+        "seconds": way.seconds,
+        "median_seconds": way.median,
+        "spread": (max(way.seconds) - min(way.seconds)) / way.median,
+        "per_second": way.items / way.median,
+        "ratio": comparison.ratio(way),
+        "share_of_matmul_peak": comparison.share_of_peak(way),
+        "gpu_memory_mb": way.gpu_memory_mb or None,
+    }
 
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    return f"{platform.machine()}, {os.cpu_count()} cores"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.machine())}, {os.cpu_count()} cores"
