@@ -12,10 +12,10 @@ from tests.shell_world import World
 from utils.training.checkpoints import (
     OPTIMIZER,
     STATE,
+    complete_checkpoints,
+    new_checkpoint,
     not_needed_to_resume,
     resume_point,
-    saving,
-    whole_checkpoints,
 )
 
 
@@ -37,7 +37,7 @@ def world(tmp_path_factory) -> World:
 def checkpoint(training, epoch: int, best: int = 9) -> None:
     """A complete checkpoint after `epoch`; the validation loss is lowest at epoch `best`."""
     rows = [{"epoch": number, "validation_loss": abs(number - best)} for number in range(1, epoch + 1)]
-    with saving(training / f"epoch_{epoch}", step=10 * epoch, identity={"seed": 1}) as new:
+    with new_checkpoint(training / f"epoch_{epoch}", step=10 * epoch, identity={"seed": 1}) as new:
         (new / "model.safetensors").write_bytes(b"w" * 1000)
         (new / STATE).write_text(json.dumps({"epochs": rows}))
         if epoch > 9:
@@ -95,7 +95,7 @@ def test_a_corrupt_newest_checkpoint_does_not_cost_the_one_before_it(world):
     training = world.work / "seed_2" / "baseline_model"
     (training / "epoch_11" / "model.safetensors").write_bytes(b"w" * 500)
     assert {path.name for path in not_needed_to_resume(training)} == {f"epoch_{n}" for n in (*range(1, 9), 11)}
-    assert resume_point(whole_checkpoints(training))[0].directory.name == "epoch_10"
+    assert resume_point(complete_checkpoints(training))[0].directory.name == "epoch_10"
 
 
 def test_where_nothing_is_resumable_nothing_is_surplus(tmp_path):

@@ -22,7 +22,7 @@ from utils.core.errors import InputError, Interrupted, StageError
 from utils.modeling.models import load_model, weights_sha256
 from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
 from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
-from utils.training.checkpoints import COMPLETE, whole_checkpoints
+from utils.training.checkpoints import COMPLETE, complete_checkpoints
 from utils.training.record import TrainingRecord
 from utils.training.train import TrainingSettings
 from utils.training.trainer import validation_loss
@@ -170,13 +170,28 @@ def test_a_run_leaves_plain_models_and_a_complete_history(undisturbed, pretraine
     assert audit["monotone_ffn_blocks"] and audit["min_weight"] == undisturbed["monotonic"][1]["min_ffn_weight"] >= 0
 
 
+def test_times_are_in_the_history_only_if_they_are_tracked(finished, pretrained, undisturbed):
+    """The setting decides what is reported, also of a training that is finished: nothing is trained again for it."""
+    with_times = undisturbed["monotonic"][1]
+    for row in with_times["epochs"]:
+        assert row.keys() >= TIMES
+        # Rates and seconds are of the same epoch, whose 18 examples are known.
+        assert row["seconds"] * row["examples_per_second"] == pytest.approx(EXAMPLES)
+        assert 0 < row["seconds"] <= row["cumulative_seconds"] <= with_times["total_seconds"]
+    untimed = run(pretrained, finished, settings=dataclasses.replace(SETTINGS, track_training_time=False))
+    measured = TIMES - {"peak_memory_mb"}  # memory is not time
+    assert all(row.keys() == with_times["epochs"][0].keys() - measured for row in untimed["epochs"])
+    assert timeless(untimed) == timeless(with_times) and untimed["resumes"] == 0
+    assert run(pretrained, finished)["epochs"] == with_times["epochs"]  # and on again: as measured then
+
+
 def test_all_arms_see_the_same_batches_with_the_same_settings(pretrained, tmp_path, monkeypatch):
     seen: dict[str, list] = {}
     rates: dict[str, list] = {}
     original = utils.training.trainer.ArmTrainer.compute_loss
 
     def spy(self, model, inputs, **kwargs):
-        arm = self.record.what
+        arm = self.record.arm
         seen.setdefault(arm, []).append({key: torch.as_tensor(value).clone() for key, value in inputs.items()})
         rates.setdefault(arm, []).append(
             [
@@ -363,7 +378,7 @@ def flip(path: Path) -> None:
 def test_a_torn_checkpoint_is_skipped_with_a_message(finished, pretrained, undisturbed, damage, caplog):
     damage(finished / "epoch_3")
     history = run(pretrained, finished)
-    assert "epoch_3 is torn" in caplog.text
+    assert f"Ignoring incomplete or corrupt checkpoint {finished / 'epoch_3'} (" in caplog.text
     assert history["resumes"] == 1 and history["sessions"][-1]["from_step"] == 2 * STEPS
     assert timeless(history) == timeless(undisturbed["monotonic"][1])
     assert weights_sha256(finished / "best") == weights_sha256(undisturbed["monotonic"][0] / "best")
@@ -380,7 +395,7 @@ def test_a_finished_training_is_not_repeated(finished, pretrained, undisturbed, 
 def test_checkpoints_of_other_settings_are_never_gone_on_from(finished, pretrained, tmp_path, caplog):
     settings = dataclasses.replace(SETTINGS, epochs=1, learning_rate=1e-3)
     history = run(pretrained, finished, settings=settings)
-    assert "another training removed (epochs, learning_rate changed)" in caplog.text
+    assert f"Removing the checkpoints of another training in {finished} (epochs, learning_rate changed)" in caplog.text
     assert history["resumes"] == 0 and len(history["sessions"]) == 1
     run(pretrained, tmp_path / "fresh", settings=settings)
     assert weights_sha256(finished / "best") == weights_sha256(tmp_path / "fresh" / "best")
@@ -421,7 +436,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_lives(pretrained, 
     monkeypatch.setattr(place, moment, full)
     with pytest.raises(StageError, match=r"cannot write the checkpoint .*epoch_2.* GB are free"):
         run(pretrained, output)
-    assert [checkpoint.directory.name for checkpoint in whole_checkpoints(output)] == ["epoch_1"]
+    assert [checkpoint.directory.name for checkpoint in complete_checkpoints(output)] == ["epoch_1"]
     assert not list(output.glob(".*"))
 
 
@@ -437,7 +452,7 @@ def test_a_loss_that_explodes_stops_the_stage_and_keeps_what_was_good(pretrained
     monkeypatch.setattr(utils.training.trainer.ArmTrainer, "training_step", poison)
     with pytest.raises(StageError, match=r"not finite any more.*LEARNING_RATE"):
         run(pretrained, tmp_path / "run")
-    assert [checkpoint.directory.name for checkpoint in whole_checkpoints(tmp_path / "run")] == ["epoch_1"]
+    assert [checkpoint.directory.name for checkpoint in complete_checkpoints(tmp_path / "run")] == ["epoch_1"]
 
 
 def test_empty_or_foreign_data_are_refused(pretrained, tmp_path):

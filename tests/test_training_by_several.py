@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 
 from tests.tiny import write_model
 from tests.training_world import SETTINGS, STEPS, rows
-from utils.core.errors import InputError, Interrupted
+from utils.core.errors import InputError, Interrupted, StageError
 from utils.data.store import FORMAT, MANIFEST
 from utils.modeling.models import load_model
 from utils.training import launcher as training_launcher
 from utils.training.batches import TokenRows
-from utils.training.checkpoints import whole_checkpoints
+from utils.training.checkpoints import complete_checkpoints
+from utils.training.launcher import TrainingJob, run_training
 from utils.training.train import train
 
 
@@ -37,9 +39,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def by_two(world: tuple[Path, Path], output: Path, **more: Any) -> dict[str, Any]:
-    return training_launcher.train_on_all(
-        2, arm="monotonic", pretrained_dir=world[0], prepared_dir=world[1], output_dir=output, settings=SETTINGS, **more
-    )
+    job = TrainingJob("monotonic", pretrained_dir=world[0], prepared_dir=world[1], output_dir=output, settings=SETTINGS)
+    return training_launcher.train_in_processes(2, job, **more)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_stop_is_saved_and_gone_on_from(
 ) -> None:
     with pytest.raises(Interrupted, match="the checkpoint is saved"):
         by_two(world, tmp_path, stop_requested=lambda: True)  # noticed when the first epoch ends
-    (newest,) = whole_checkpoints(tmp_path)
+    (newest,) = complete_checkpoints(tmp_path)
     assert newest.step == STEPS and newest.resumable
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in newest.directory.iterdir()}
     history = by_two(world, tmp_path)
@@ -113,3 +114,28 @@ def test_processes_are_the_gpus_but_not_more_than_a_batch_has_examples(monkeypat
     assert training_launcher.processes_for("cuda", 4) == 4
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert training_launcher.processes_for("cuda", 4) == 1
+
+
+def test_a_process_that_dies_without_a_word_is_reported_with_its_exit_code(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_launcher, "CHECKOUT", tmp_path)  # where `utils` cannot be imported from
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match=r"Training failed with exit code 1; see the traceback above\."):
+        by_two(world, tmp_path / "out")
+
+
+def test_a_job_is_the_same_in_every_process_and_one_gpu_needs_no_other(
+    world: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(SETTINGS, epochs=1, device="cpu")
+    job = TrainingJob("baseline", *world, tmp_path / "out", settings)
+    job.write(tmp_path / "job.json")
+    assert TrainingJob.read(tmp_path / "job.json") == job
+    assert run_training(job)["sessions"][0]["processes"] == 1
+    several = []
+    monkeypatch.setattr(training_launcher, "processes_for", lambda device, batch: 3)
+    monkeypatch.setattr(training_launcher, "train_in_processes", lambda *arguments: several.append(arguments) or {})
+    run_training(job)
+    assert [arguments[:2] for arguments in several] == [(3, job)]

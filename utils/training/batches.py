@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,8 @@ from datasets import Dataset
 
 from utils.modeling.batching import budget_batches, longest_first, pad, row_batches
 
-IGNORED_LABEL = -100
+Batch = dict[str, Any]  # what `TokenRows.collate` and `share` make, by name
+IGNORED_LABEL = -100  # targets that cross entropy leaves out
 POOL = 50  # batches that are sorted by length together: more waste less padding, but make batches less random
 
 
@@ -44,10 +46,10 @@ class TokenRows(torch.utils.data.Dataset):
         for lengths, column in ((self.input_lengths, self.inputs), (self.label_lengths, self.labels)):
             digest.update(lengths.tobytes())
             for values in column.flat():
-                digest.update(np.ascontiguousarray(values, dtype=np.int32))
+                digest.update(np.ascontiguousarray(values, dtype=np.int32).data)
         return digest.hexdigest()
 
-    def collate(self, rows: Sequence[int]) -> dict[str, torch.Tensor | int | None]:
+    def collate(self, rows: Sequence[int]) -> Batch:
         """Batch of `rows`: int64 input_ids [n, s] and labels [n, t] (padding -100), attention_mask, num_tokens (int).
 
         s and t are the longest of the batch, rounded up to `multiple_of`. The mask is bool [n, 1, 1, s], which T5 takes
@@ -64,14 +66,14 @@ class TokenRows(torch.utils.data.Dataset):
             "num_tokens": int(self.label_lengths[list(rows)].sum()),
         }
 
-    def share(self, rows: Sequence[int], rank: int, processes: int) -> dict[str, torch.Tensor | int | None]:
+    def share(self, rows: Sequence[int], rank: int, processes: int) -> Batch:
         """`collate` of every `processes`-th row of a batch, beginning with `rank`; `batch_tokens`: of the whole batch.
 
         A process that no row is left for gets the first one with num_tokens 0: it must take part, and counts nothing.
         """
-        own = list(rows[rank::processes])
-        part = self.collate(own or rows[:1])
-        part["num_tokens"] = int(self.label_lengths[own].sum())
+        mine = list(rows[rank::processes])
+        part = self.collate(mine or rows[:1])
+        part["num_tokens"] = int(self.label_lengths[mine].sum())
         part["batch_tokens"] = int(self.label_lengths[list(rows)].sum())
         return part
 

@@ -1,4 +1,8 @@
-"""What a training remembers and shows: sums of the running epoch, history, progress, and when to write a checkpoint."""
+"""What a training remembers and shows: sums of the running epoch, history, progress, and when to write a checkpoint.
+
+On a GPU the host runs ahead of the device; reading a number back makes it wait. So losses and norms stay on the device
+as scalars and are read together, every few seconds and at the end of an epoch.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +33,30 @@ SECONDS_BETWEEN_LOOKS = 5.0
 log = logging.getLogger("mono_s2s.training")
 
 
+@dataclass
+class EpochSums:
+    """Sums over the running epoch so far; Python numbers, so that a checkpoint's JSON keeps them exactly."""
+
+    loss_sum: float = 0.0  # nats: each batch's mean loss times its label tokens
+    norm_sum: float = 0.0  # of gradient norms
+    norm_max: float = 0.0
+    norms: int = 0  # how many norms were read
+    tokens: int = 0  # label tokens
+    examples: int = 0
+    steps: int = 0
+
+
 class TrainingRecord(TrainerCallback):
     """Follows a Trainer: sums up epochs, asks for checkpoints, shows progress, stops on a loss that is not finite.
 
-    `validate()` gives the validation loss of the model as it is. `state()` and `restore()` carry everything that must
-    survive a restart; sums are Python floats, so that they survive it exactly.
+    arm: for messages. validate: gives the validation loss (nats per token) of the model as it is. stop_requested: asked
+    after a step; true: a checkpoint is written, training ends, `interrupted` is set. checkpoint_minutes: between
+    checkpoints within an epoch, 0 for none. `state()` and `restore()` carry everything that must survive a restart.
     """
 
     def __init__(
         self,
-        what: str,
+        arm: str,
         output_dir: Path,
         *,
         epochs: int,
@@ -47,7 +66,7 @@ class TrainingRecord(TrainerCallback):
         checkpoint_minutes: float,
         on_gpu: bool,
     ) -> None:
-        self.what, self.output_dir = what, output_dir
+        self.arm, self.output_dir = arm, output_dir
         self.total_epochs, self.steps_per_epoch = epochs, steps_per_epoch
         self.validate, self.stop_requested = validate, stop_requested
         self.checkpoint_seconds = 60 * checkpoint_minutes or math.inf
@@ -55,13 +74,14 @@ class TrainingRecord(TrainerCallback):
         self.epochs: list[dict[str, Any]] = []
         self.interrupted = False
         self.last_loss = math.nan
-        # Scalars that are still on the device: reading one would wait for the GPU, so they are read together.
+        # Scalars that are still on the device, a loss with its label tokens.
         self.unread_losses: list[tuple[torch.Tensor, int]] = []
         self.unread_norms: list[torch.Tensor] = []
-        self._clear_sums()
+        self.sums = EpochSums()
         self.seconds_before = self.epoch_seconds_before = 0.0
         self.started = self.epoch_started = self.last_look = self.last_line = self.last_save = time.perf_counter()
-        self.first_step = self.learning_rate = self.session_examples = 0
+        self.first_step = self.session_examples = 0
+        self.learning_rate = 0.0
         self.bar: Any = None
 
     # ---- every batch -------------------------------------------------------------------------------------------
@@ -69,10 +89,10 @@ class TrainingRecord(TrainerCallback):
     def after_batch(self, loss: torch.Tensor, tokens: int, examples: int) -> None:
         """Note a batch's mean loss (scalar on the device), its label tokens and its examples."""
         self.unread_losses.append((loss, tokens))
-        self.tokens += tokens
-        self.examples += examples
+        self.sums.tokens += tokens
+        self.sums.examples += examples
+        self.sums.steps += 1
         self.session_examples += examples
-        self.steps += 1
 
     def after_norm(self, norm: torch.Tensor) -> None:
         """Note the global gradient norm before clipping (scalar on the device)."""
@@ -85,16 +105,17 @@ class TrainingRecord(TrainerCallback):
         now = time.perf_counter()
         return {
             "epochs": self.epochs,
-            "sums": {name: getattr(self, name) for name in _SUMS} | self._over_all_processes(),
+            "sums": asdict(self.sums) | self._over_all_processes(),
             "seconds": self.seconds_before + now - self.started,
-            "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started if self.steps else 0.0,
+            "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started if self.sums.steps else 0.0,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.epochs = state["epochs"]
-        for name in _SUMS:
-            alone = ranks.rank() > 0 and name in _SHARED  # what has been summed over all processes counts once
-            setattr(self, name, 0 if alone else state["sums"][name])
+        # What was summed over all processes goes on in process 0 alone, or the next sum would count it several times.
+        elsewhere = _SUMMED_OVER_PROCESSES if ranks.rank() > 0 else ()
+        names = [field.name for field in fields(EpochSums)]
+        self.sums = EpochSums(**{name: state["sums"][name] for name in names if name not in elsewhere})
         self.seconds_before, self.epoch_seconds_before = state["seconds"], state["epoch_seconds"]
 
     # ---- Trainer's events --------------------------------------------------------------------------------------
@@ -103,7 +124,7 @@ class TrainingRecord(TrainerCallback):
         self.started = self.epoch_started = self.last_save = time.perf_counter()
         self.first_step = state.global_step
         self.bar = (
-            progress(what=self.what, total=state.max_steps, unit="step")
+            progress(what=self.arm, total=state.max_steps, unit="step")
             if sys.stderr.isatty() and not ranks.rank()
             else None
         )
@@ -145,31 +166,30 @@ class TrainingRecord(TrainerCallback):
             return  # stopped within the epoch
         self.look(state)
         seconds = self.epoch_seconds_before + time.perf_counter() - self.epoch_started
-        for name, value in self._over_all_processes().items():
-            setattr(self, name, value)
+        sums = EpochSums(**asdict(self.sums) | self._over_all_processes())
         validation_loss = self.validate()
         if not math.isfinite(validation_loss):
             raise StageError(f"the validation loss of epoch {len(self.epochs) + 1} is {validation_loss}. {_ADVICE}")
         row: dict[str, Any] = {
             "epoch": len(self.epochs) + 1,
-            "steps": self.steps,
-            "train_loss": self.loss_sum / self.tokens,
+            "steps": sums.steps,
+            "train_loss": sums.loss_sum / sums.tokens,
             "validation_loss": validation_loss,
             "learning_rate": self.learning_rate,
-            "gradient_norm": {"mean": self.norm_sum / self.norms, "max": self.norm_max} if self.norms else None,
+            "gradient_norm": {"mean": sums.norm_sum / sums.norms, "max": sums.norm_max} if sums.norms else None,
             "seconds": seconds,
-            "examples_per_second": self.examples / seconds,
-            "tokens_per_second": self.tokens / seconds,
+            "examples_per_second": sums.examples / seconds,
+            "tokens_per_second": sums.tokens / seconds,
             "peak_memory_mb": self._peak_memory_mb(),
             "cumulative_seconds": self.seconds_before + time.perf_counter() - self.started,
         }
         self.epochs.append(row)
         log.info(
             "%s, epoch %d of %d: train loss %.4f, validation loss %.4f, %.1f examples/s",
-            *(self.what, row["epoch"], self.total_epochs),
+            *(self.arm, row["epoch"], self.total_epochs),
             *(row["train_loss"], validation_loss, row["examples_per_second"]),
         )
-        self._clear_sums()
+        self.sums = EpochSums()
         self.epoch_seconds_before = 0.0
         self.last_save = time.perf_counter()
         control.should_save = True
@@ -184,16 +204,16 @@ class TrainingRecord(TrainerCallback):
         if self.unread_losses:
             values = torch.stack([loss for loss, _ in self.unread_losses]).tolist()
             for value, (_, tokens) in zip(values, self.unread_losses, strict=True):
-                self.loss_sum += value * tokens
+                self.sums.loss_sum += value * tokens
             self.last_loss = values[-1]
             self.unread_losses.clear()
         if self.unread_norms:
             for norm in torch.stack(self.unread_norms).tolist():
-                self.norm_sum += norm
-                self.norm_max = max(self.norm_max, norm)
-                self.norms += 1
+                self.sums.norm_sum += norm
+                self.sums.norm_max = max(self.sums.norm_max, norm)
+                self.sums.norms += 1
             self.unread_norms.clear()
-        if not math.isfinite(self.loss_sum):
+        if not math.isfinite(self.sums.loss_sum):  # NaN and infinity stay in a sum, so one look finds any of them
             raise StageError(f"the training loss is not finite any more by step {state.global_step}. {_ADVICE}")
         self._show(state)
 
@@ -224,7 +244,7 @@ class TrainingRecord(TrainerCallback):
             self.last_line = self.last_look
             log.info(
                 "%s, epoch %d of %d, step %d of %d: loss %.4f, %.1f examples/s, %s left",
-                *(self.what, epoch, self.total_epochs, state.global_step, state.max_steps),
+                *(self.arm, epoch, self.total_epochs, state.global_step, state.max_steps),
                 *(self.last_loss, examples, "?" if left is None else duration(left)),
             )
 
@@ -232,12 +252,9 @@ class TrainingRecord(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
 
-    def _clear_sums(self) -> None:
-        self.loss_sum = self.norm_sum = self.norm_max = 0.0
-        self.tokens = self.examples = self.steps = self.norms = 0
-
-    def _over_all_processes(self) -> dict[str, float]:
-        loss_sum, tokens, examples = ranks.total([self.loss_sum, self.tokens, self.examples])
+    def _over_all_processes(self) -> dict[str, Any]:
+        """The sums of which each process has a part, over all of them; gradients are equal in all, and so are norms."""
+        loss_sum, tokens, examples = ranks.total([self.sums.loss_sum, self.sums.tokens, self.sums.examples])
         return {"loss_sum": loss_sum, "tokens": round(tokens), "examples": round(examples)}
 
     def _peak_memory_mb(self) -> float:
@@ -246,6 +263,5 @@ class TrainingRecord(TrainerCallback):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
 
 
-_SHARED = ("loss_sum", "tokens", "examples")  # each process has its own part of them
-_SUMS = ("loss_sum", "norm_sum", "norm_max", "norms", "tokens", "examples", "steps")
-_ADVICE = "Checkpoints before it are kept. Lower LEARNING_RATE, or set PRECISION to fp32."
+_SUMMED_OVER_PROCESSES = ("loss_sum", "tokens", "examples")
+_ADVICE = "Earlier checkpoints are kept. Lower LEARNING_RATE, or set PRECISION to fp32."

@@ -1,4 +1,7 @@
-"""Fine-tuning of one arm: the same implementation, data order and settings for all of them, but for the warm-up."""
+"""Fine-tuning of one arm: the same implementation, data order and settings for all of them, but for the warm-up.
+
+`train` is the whole of it in order: data, model, constraint, checkpoints, Trainer, history.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,33 @@ from transformers import TrainingArguments
 
 from utils.core.errors import InputError, Interrupted, StageError
 from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jsonl
-from utils.modeling.models import count_parameters, load_model, load_tokenizer, quiet_transformers, weights_sha256
+from utils.core.names import BASELINE
+from utils.core.settings import Settings
+from utils.modeling.models import (
+    choose_device,
+    count_parameters,
+    load_model,
+    load_tokenizer,
+    quiet_transformers,
+    weights_sha256,
+)
 from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
 from utils.training import ranks
 from utils.training.batches import TokenRows
-from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, for_training_only, keep_newest, starting_point
+from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, checkpoint_to_resume, for_training_only, keep_newest
 from utils.training.record import TrainingRecord
 from utils.training.trainer import ArmTrainer, validation_loss
 
 # May differ between the sessions of one training: they change nothing that is computed (the device hardly).
-FREE_TO_CHANGE = ("device", "compute_gradient_norms", "checkpoints_to_keep", "checkpoint_minutes")
+FREE_TO_CHANGE = (
+    "device",
+    "compute_gradient_norms",
+    "track_training_time",
+    "checkpoints_to_keep",
+    "checkpoint_minutes",
+)
+TIMES = ("seconds", "examples_per_second", "tokens_per_second", "cumulative_seconds")  # of a row of the history
 SESSIONS = "sessions.jsonl"  # one line for every time that the training started: when, where, from which step
 
 log = logging.getLogger("mono_s2s.training")
@@ -48,8 +67,28 @@ class TrainingSettings:
     precision: str = "auto"  # bf16: bfloat16 autocast; fp32; auto: bf16 where the GPU has it
     device: str = "cpu"
     compute_gradient_norms: bool = True
+    track_training_time: bool = True  # whether the history's epochs have their seconds
     checkpoints_to_keep: int = 2  # newest checkpoints that keep their optimizer state
     checkpoint_minutes: float = 30.0  # between checkpoints within an epoch; 0: none but on request
+
+    @classmethod
+    def of(cls, settings: Settings, *, seed: int, warmup_ratio: float) -> TrainingSettings:
+        """Those of an experiment's `settings`; the warm-up is given, because it alone differs between arms."""
+        return cls(
+            epochs=settings.NUM_EPOCHS,  # equal to MONOTONIC_NUM_EPOCHS: configs/overrides.py refuses anything else
+            learning_rate=settings.LEARNING_RATE,
+            batch_size=settings.BATCH_SIZE,
+            weight_decay=settings.WEIGHT_DECAY,
+            gradient_clip=settings.GRADIENT_CLIP,
+            warmup_ratio=warmup_ratio,
+            seed=seed,
+            epsilon=settings.MONOTONIC_EPSILON,
+            precision=settings.PRECISION,
+            device=choose_device(settings.DEVICE),
+            compute_gradient_norms=settings.COMPUTE_GRADIENT_NORMS,
+            track_training_time=settings.TRACK_TRAINING_TIME,
+            checkpoints_to_keep=settings.CHECKPOINTS_TO_KEEP,
+        )
 
 
 def train(
@@ -65,8 +104,8 @@ def train(
     """Train `arm` (see `monotonic.constrain`) from `pretrained_dir`; return its history, ready for JSON.
 
     Data sets have columns input_ids and labels (lists of token ids ending in eos). `output_dir` gets `epoch_1/`... and
-    `best/` (lowest validation loss), all plain model directories. Goes on from the newest whole checkpoint of the same
-    training found there, with the same result as if never stopped. Raises Interrupted after a checkpoint when
+    `best/` (lowest validation loss), all plain model directories. Resumes from the newest complete checkpoint of the
+    same training found there, with the same result as if never stopped. Raises Interrupted after a checkpoint when
     `stop_requested()` turns true; StageError for a loss that is not finite, a checkpoint that cannot be written, empty
     data; InputError for a damaged model or data that do not fit it.
 
@@ -82,20 +121,21 @@ def train(
     tokenizer = load_tokenizer(pretrained_dir)
     model = load_model(pretrained_dir)
     constrain(model, eps=settings.epsilon, arm=arm)
-    multiple = 8 if settings.device == "cuda" else 1
+    multiple = 8 if settings.device == "cuda" else 1  # tensor cores want dimensions that are multiples of 8
     rows, validation_rows = (
         TokenRows(part, pad_id=tokenizer.pad_token_id, multiple_of=multiple) for part in (train_set, validation_set)
     )
-    for part, what in ((rows, "training"), (validation_rows, "validation")):
+    for part, name in ((rows, "training"), (validation_rows, "validation")):
         if not len(part):
-            raise StageError(f"the {what} set is empty")
+            raise StageError(f"the {name} set is empty. Look at what stage 1 removed (data_statistics.json).")
         if part.largest_id() >= model.config.vocab_size:
             raise InputError(
-                f"the {what} set has token {part.largest_id()}, the model {model.config.vocab_size} tokens"
+                f"the {name} set has token {part.largest_id()}, the model {model.config.vocab_size} tokens. "
+                "They were made with different models: run stages 0 and 1 again."
             )
     identity = _identity(arm, pretrained_dir, rows, validation_rows, settings)
     with ranks.main_first():
-        start = starting_point(output_dir, identity)
+        start = checkpoint_to_resume(output_dir, identity)
     record = TrainingRecord(
         arm,
         output_dir,
@@ -124,7 +164,7 @@ def train(
             gradient_norms=settings.compute_gradient_norms,
             checkpoints_to_keep=settings.checkpoints_to_keep,
         )
-        log.info("%s: starts from %s", arm, start.directory if start else pretrained_dir)
+        log.info("%s: starting from %s", arm, start.directory if start else pretrained_dir)
         try:
             trainer.train(resume_from_checkpoint=str(start.directory) if start else None)
         finally:
@@ -166,7 +206,7 @@ def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArgument
 def _identity(
     arm: str, pretrained: Path, rows: TokenRows, validation_rows: TokenRows, settings: TrainingSettings
 ) -> dict[str, Any]:
-    """What a checkpoint must agree with to be gone on from."""
+    """What a checkpoint must agree with to be resumed from."""
     return {
         "arm": arm,
         "pretrained": weights_sha256(pretrained),
@@ -203,9 +243,11 @@ def _history(
     _export_best(output_dir / f"epoch_{best['epoch']}", output_dir / "best")
     model = load_model(output_dir / "best")
     sessions = list(read_jsonl(output_dir / SESSIONS))
+    # Times are in every checkpoint: the setting can be changed afterwards, and decides what is reported.
+    hidden = () if settings.track_training_time else TIMES
     history = {
         "arm": arm,
-        "epochs": record.epochs,
+        "epochs": [{name: value for name, value in row.items() if name not in hidden} for row in record.epochs],
         "best_epoch": best["epoch"],
         "best_validation_loss": best["validation_loss"],
         "total_steps": record.steps_per_epoch * settings.epochs,
@@ -221,7 +263,7 @@ def _history(
         "weights_sha256": weights_sha256(output_dir / "best"),
         "data_sha256": {"train": identity["train_data"], "validation": identity["validation_data"]},
     }
-    if arm != "baseline":
+    if arm != BASELINE:
         history["audit"] = audit(model)
     return history
 

@@ -1,4 +1,7 @@
-"""transformers' Trainer, fitted to this experiment: our batches, our decay, our checkpoints, no waiting for the GPU."""
+"""transformers' Trainer, fitted to this experiment: our batches, our decay, our checkpoints, no waiting for the GPU.
+
+Trainer's loop, schedule, resume logic and torchrun support are used as they are; what is overridden says why.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,18 @@ from utils.modeling.monotonic import effective_weight_decay, free_parameters, pa
 from utils.modeling.precision import bf16_autocast
 from utils.training import ranks
 from utils.training.batches import LengthBuckets, TokenRows, sorted_batches
-from utils.training.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, saving
+from utils.training.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, new_checkpoint
 from utils.training.record import TrainingRecord
 
 
 class ArmTrainer(Trainer):
-    """Trains one arm on `rows`; `record` is told about every batch, and asks for checkpoints as a callback."""
+    """Trains one arm on `rows`; `record` is told about every batch, and asks for checkpoints as a callback.
+
+    model: constrained as the arm wants it (`monotonic.constrain`), float32. autocast: the forward pass in bfloat16.
+    identity: what a checkpoint must agree with to be resumed from.
+    """
+
+    model: T5ForConditionalGeneration
 
     def __init__(
         self,
@@ -51,7 +60,10 @@ class ArmTrainer(Trainer):
     # ---- batches and loss ------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Length buckets. The loader has a generator of its own: it must not draw from the one that dropout uses."""
+        """Length buckets instead of Trainer's random batches, and the same for every arm.
+
+        The loader has a generator of its own: it must not draw from the one that dropout uses.
+        """
         buckets = LengthBuckets(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
         share = functools.partial(self.rows.share, rank=ranks.rank(), processes=ranks.world_size())
         return _EpochLoader(
@@ -63,38 +75,58 @@ class ArmTrainer(Trainer):
         )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Onto the device without waiting for it; Trainer's own copies wait for all work before them, at every step."""
+        """Private, because Trainer has no other place for it: its own copies to the device are blocking ones.
+
+        They wait for all work before them, at every step; these go on while the host prepares the next step.
+        """
         return to_device(inputs, self.args.device)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        with parametrize.cached():  # softplus once a step: T5's feed-forward block reads its matrices several times
+        """Trainer's step, with W = softplus(V) computed once in it: T5's FFN reads its matrices several times."""
+        with parametrize.cached():
             return super().training_step(model, inputs, *args, **kwargs)
 
-    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Mean loss over the label tokens of the whole batch, a float32 scalar; inputs: those of `TokenRows.share`.
+
+        Autocast covers the forward pass alone, and the record gets the loss without reading it from the device.
+        """
         tokens, batch_tokens = inputs.pop("num_tokens"), inputs.pop("batch_tokens")
         with bf16_autocast(self.args.device, self.autocast):
-            loss = model(**inputs, use_cache=False).loss
+            loss: torch.Tensor = model(**inputs, use_cache=False).loss
         self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]) if tokens else 0)
-        if ranks.world_size() > 1:  # gradients are averaged over processes: weighted so, that is the whole batch's mean
+        if ranks.world_size() > 1:
+            # DistributedDataParallel averages gradients over the R processes. Each process has the mean over its own
+            # tokens t_r; weighted by R * t_r / t, that average is the mean over all t tokens of the batch.
             loss = loss * (ranks.world_size() * tokens / batch_tokens)
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0  # the default walks over all parameters at every step to count what nobody reads
+        """Nothing: Trainer's walks over all parameters at every step, for a number that nobody reads."""
+        return 0
 
     # ---- optimizer -------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with our groups: Trainer's would decay V instead of W = softplus(V)."""
         if self.optimizer is None:
             groups = parameter_groups(self.model, self.args.weight_decay)
             self.optimizer = torch.optim.AdamW(groups, lr=self.args.learning_rate, fused=True)
             effective_weight_decay(self.optimizer)
         return self.optimizer
 
-    def _clip_grad_norm(self, model: torch.nn.Module) -> torch.Tensor:
-        return torch.nn.utils.clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
-
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Private, because Trainer shows the norm to nobody before it logs, and logging reads it from the device.
+
+        grad_norm: the global norm before clipping, None where nothing is clipped. Without gradient norms nothing is
+        computed here; Trainer would.
+        """
         if self.gradient_norms:
             if grad_norm is None:  # no clipping asked for
                 grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -104,10 +136,13 @@ class ArmTrainer(Trainer):
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write `epoch_N/` at the end of an epoch, else `step_N/`: a plain model, and what training needs to go on."""
+        """Write `epoch_N/` at the end of an epoch, else `step_N/`: a plain model, and what resuming needs.
+
+        Private, because Trainer's writes the unfolded model into `checkpoint-N/`, file by file: torn if killed.
+        """
         step, steps = self.state.global_step, math.ceil(len(self.rows) / self.args.per_device_train_batch_size)
         name = f"epoch_{step // steps}" if step % steps == 0 else f"step_{step}"
-        directory = Path(self.args.output_dir) / name
+        directory = self.record.output_dir / name
         history, random_states = self.record.state(), self._random_states()  # of all processes
         if ranks.rank() == 0:
             self._write_checkpoint(directory, step, history, random_states)
@@ -125,7 +160,7 @@ class ArmTrainer(Trainer):
     def _write_checkpoint(
         self, directory: Path, step: int, history: dict[str, Any], random_states: dict[str, bytes]
     ) -> None:
-        with saving(directory, step=step, identity=self.identity) as new:
+        with new_checkpoint(directory, step=step, identity=self.identity) as new:
             save_plain(self.model, self.tokenizer, new)
             free = {key: value.detach().cpu() for key, value in free_parameters(self.model).items()}
             if free:
@@ -140,7 +175,10 @@ class ArmTrainer(Trainer):
         keep_newest(directory.parent, self.checkpoints_to_keep)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Weights as they were: the free ones from the plain model, the constrained ones from their V, bit by bit."""
+        """Weights as they were: the free ones from the plain model, the constrained ones from their V, bit by bit.
+
+        Private, because Trainer's would read the model file alone, which has W: V = softplus_inverse(W) rounds.
+        """
         directory = Path(resume_from_checkpoint)
         weights = load_file(directory / "model.safetensors")
         free = free_parameters(self.model)
@@ -153,8 +191,10 @@ class ArmTrainer(Trainer):
                 parameter.copy_(saved[name])
 
 
-class _EpochLoader(DataLoader):
-    """Tells the batch sampler which epoch it is; Trainer calls this at the start of each."""
+class _EpochLoader(DataLoader[int]):
+    """Tells the batch sampler which epoch it is: Trainer calls `set_epoch` of a loader or its sampler, not of that."""
+
+    batch_sampler: LengthBuckets
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
@@ -184,12 +224,12 @@ def validation_loss(
     with parametrize.cached():
         for batch in sorted_batches(rows, max_tokens=max_tokens)[ranks.rank() :: ranks.world_size()]:
             inputs = rows.collate(batch)
-            count = inputs.pop("num_tokens")
+            count: int = inputs.pop("num_tokens")
             inputs = to_device(inputs, device)
             with bf16_autocast(device, autocast):
                 loss = model(**inputs, use_cache=False).loss
-            total += loss.double() * count
+            total += loss.double() * count  # stays on the device: one wait at the end instead of one for each batch
             tokens += count
     model.train(was_training)
-    everything, count = ranks.total([float(total), tokens])
-    return everything / count
+    nll, tokens_of_all = ranks.total([float(total), tokens])
+    return nll / tokens_of_all
