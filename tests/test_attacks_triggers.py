@@ -20,13 +20,8 @@ from utils.attacks.triggers.candidates import token_pool
 from utils.attacks.triggers.evaluation import clean_side, evaluate_trigger
 from utils.attacks.triggers.experiment import with_own_output
 from utils.attacks.triggers.inputs import TriggerExample, trigger_examples
-from utils.attacks.triggers.search import (
-    TriggerObjective,
-    TriggerSettings,
-    optimise_trigger,
-    slot_gains,
-    split_examples,
-)
+from utils.attacks.triggers.objective import TriggerObjective, slot_gains
+from utils.attacks.triggers.search import TriggerSettings, optimise_trigger, split_examples
 from utils.core.errors import Interrupted, StageError, UsageError
 from utils.core.names import TRIGGER_TYPES
 

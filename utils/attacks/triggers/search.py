@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from utils.attacks.cache import load_cached, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim
-from utils.attacks.objective import Objective, Targets
+from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
-from utils.attacks.triggers.candidates import candidate_triggers, random_triggers, token_pool
+from utils.attacks.triggers.candidates import candidate_triggers, random_triggers
 from utils.attacks.triggers.inputs import TriggerExample
+from utils.attacks.triggers.objective import UNUSABLE, TriggerObjective, slot_gains
 from utils.core.errors import Interrupted, StageError, UsageError
 from utils.core.names import TRIGGER_TYPES
 from utils.core.progress import progress
@@ -36,7 +37,6 @@ TOP_K = 64  # tokens per slot, by first-order gain, that candidates are drawn fr
 DEV_SHARE = 0.2  # of the optimisation set: selects, and is never climbed on
 PATIENCE = 30  # iterations without a dev gain after which a restart rests
 SNAPSHOTS = 3  # triggers that each restart keeps for the choice at the end
-UNUSABLE = -1e9  # nats; finite, so that means and differences of it stay comparable
 
 
 @dataclass(frozen=True)
@@ -92,50 +92,6 @@ class TriggerSearchState:
     gradient_rows: int = 0
     seconds: float = 0.0
     finished: bool = False
-
-
-class TriggerObjective:
-    """The loss of triggers over examples, scored in one batch whatever their number."""
-
-    def __init__(self, objective: Objective, items: Sequence[TriggerExample], trigger_type: str, seed: int) -> None:
-        self.objective, self.items, self.kind, self.seed = objective, list(items), trigger_type, seed
-        self.targets = Targets([item.labels for item in items], objective.device)
-
-    def inputs(self, trigger: Sequence[int], rows: Sequence[int], boundary_key: object) -> list[np.ndarray]:
-        """The ids of examples `rows` with `trigger`; each `boundary_key` draws an infix's boundary anew."""
-        return [self.items[i].with_trigger(self.kind, trigger, self.boundary(i, boundary_key)) for i in rows]
-
-    def boundary(self, row: int, boundary_key: object) -> int | None:
-        """The infix boundary of an example under `boundary_key`; None for the other types."""
-        return self.items[row].draw_boundary(self.kind, self.seed, boundary_key)
-
-    def losses(self, triggers: Sequence[Sequence[int]], rows: Sequence[int], boundary_key: object) -> np.ndarray:
-        """float64 [len(triggers), len(rows)]; a loss that is not finite counts as UNUSABLE: it never wins."""
-        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, boundary_key)]
-        flat = self.objective.losses(inputs, self.targets, list(rows) * len(triggers))
-        return np.where(np.isfinite(flat), flat, UNUSABLE).reshape(len(triggers), len(rows))
-
-    def clean_losses(self) -> np.ndarray:
-        """float64 [examples]: without any trigger."""
-        return self.objective.losses([i.clean for i in self.items], self.targets, np.arange(len(self.items)))
-
-    def slot_gradients(
-        self, triggers: Sequence[Sequence[int]], rows: Sequence[int], boundary_key: object
-    ) -> np.ndarray:
-        """Mean gradient at the trigger's slots, float32 [len(triggers), length, d]."""
-        slots = [self.items[i].slot(self.kind, self.boundary(i, boundary_key)) for i in rows]
-        inputs = [ids for trigger in triggers for ids in self.inputs(trigger, rows, boundary_key)]
-        length, width = len(triggers[0]), self.objective.embedding.shape[1]
-        total = torch.zeros(len(triggers), length, width, device=self.objective.device)
-        offsets = torch.arange(length, device=self.objective.device)
-
-        def use(batch: np.ndarray, ids: torch.Tensor, gradient: torch.Tensor) -> None:
-            starts = torch.tensor([slots[n % len(rows)] for n in batch], device=gradient.device)
-            picked = gradient[torch.arange(len(batch), device=gradient.device)[:, None], starts[:, None] + offsets]
-            total.index_add_(0, torch.tensor([n // len(rows) for n in batch], device=gradient.device), picked)
-
-        self.objective.gradients(inputs, self.targets, list(rows) * len(triggers), use)
-        return (total / len(rows)).cpu().numpy()
 
 
 def split_examples(items: Sequence[TriggerExample], seed: int) -> tuple[list[TriggerExample], list[TriggerExample]]:
@@ -210,8 +166,8 @@ def _start(
     rng = generator(settings.seed, train.kind, "start")
     rows = _draw(rng, len(train.items), RACE_EXAMPLES)
     for restart in range(settings.restarts):
-        own = generator(settings.seed, train.kind, "start", restart)
-        pool = random_triggers(context.legal, train.kind, settings.length, settings.candidates, own)
+        restart_rng = generator(settings.seed, train.kind, "start", restart)
+        pool = random_triggers(context.legal, train.kind, settings.length, settings.candidates, restart_rng)
         losses = train.losses(pool, rows, "start")
         state.triggers.append(pool[int(np.argmax(losses.mean(axis=1)))])
         state.forward_rows += losses.size
@@ -223,66 +179,87 @@ def _start(
 def _iterate(
     context: AttackContext, train: TriggerObjective, settings: TriggerSettings, state: TriggerSearchState
 ) -> None:
-    """One step of all restarts that are still active: gradient, candidates, race, confirmation, paired acceptance."""
+    """One step of all active restarts: gradient, candidates, race, confirmation, paired acceptance.
+
+    All restarts are scored together: their candidates fill one batch, and they see the same examples.
+    """
     iteration = state.iteration  # of this step: it seeds all draws, the infix boundaries among them
     rng = generator(settings.seed, train.kind, "iteration", iteration)
     active = [r for r, on in enumerate(state.active) if on]
-    now = [state.triggers[r] for r in active]
-    count = settings.candidates
-    gains: Sequence[np.ndarray | None] = [None] * len(active)
-    if settings.method == "gradient":
-        rows = _draw(rng, len(train.items), settings.gradient_examples)
-        gradients = train.slot_gradients(now, rows, iteration)
-        gains = slot_gains(context, train, now, gradients)
-        state.gradient_rows += len(rows) * len(active)
-    else:  # the gradient's cost, spent on more candidates
-        count += -(-3 * settings.gradient_examples // RACE_EXAMPLES)
-    pools = [
-        candidate_triggers(
-            context.legal, train.kind, trigger, gain, count=count, top_k=TOP_K,
-            pairs=iteration < settings.iterations // 2,
-            rng=generator(settings.seed, train.kind, "candidates", iteration, r),
-        )
-        for r, trigger, gain in zip(active, now, gains, strict=True)
-    ]  # fmt: skip
+    incumbents = [state.triggers[r] for r in active]
+    pools = _candidates(context, train, settings, state, active, rng)
     rows = _draw(rng, len(train.items), RACE_EXAMPLES + CONFIRM_EXAMPLES)
     race, confirm = rows[:RACE_EXAMPLES], rows[RACE_EXAMPLES:]
-    heats = [[trigger, *pool] for trigger, pool in zip(now, pools, strict=True)]
-    first = _split(train.losses([t for heat in heats for t in heat], race, iteration), [len(heat) for heat in heats])
-    best = [np.argsort(-losses[1:].mean(axis=1), kind="stable")[:RACE_SURVIVORS] + 1 for losses in first]
-    finals = [[heat[0], *(heat[i] for i in kept)] for heat, kept in zip(heats, best, strict=True)]
-    state.forward_rows += sum(losses.size for losses in first)
-    second = [np.zeros((len(final), 0)) for final in finals]
-    if confirm:
-        second = _split(train.losses([t for f in finals for t in f], confirm, iteration), [len(f) for f in finals])
-        state.forward_rows += sum(losses.size for losses in second)
+    # Race: incumbent (row 0) and all candidates on a few examples, float64 [1 + candidates, race] per restart.
+    starters = [[trigger, *pool] for trigger, pool in zip(incumbents, pools, strict=True)]
+    raced = _scored(train, starters, race, iteration, state)
+    best = [np.argsort(-losses[1:].mean(axis=1), kind="stable")[:RACE_SURVIVORS] + 1 for losses in raced]
+    # Confirmation: incumbent and survivors on more examples, float64 [1 + survivors, confirm] per restart. The race
+    # picked the luckiest of many, so its own gain is biased upwards; on fresh examples it is not.
+    finalists = [[pool[0], *(pool[i] for i in kept)] for pool, kept in zip(starters, best, strict=True)]
+    confirmations = _scored(train, finalists, confirm, iteration, state)
     point: dict[str, Any] = {"iteration": iteration + 1, "loss": [None] * len(state.triggers), "accepted": []}
-    for r, losses, kept, more, final in zip(active, first, best, second, finals, strict=True):
-        both = np.concatenate([losses[[0, *kept]], more], axis=1)
-        gain = both[1:].mean(axis=1) - both[0].mean() if len(kept) else np.zeros(0)
+    for r, losses, kept, fresh, pool in zip(active, raced, best, confirmations, finalists, strict=True):
+        # Paired: incumbent and survivors on the very same examples, race and confirmation together.
+        both = np.concatenate([losses[[0, *kept]], fresh], axis=1)
+        gain = both[1:].mean(axis=1) - both[0].mean()
         winner = int(np.argmax(gain)) if len(gain) else -1
-        honest = winner >= 0 and (not confirm or more[1 + winner].mean() > more[0].mean())
-        if winner >= 0 and gain[winner] > 0 and honest:
-            state.triggers[r] = list(final[1 + winner])
+        confirmed = winner >= 0 and (not confirm or fresh[1 + winner].mean() > fresh[0].mean())
+        accepted = confirmed and gain[winner] > 0
+        if accepted:
+            state.triggers[r] = list(pool[1 + winner])
             point["accepted"].append(r)
-            point["loss"][r] = round(float(both[1 + winner].mean()), 5)
-        else:
-            point["loss"][r] = round(float(both[0].mean()), 5)
+        point["loss"][r] = round(float(both[1 + winner if accepted else 0].mean()), 5)
     state.curve.append(point)
     state.iteration += 1
 
 
-def slot_gains(
-    context: AttackContext, train: TriggerObjective, triggers: Sequence[Sequence[int]], gradients: np.ndarray
-) -> list[np.ndarray]:
-    """First-order gain of every legal token at every slot, float64 [length, V] per trigger."""
-    table = train.objective.embedding
-    rows = table[torch.from_numpy(token_pool(context.legal, train.kind)).to(table.device)].float()
-    slots = torch.from_numpy(gradients).to(table.device)
-    old = table[torch.tensor(triggers, device=table.device)].float()
-    with torch.inference_mode():
-        gains = slots @ rows.T - (slots * old).sum(-1, keepdim=True)
-    return list(gains.double().cpu().numpy())
+def _candidates(
+    context: AttackContext,
+    train: TriggerObjective,
+    settings: TriggerSettings,
+    state: TriggerSearchState,
+    active: Sequence[int],
+    rng: np.random.Generator,
+) -> list[list[list[int]]]:
+    """Candidates of each active restart: by gradient, or more of them at random where the method has none."""
+    incumbents = [state.triggers[r] for r in active]
+    gains: Sequence[NDArray[np.float64] | None] = [None] * len(active)
+    count = settings.candidates
+    if settings.method == "gradient":
+        rows = _draw(rng, len(train.items), settings.gradient_examples)
+        gains = slot_gains(context, train, incumbents, train.slot_gradients(incumbents, rows, state.iteration))
+        state.gradient_rows += len(rows) * len(active)
+    else:  # the gradient's cost (3 forward passes an example, rounded up) spent on more candidates
+        count += -(-3 * settings.gradient_examples // RACE_EXAMPLES)
+    return [
+        candidate_triggers(
+            context.legal,
+            train.kind,
+            state.triggers[r],
+            gain,
+            count=count,
+            top_k=TOP_K,
+            pairs=state.iteration < settings.iterations // 2,
+            rng=generator(settings.seed, train.kind, "candidates", state.iteration, r),
+        )
+        for r, gain in zip(active, gains, strict=True)
+    ]
+
+
+def _scored(
+    train: TriggerObjective,
+    pools: Sequence[Sequence[Sequence[int]]],
+    rows: Sequence[int],
+    iteration: int,
+    state: TriggerSearchState,
+) -> list[NDArray[np.float64]]:
+    """Losses float64 [triggers of the pool, rows] of each pool, scored in one call; counted in `state`."""
+    if not rows:
+        return [np.zeros((len(pool), 0)) for pool in pools]
+    losses = train.losses([trigger for pool in pools for trigger in pool], rows, iteration)
+    state.forward_rows += losses.size
+    return np.split(losses, np.cumsum([len(pool) for pool in pools])[:-1])
 
 
 def _select_on_dev(dev: TriggerObjective, clean: float, settings: TriggerSettings, state: TriggerSearchState) -> None:
@@ -374,9 +351,6 @@ def _converged(state: TriggerSearchState) -> bool:
 
 
 def _draw(rng: np.random.Generator, total: int, count: int) -> list[int]:
+    """Up to `count` different numbers below `total`, in random order."""
     drawn: list[int] = rng.permutation(total)[:count].tolist()
     return drawn
-
-
-def _split(table: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    return np.split(table, np.cumsum(sizes)[:-1])
