@@ -17,7 +17,7 @@ from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.triggers.candidates import random_triggers
 from utils.attacks.triggers.inputs import trigger_examples
-from utils.attacks.triggers.search import TriggerObjective
+from utils.attacks.triggers.objective import TriggerObjective
 from utils.benchmarks.measure import Comparison, Way, alternate, check
 from utils.benchmarks.synthetic import PREFIX, Size, examples, new_model, tokenizer
 from utils.evaluation.decoding import DecodingSettings
