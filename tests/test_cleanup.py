@@ -69,14 +69,14 @@ def test_without_a_yes_nothing_goes(world):
     assert world.snapshot() == before
 
 
-def test_it_refuses_while_a_run_is_at_work(world):
+def test_it_refuses_during_a_local_run(world):
     lock = world.work / "runs" / "seed_1.lock"
     with lock.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         before = world.snapshot()
         for command in (["clean_all.sh"], ["clean_all.sh", "--seed", "1"], ["clean_checkpoints.sh"]):
             result = world.run(*command, "--force")
-            assert result.returncode == 2 and "at work" in result.stderr
+            assert result.returncode == 2 and "is running here" in result.stderr
         assert world.snapshot() == before
 
 

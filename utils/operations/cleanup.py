@@ -7,20 +7,19 @@ left and named. Permanent results, and a download cache outside the work directo
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.core.errors import UsageError
-from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
 from utils.core.text import byte_size
+from utils.operations.logs import printable
+from utils.operations.running import refuse_while_running
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
-from utils.slurm.live_jobs import live_jobs
 from utils.slurm.run_record import records
 from utils.training.checkpoints import not_needed_to_resume
 
@@ -47,7 +46,9 @@ def _clean(paths: Paths, targets: list[Path], seeds: list[int] | None, force: bo
         print("nothing to delete.")
         return 0
     _show(targets, paths)
-    refuse_while_running(paths, seeds)
+    silence = refuse_while_running(paths, seeds)
+    if silence and cluster.has_slurm():
+        print(f"note: {silence} Jobs that were submitted by hand are not seen.", file=sys.stderr)
     if not force and not _agreed():
         print("nothing was deleted.")
         return 0
@@ -74,7 +75,7 @@ def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
     unknown += [path for path in _children(paths.results_root) if path not in results]
     results = [path for path in results if not keep_cache or path not in made]
     for path in unknown:
-        print(f"left alone, not made by this project: {path}")
+        print(f"left alone, not made by this project: {printable(path)}")
     if keep_cache:
         logs = [path for path in known if path.name == "stage_logs"]
         known = [path for path in known if path.name != "stage_logs"]
@@ -116,35 +117,13 @@ def _seeds_of(paths: Paths) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def refuse_while_running(paths: Paths, seeds: list[int] | None) -> None:
-    """UsageError while jobs of these seeds (None: of any) wait or run, or a run here is at work."""
-    runs = [run for run in records(paths) if seeds is None or run.facts["seed"] in seeds]
-    for run_id, live in live_jobs(runs).items():
-        seed = next(run.facts["seed"] for run in runs if run.run_id == run_id)
-        raise UsageError(
-            f"seed {seed} has jobs in the queue ({', '.join(live)}). End them: ./run_all.sh --cancel {seed}"
-        )
-    for path in paths.runs.glob("*/multi_seed.json"):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        together = facts["seeds"] if seeds is None else [seed for seed in seeds if seed in facts["seeds"]]
-        if together and any(state.live for state in cluster.queue([facts["job_id"]], facts["cluster"])):
-            names = " ".join(map(str, facts["seeds"]))
-            raise UsageError(
-                f"the aggregate {facts['job_id']} is in the queue. End it: ./run_multi_seed.sh {names} --cancel"
-            )
-    for lock in paths.runs.glob("*.lock"):
-        owner = lock.stem.removeprefix("seed_")
-        if (seeds is None or owner in map(str, seeds)) and is_locked(lock):
-            raise UsageError(f"a run is at work here ({lock} is held). Stop it first.")
-
-
 def _show(targets: list[Path], paths: Paths) -> None:
     sizes = {path: sum(size for _, size in _files(path)) for path in targets}
-    print("this would go:")
+    print("these will be deleted:")
     for path, size in sizes.items():
-        print(f"  {byte_size(size):>9}  {path}")
-    print(f"  {byte_size(sum(sizes.values())):>9}  together")
-    print(f"this stays: permanent results in {paths.final_root}")
+        print(f"  {byte_size(size):>9}  {printable(path)}")
+    print(f"  {byte_size(sum(sizes.values())):>9}  in all")
+    print(f"kept: permanent results in {paths.final_root}")
 
 
 def _files(path: Path) -> Iterator[tuple[Path, int]]:
@@ -156,7 +135,7 @@ def _files(path: Path) -> Iterator[tuple[Path, int]]:
 
 def _agreed() -> bool:
     if not sys.stdin.isatty():
-        raise UsageError("this is no terminal, so nobody can be asked: --force deletes without asking.")
+        raise UsageError("standard input is not a terminal, so you cannot be asked. Delete without asking: --force.")
     return input("Delete it? [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -1,201 +1,152 @@
-"""diagnose_and_recover.sh: what broke, the evidence for it, and the command that mends it. Torch-free.
+"""diagnose_and_recover.sh: what broke, the evidence for it, and the command that repairs it. Torch-free.
 
 Causes are read from what SLURM says of the job and from the ends of its logs, and the line that says so is quoted. With
---fix only what is safe is done: torn temporary files go, and the run is submitted again from its first incomplete
-stage. Nothing here writes a completion flag.
+--fix only what is safe is done: torn temporary files are removed, and the run is submitted again from its first
+incomplete stage, unless a cause is known that repeating cannot help. Nothing here writes a completion flag.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.errors import UserError
 from utils.core.files import TEMPORARY_SUFFIX
 from utils.core.paths import CHECKOUT, Paths
-from utils.core.settings import load_settings
-from utils.core.text import lines_of, tail_of
-from utils.operations.cleanup import refuse_while_running
-from utils.operations.status import BEHIND, SeedStatus, StageStatus, status_of
-from utils.pipeline.flags import problem_of
+from utils.core.settings import Settings, load_settings
+from utils.operations.causes import Cause
+from utils.operations.evidence import cause_of, evidence_of
+from utils.operations.logs import printable
+from utils.operations.pending_reasons import explain
+from utils.operations.running import refuse_while_running
+from utils.operations.seed_facts import SeedFacts, collect
+from utils.operations.status import BEHIND, NOT_BROKEN, SeedStatus, StageStatus, status_of
+from utils.pipeline.flags import Completion
 from utils.pipeline.stages import STAGES
-from utils.slurm.run_record import RunRecord, records
-
-BROKEN = {
-    "failed",
-    "timed out",
-    "out of memory",
-    "cancelled",
-    "node failed",
-    "preempted",
-    "stopped",
-    "stale",
-    "unknown",
-    "never satisfiable",
-}
+from utils.slurm.run_record import RunRecord
 
 
 @dataclass(frozen=True)
-class Cause:
-    """A cause by name, the words in a log (or SLURM's state) that betray it, and what to do about it."""
+class Finding:
+    """A broken stage (or aggregate): its cause, the line that shows it, and whether the same command can go better."""
 
-    name: str
-    pattern: str
-    remedy: str
+    row: StageStatus
+    cause: Cause
+    evidence: str
+    repeat: bool
 
-
-# The first that matches counts: what is more specific stands first.
-CAUSES = (
-    Cause(
-        "out of GPU memory",
-        r"CUDA out of memory|OutOfMemoryError",
-        "halve EVAL_BATCH_SIZE or ATTACK_BATCH_SIZE (no influence on results), or ask for a larger GPU in SLURM_GRES",
-    ),
-    Cause(
-        "out of memory",
-        r"oom[-_ ]kill|Out Of Memory|out of memory|MemoryError|exit status 137",
-        "raise SLURM_MEMORY_SCALE in configs/experiment_config.py (2.0 doubles every stage's memory)",
-    ),
-    Cause(
-        "time limit",
-        r"DUE TO TIME LIMIT|timed out|TIMEOUT|it was \d+ times already",
-        "nothing is lost: the same command goes on; raise SLURM_TIME_SCALE if it happens again",
-    ),
-    Cause(
-        "disk full",
-        r"[Nn]o space left|Disk quota exceeded",
-        "make room: ./clean_checkpoints.sh, or another SCRATCH_DIR",
-    ),
-    Cause(
-        "loss is not a number",
-        r"loss is (not finite|NaN|nan)|NaN loss|not a finite number|loss.*\bnan\b",
-        "lower LEARNING_RATE for both models, or set PRECISION=fp32; then run again",
-    ),
-    Cause(
-        "hub out of reach",
-        r"no success in \d+ tries|cannot be had|OfflineModeIsEnabled|ConnectError|Name or service not known",
-        "run stages 0 and 1 where there is internet: ./run_all.sh --local --stop-stage 1; or name local copies in "
-        "DATASETS_FILE",
-    ),
-    Cause(
-        "inputs missing or stale",
-        r"inputs missing or stale|settings changed|was changed after|is gone|has other outputs now|must run again",
-        "the same command runs again what is needed",
-    ),
-    Cause("node failure", r"node failed|NODE_FAIL|DUE TO NODE FAILURE", "the same command goes on elsewhere"),
-    Cause(
-        "wrong setting or option",
-        r"no such setting|expected a |is not set|exit status 2\b|cannot write",
-        "mend what the line names, then run again",
-    ),
-    Cause("cancelled", r"got SIGTERM|Interrupted by SIG|CANCELLED|cancelled", "the same command goes on"),
-)
-UNKNOWN = Cause("unknown", "", "read the log; the same command tries again")
+    def __str__(self) -> str:
+        name = self.row.stage if self.row.stage.startswith("aggregate") else f"stage {self.row.stage}"
+        return (
+            f"{name}: {self.row.state}. Cause: {self.cause.name}.\n"
+            f"  evidence: {self.evidence}\n  log:      {self.row.log}\n  to do:    {self.cause.remedy}"
+        )
 
 
 def main(seed: int, *, fix: bool = False) -> int:
     """Explain what is broken; returns the exit code: 0 nothing is broken (any more), 1 something is."""
     paths = Paths.of(load_settings())
-    status = status_of(seed, paths)
-    runs = records(paths, seed)
-    if status.note:
-        print(status.note)
-    broken = [row for row in status.stages if row.state in BROKEN]
-    _explain_all(broken)
+    (facts,) = collect([seed], paths)
+    status = status_of(facts, paths)
+    for note in status.notes:
+        _say(note)
+    rows = [*status.stages, *status.aggregates]
+    broken = [row for row in rows if row.state not in NOT_BROKEN]
+    findings = _findings([row for row in broken if row.state != "stuck" and row.detail != BEHIND], facts)
+    for finding in findings:
+        _say(str(finding))
+    behind = [row for row in broken if row.detail == BEHIND]
+    if behind:
+        _say(f"behind it: {', '.join(f'{row.stage} ({row.state})' for row in behind)}")
+    waiting = _explain_waiting(rows, seed)
     busy = _busy(status, paths)
     torn = [] if busy else torn_files(paths, seed)  # what is being written now is not torn
     for path in torn:
-        print(f"torn temporary file: {path}")
+        _say(f"torn temporary file: {path}")
     if not broken and not torn:
-        left = [row.stage for row in status.stages if row.state != "done"]
-        rest = f"; to do: {', '.join(left)}." if left else ", all is done."
-        print(f"seed {seed}: nothing is broken{rest}")
+        _say(_all_well(status, waiting))
         return 0
-    repeated = _repeated(status, paths)
+    repeated = _repeated(status, facts, paths)
     for stage, problem in repeated.items():
-        print(f"note: here and now stage {stage}, which is done, would run again: {problem}")
-    command = _again(seed, runs)
+        _say(f"note: with the settings of this shell stage {stage}, which is done, would run again: {problem}")
+    command = _again(facts)
     if fix:
-        return _fix(torn, command, bool(broken), busy, repeated)
+        return _fix(torn, command, findings, broken, busy, repeated)
     if broken:
-        first = f"./run_all.sh --cancel {seed} && " if _never(broken) else ""
-        print(f"\nthen:  {first}{' '.join(command)}")
-    print(f"this does what is safe of it:  ./diagnose_and_recover.sh {seed} --fix")
+        _say(f"\nthen:  {_first(rows, seed)}{' '.join(command)}")
+    _say(f"--fix does what is safe of it:  ./diagnose_and_recover.sh {seed} --fix")
     return 1
 
 
+# ---- what is wrong --------------------------------------------------------------------------------------------------
+
+
+def _findings(rows: Sequence[StageStatus], facts: SeedFacts) -> list[Finding]:
+    """The cause of each broken row."""
+    now = load_settings()
+    found = []
+    for row in rows:
+        evidence = evidence_of(row)
+        cause = cause_of(evidence.judged, row.state, evidence.exit_status)
+        found.append(Finding(row, cause, evidence.line, repeating_helps(cause, row, facts.settings, now)))
+    return found
+
+
+def repeating_helps(cause: Cause, row: StageStatus, then: Settings, now: Settings) -> bool:
+    """Whether the same command can go better: by its cause, or because a setting that helps was changed since."""
+    changed = any(then.subset([name]) != now.subset([name]) for name in cause.settings)
+    resumable = any(stage.key == row.stage and stage.resumable for stage in STAGES)
+    if cause.name == "time limit" and not resumable:
+        return changed  # it saves no progress: it would reach the limit again
+    return cause.repeat or changed
+
+
+def _explain_waiting(rows: Sequence[StageStatus], seed: int) -> list[StageStatus]:
+    """Say why pending jobs do not start, where it is more than waiting for a turn; returns their rows."""
+    told = []
+    for row in rows:
+        known = explain(row.reason) if row.state in ("stuck", "queued") and row.reason else None
+        if known:
+            verb = "cannot start" if known.stuck else "may wait long"
+            _say(f"stage {row.stage}: {verb}. Job {row.job_id} is pending: {row.reason}.")
+            _say(f"  meaning:  {known.meaning}\n  to do:    {known.remedy_for(row.job_id, seed)}")
+            told.append(row)
+    return told
+
+
+def _all_well(status: SeedStatus, waiting: Sequence[StageStatus]) -> str:
+    left = ", ".join(row.stage for row in status.stages if row.state != "done")
+    rest = f"; to do: {left}." if left else ", all is done."
+    return (
+        f"seed {status.seed}: nothing has failed" + rest if waiting else f"seed {status.seed}: nothing is broken{rest}"
+    )
+
+
 def _busy(status: SeedStatus, paths: Paths) -> str:
-    """What is at work, or might be, so that nothing may be touched; "" if nothing is."""
-    if status.note:
-        return "SLURM does not answer: jobs may be at work"
+    """What runs or waits, or might, so that nothing may be touched; "" if nothing does."""
     try:
         refuse_while_running(paths, [status.seed])
     except UserError as error:
         return str(error)
     running = [row.stage for row in status.stages if row.state == "running"]
-    return f"stage {', '.join(running)} is at work" if running else ""
+    return f"stage {', '.join(running)} is running" if running else ""
 
 
-def _repeated(status: SeedStatus, paths: Paths) -> dict[str, str]:
+def _repeated(status: SeedStatus, facts: SeedFacts, paths: Paths) -> dict[str, str]:
     """Stages that the run's own settings call done and this shell's do not, with the reason."""
-    now = load_settings()
+    completion = Completion(status.seed, paths, load_settings())
     done = [stage for stage, row in zip(STAGES, status.stages, strict=True) if row.state == "done"]
-    problems = {stage.key: problem_of(stage, status.seed, paths, now) for stage in done}
+    problems = {stage.key: completion.problem(stage) for stage in done}
     return {key: problem for key, problem in problems.items() if problem}
 
 
-def _never(broken: list[StageStatus]) -> bool:
-    return any(row.state == "never satisfiable" for row in broken)
-
-
-def _explain_all(broken: list[StageStatus]) -> None:
-    """Each cause once; the stages that only lie behind another one in a line of their own."""
-    behind = [row for row in broken if row.detail == BEHIND]
-    for row in broken:
-        if row not in behind:
-            _explain(row)
-    if behind:
-        print(f"behind it: {', '.join(f'{row.stage} ({row.state})' for row in behind)}")
-
-
-def _explain(row: StageStatus) -> None:
-    cause, evidence = cause_of(row)
-    print(f"stage {row.stage}: {row.state}. Cause: {cause.name}.")
-    print(f"  evidence: {evidence}")
-    print(f"  log:      {row.log}")
-    print(f"  to do:    {cause.remedy}")
-
-
-def cause_of(row: StageStatus) -> tuple[Cause, str]:
-    """The cause of a broken stage, and the words that say so."""
-    lines = [f"{row.state}: {row.detail}"] if row.state not in ("failed", "stopped", "unknown") else []
-    lines += reversed(_tail(Path(row.log).with_suffix(".err")) if row.log.endswith(".out") else [])
-    lines += reversed(_tail(Path(row.log)))
-    for cause in CAUSES:
-        for line in lines:
-            if re.search(cause.pattern, line):
-                return cause, line
-    said = [line for line in lines if " ERROR " in line or "Error" in line]
-    return UNKNOWN, (said or lines or [row.detail])[0]
-
-
-def _tail(path: Path) -> list[str]:
-    """The lines of a log since its last start."""
-    try:
-        lines = lines_of(tail_of(path))
-    except OSError:
-        return []
-    starts = [number for number, line in enumerate(lines) if ": starts: " in line or ": host " in line]
-    return lines[starts[-1] :] if starts else lines
-
-
 def torn_files(paths: Paths, seed: int) -> list[Path]:
-    """What killed processes left of files and directories that they were writing; whole ones have other names.
+    """What killed processes left of files and directories that they were writing; complete ones have other names.
 
-    Of the directories that all seeds share only where no job of any seed is at work.
+    Of the directories that all seeds share only where no job of any seed runs.
     """
     pattern = f".*{TEMPORARY_SUFFIX}"
     found = [path for root in (paths.work / f"seed_{seed}", paths.results(seed)) for path in root.rglob(pattern)]
@@ -208,28 +159,55 @@ def torn_files(paths: Paths, seed: int) -> list[Path]:
     return sorted(path for path in found if not path.name.endswith(f".old{TEMPORARY_SUFFIX}"))
 
 
-def _again(seed: int, runs: list[RunRecord]) -> list[str]:
-    words = ["./run_all.sh", str(seed)]
-    if runs and runs[0].facts["profile"] == "demo":
+# ---- what to do -----------------------------------------------------------------------------------------------------
+
+
+def _again(facts: SeedFacts) -> list[str]:
+    """The command that goes on where the seed's last run ran."""
+    words = ["./run_all.sh", str(facts.seed)]
+    newest: RunRecord | None = facts.runs[0] if facts.runs else None
+    if newest and newest.facts["profile"] == "demo":
         words.append("--demo")
-        return [*words, "--slurm"] if runs[0].facts["executor"] == "slurm" else words
-    return [*words, "--local"] if runs and runs[0].facts["executor"] == "local" else words
+        return [*words, "--slurm"] if newest.facts["executor"] == "slurm" else words
+    return [*words, "--local"] if newest and newest.facts["executor"] == "local" else words
 
 
-def _fix(torn: list[Path], command: list[str], broken: bool, busy: str, repeated: dict[str, str]) -> int:
+def _first(rows: Sequence[StageStatus], seed: int) -> str:
+    """What has to be typed before a new submission: jobs that can never start stand in its way."""
+    never = any(row.state in ("never satisfiable", "stuck") for row in rows)
+    return f"./run_all.sh --cancel {seed} && " if never else ""
+
+
+def _fix(
+    torn: Sequence[Path],
+    command: Sequence[str],
+    findings: Sequence[Finding],
+    broken: Sequence[StageStatus],
+    busy: str,
+    repeated: dict[str, str],
+) -> int:
     if busy:
-        print(f"nothing is done: {busy}")
+        _say(f"nothing is done: {busy}")
         return 1
     if repeated:
-        print("nothing is done: set what changed as it was, or type the command yourself if you mean it.")
+        _say("nothing is done: set what changed as it was, or type the command yourself if you mean it.")
         return 1
     for path in torn:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-        print(f"removed {path}")
+        _say(f"removed {path}")
     if not broken:
         return 0
-    print(f"\n{' '.join(command)}", flush=True)
+    in_vain = [finding for finding in findings if not finding.repeat]
+    if in_vain:
+        names = ", ".join(f"{finding.row.stage}: {finding.cause.name}" for finding in in_vain)
+        _say(f"not run again, it would end the same way ({names}). Do what is said above, then: {' '.join(command)}")
+        return 1
+    _say(f"\n{' '.join(command)}")
     os.execv(str(CHECKOUT / "run_all.sh"), [str(CHECKOUT / "run_all.sh"), *command[1:]])
+
+
+def _say(text: str) -> None:
+    print(printable(text), flush=True)

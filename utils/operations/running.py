@@ -1,0 +1,59 @@
+"""What runs or waits in a work directory, so that nothing is deleted or repeated under it. Torch-free.
+
+Known from the queue (recorded jobs, and jobs typed by hand) and from the locks that stages and local runs hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from utils.core.errors import UsageError
+from utils.core.locks import is_locked
+from utils.core.paths import Paths
+from utils.operations.seed_facts import SeedFacts, collect, known_seeds
+from utils.slurm.cluster import NoAnswer
+from utils.slurm.queue import DEFAULT_SEED
+
+
+def refuse_while_running(paths: Paths, seeds: Sequence[int] | None) -> str:
+    """UsageError that names what runs or waits for these seeds (None: for any), and how to end it.
+
+    NoAnswer where SLURM does not say what became of recorded jobs. Returns what could not be looked at, "" if nothing.
+    """
+    chosen = (known_seeds(paths) or [DEFAULT_SEED]) if seeds is None else seeds
+    silence = ""
+    for facts in collect(chosen, paths, flags=False):
+        for text in running(facts, paths, shared=seeds is None):
+            raise UsageError(text)
+        if facts.unknown:
+            raise NoAnswer(f"{facts.unknown} Whether jobs of seed {facts.seed} run is not known.")
+        silence = facts.silence
+    if seeds is None and is_locked(paths.runs / "submission.lock"):
+        raise UsageError("a submission is being made here. Wait until it is done.")
+    return silence
+
+
+def running(facts: SeedFacts, paths: Paths, *, shared: bool) -> Iterator[str]:
+    """Sentences about what runs or waits for this seed. `shared`: setup and data count as well."""
+    seed = facts.seed
+    if facts.live_ids:
+        ids = ", ".join(facts.live_ids)
+        yield f"seed {seed} has jobs in the queue ({ids}). Cancel them: ./run_all.sh --cancel {seed}"
+    for aggregate in facts.aggregates:
+        if aggregate.job.live:
+            names = " ".join(map(str, aggregate.seeds))
+            yield (
+                f"the aggregate of seeds {names} is in the queue ({aggregate.job.job_id}). "
+                f"Cancel it: ./run_multi_seed.sh {names} --cancel"
+            )
+    for stage in facts.stages:
+        if not (stage.stage.per_seed or shared):
+            continue
+        for job in stage.by_hand:
+            yield f"{job}. Cancel it: scancel {job.state.job_id}"
+        if stage.locked:
+            of_seed = f" of seed {seed}" if stage.stage.per_seed else ""
+            yield f"stage {stage.stage.key}{of_seed} is running (its lock is held, log: {stage.log}). Stop it first."
+    lock = paths.runs / f"seed_{seed}.lock"
+    if is_locked(lock):
+        yield f"run_all.sh --local is running here for seed {seed} (it holds {lock}). Stop it first."

@@ -1,0 +1,214 @@
+"""What is known of a seed, collected once: flags, locks, recorded jobs, and what SLURM says of them. Torch-free.
+
+Status, diagnosis and clean-up all start from here, so that they agree on what runs and what is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.core.locks import is_locked
+from utils.core.paths import Paths
+from utils.core.settings import Settings, load_settings
+from utils.pipeline.flags import Completion, Flag, read_flag
+from utils.pipeline.stages import STAGES, Stage
+from utils.slurm.cluster import JobState
+from utils.slurm.queue import AGGREGATE, NAME, Queue, UnrecordedJob, ask_queue, unrecorded_jobs
+from utils.slurm.run_record import RunRecord, records
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """A recorded job. `out` and `err` may hold %a, the array task; `tasks`: what SLURM says, empty where it forgot."""
+
+    job_id: str
+    run_id: str
+    dependency: str
+    out: str
+    err: str
+    tasks: tuple[JobState, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether any of it still waits or runs."""
+        return any(task.live for task in self.tasks)
+
+    @property
+    def failed(self) -> tuple[JobState, ...]:
+        """Its tasks that ended otherwise than well."""
+        return tuple(task for task in self.tasks if not task.live and task.state != "COMPLETED")
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage of a seed. `problem` says why it is not done, None if it is (then there is a `flag`).
+
+    `locked`: a process on a machine that shares the lock is at it. `job`: its newest recorded job. `local_since`: the
+    seed ran with --local after that job was submitted.
+    """
+
+    stage: Stage
+    log: Path
+    problem: str | None
+    flag: Flag | None
+    locked: bool
+    job: JobFacts | None = None
+    local_since: bool = False
+    by_hand: tuple[UnrecordedJob, ...] = ()
+
+
+@dataclass(frozen=True)
+class AggregateFacts:
+    """The aggregate of several seeds that run_multi_seed.sh queued last for exactly these seeds."""
+
+    seeds: tuple[int, ...]
+    job: JobFacts
+
+
+@dataclass(frozen=True)
+class SeedFacts:
+    """A seed. `runs`: newest first; `settings`: those of the newest run; `silence`: why SLURM's answer is missing.
+
+    `live_ids`: jobs that any of its runs queued and that wait or run; those of another seed's run are not among them.
+    """
+
+    seed: int
+    settings: Settings
+    runs: tuple[RunRecord, ...]
+    stages: tuple[StageFacts, ...]
+    aggregates: tuple[AggregateFacts, ...] = ()
+    elsewhere: tuple[UnrecordedJob, ...] = ()
+    silence: str = ""
+    live_ids: tuple[str, ...] = ()
+
+    @property
+    def run_id(self) -> str:
+        return self.runs[0].run_id if self.runs else ""
+
+    @property
+    def unknown(self) -> str:
+        """Why the state of recorded jobs is not known; "" if it is, or there are none."""
+        return self.silence if self.aggregates or any(run.jobs for run in self.runs) else ""
+
+
+def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True) -> list[SeedFacts]:
+    """The facts of these seeds, each under the settings of its newest run (of this shell, where it has none).
+
+    `flags` False: what is done is not looked at, which may mean hashing gigabytes.
+    """
+    runs = records(paths)
+    aggregates = _aggregate_records(paths)
+    queue = ask_queue(runs, aggregates)
+    unrecorded = unrecorded_jobs(queue, runs, aggregates, paths)
+    now = load_settings()
+    return [
+        _facts_of(
+            seed, [run for run in runs if run.facts["seed"] == seed], aggregates, queue, unrecorded, paths, now, flags
+        )
+        for seed in seeds
+    ]
+
+
+def known_seeds(paths: Paths) -> list[int]:
+    """Every seed that was ever run here: submitted, or started by hand."""
+    names = [path.name.removeprefix("seed_") for path in paths.work.glob("seed_*")]
+    recorded = {int(run.facts["seed"]) for run in records(paths)}
+    return sorted(recorded | {int(name) for name in names if name.isdigit()})
+
+
+def _facts_of(
+    seed: int,
+    runs: list[RunRecord],
+    aggregates: list[dict[str, Any]],
+    queue: Queue,
+    unrecorded: list[UnrecordedJob],
+    paths: Paths,
+    now: Settings,
+    flags: bool,
+) -> SeedFacts:
+    settings = _settings_of(runs[0], now) if runs else now
+    here = [job for job in unrecorded if not job.elsewhere]
+    completion = Completion(seed, paths, settings)
+    stages = []
+    for stage in STAGES:
+        problem = completion.problem(stage) if flags else "not looked at"
+        flag = read_flag(stage, seed, paths) if problem is None else None
+        by_hand = tuple(job for job in here if job.stage == stage.key and job.seed == stage.seed_of(seed))
+        log = paths.log(stage.key, stage.seed_of(seed))
+        job, local_since = _job_of(stage, runs, queue)
+        stages.append(StageFacts(stage, log, problem, flag, is_at_work(log), job, local_since, by_hand))
+    mine = [facts for facts in aggregates if seed in facts["seeds"]]
+    return SeedFacts(
+        seed,
+        settings,
+        tuple(runs),
+        tuple(stages),
+        tuple(_aggregate_of(facts, queue) for facts in mine),
+        tuple(job for job in unrecorded if job.elsewhere and job.seed == seed),
+        queue.silence,
+        tuple(dict.fromkeys(_live_ids(runs, queue))),
+    )
+
+
+def is_at_work(log: Path) -> bool:
+    """Whether a process holds the lock of the stage that writes this log; its shards have a lock each."""
+    return any(is_locked(path) for path in log.parent.glob(f"{log.stem}.*.lock"))
+
+
+# ---- records ------------------------------------------------------------------------------------------------------
+
+
+def _job_of(stage: Stage, runs: Sequence[RunRecord], queue: Queue) -> tuple[JobFacts | None, bool]:
+    """The newest job of the stage, and whether the seed ran here (--local) after that was submitted."""
+    local_since = False
+    for run in runs:
+        if stage.key in run.jobs:
+            facts = run.jobs[stage.key]
+            tasks = _believed(queue, facts["cluster"], facts["job_id"], f"{NAME}{stage.key}")
+            job = JobFacts(facts["job_id"], run.run_id, facts["dependency"], facts["out"], facts["err"], tasks)
+            return job, local_since
+        local_since |= run.facts.get("executor") == "local"
+    return None, local_since
+
+
+def _live_ids(runs: Sequence[RunRecord], queue: Queue) -> Iterator[str]:
+    for run in runs:
+        for key, job in run.jobs.items():
+            tasks = _believed(queue, job["cluster"], job["job_id"], f"{NAME}{key}")
+            if "shared_with" not in job and any(task.live for task in tasks):
+                yield job["job_id"]
+
+
+def _aggregate_records(paths: Paths) -> list[dict[str, Any]]:
+    """The newest record of each set of seeds that was ever queued together."""
+    newest: dict[tuple[int, ...], dict[str, Any]] = {}
+    for path in sorted(paths.runs.glob("*/multi_seed.json")):  # names begin with the time
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        newest[tuple(sorted(facts["seeds"]))] = facts | {"run_id": path.parent.name}
+    return list(newest.values())
+
+
+def _aggregate_of(facts: dict[str, Any], queue: Queue) -> AggregateFacts:
+    tasks = _believed(queue, facts["cluster"], facts["job_id"], f"{NAME}{AGGREGATE}")
+    out = facts["out"]
+    err = out.removesuffix(".out") + ".err"
+    return AggregateFacts(tuple(facts["seeds"]), JobFacts(facts["job_id"], facts["run_id"], "", out, err, tasks))
+
+
+def _believed(queue: Queue, name: str, job_id: str, job_name: str) -> tuple[JobState, ...]:
+    """What SLURM says of a recorded job; a job of another name has its number (another cluster, a new controller)."""
+    tasks = queue.tasks.get((name, job_id), [])
+    return tuple(task for task in tasks if not task.name or task.name.startswith(job_name))
+
+
+def _settings_of(run: RunRecord, now: Settings) -> Settings:
+    """The run's frozen settings; those of this shell where it has none (its file is gone, or the setting is newer)."""
+    try:
+        frozen = json.loads(run.settings_file.read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        return now
+    return now.replaced(**frozen)
