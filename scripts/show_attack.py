@@ -16,7 +16,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # bars of a second or two would only
 
 from utils.core.errors import InputError, UsageError, UserError
 from utils.core.paths import Paths
-from utils.core.settings import Settings, load_settings
+from utils.core.settings import Settings, load_settings, run_command
 
 if TYPE_CHECKING:
     from utils.attacks.show import ShownText
@@ -103,7 +103,7 @@ def picture(given: argparse.Namespace) -> str:
 
     directory = given.model_dir or Paths.of(settings).model(given.seed, given.model)
     if not directory.is_dir():
-        command = "./run_all.sh --demo" if given.demo else "./run_all.sh"
+        command = f"{run_command(settings)} {given.seed}"
         raise InputError(f"no model in {directory}. Run the experiment first ({command}), or give --model-dir.")
     tokenizer = load_tokenizer(given.model_dir or Paths.of(settings).pretrained)
     device = choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE)

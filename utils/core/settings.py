@@ -71,6 +71,11 @@ def load_settings() -> Settings:
     return Settings(**{name: value for name, value in vars(module).items() if name.isupper()})
 
 
+def run_command(settings: Settings) -> str:
+    """What a user types to run the experiment of this profile, as messages name it; a seed may follow."""
+    return "./run_all.sh --demo" if settings.PROFILE == "demo" else "./run_all.sh"
+
+
 def freeze(settings: Settings, path: Path) -> None:
     """Write every setting to `path`; jobs that get this file use these values and nothing else."""
     write_json(path, {"settings": settings.all()})

@@ -39,7 +39,7 @@ from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
 from utils.core.seeds import seed_argument
-from utils.core.settings import Settings, load_settings
+from utils.core.settings import Settings, load_settings, run_command
 from utils.pipeline.flags import (
     Basis,
     Flag,
@@ -181,7 +181,7 @@ def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
     log.info("starts: %s", "forced" if problem is None else problem)
     missing = input_problem(stage, seed, paths, settings)
     if missing:
-        log.error("inputs missing or stale: %s. Run that first: ./run_all.sh %d", missing, seed)
+        log.error("inputs missing or stale: %s. Run that first: %s %d", missing, run_command(settings), seed)
         return InputError.exit_code
     clear_flag(stage, seed, paths)
     try:
