@@ -1,7 +1,7 @@
-"""The demo's corpus: miniature versions of the six data sets, made by templates of our own, the same bytes every time.
+"""The demo's corpus: miniatures of the six data sets, made from templates of our own, the same bytes every time.
 
 Every text hides one event (who will do what with which thing, where, on which day) in small talk or padding sentences.
-The facts stand at varying places, often beside a thing that is only mentioned, so a summary must find them: copying
+The facts come at varying positions, often beside a thing that is only mentioned, so a summary must find them: copying
 the beginning scores badly. All sets share the events' words; their styles differ as those of the real sets do, and
 the news sets are tested on and never trained on.
 """
@@ -91,6 +91,7 @@ class Event:
         self.verb, self.place, self.day = rng.choice(VERBS), rng.choice(PLACES), rng.choice(DAYS)
 
     def fill(self, template: str) -> str:
+        """The template with this event's words; moods, foods and relatives are drawn anew each time."""
         return template.format(
             mood=self.rng.choice(MOODS),
             food=self.rng.choice(FOODS),
@@ -99,40 +100,46 @@ class Event:
             **{k: v for k, v in vars(self).items() if isinstance(v, str) and k != "other"},
         )
 
-    def some(self, templates: tuple[str, ...], count: int) -> list[str]:
+    def several(self, templates: tuple[str, ...], count: int) -> list[str]:
+        """`count` different templates, drawn at random, filled in."""
         return [self.fill(template) for template in self.rng.sample(templates, count)]
 
-    def one(self, *templates: str) -> str:
+    def one_of(self, *templates: str) -> str:
+        """One template, drawn at random, filled in."""
         return self.fill(self.rng.choice(templates))
 
-    def among(self, facts: list[str], rest: list[str]) -> list[str]:
-        """`rest` with the facts at random places, in order, never at the very beginning."""
-        places = sorted(self.rng.randint(1, len(rest)) for _ in facts)
+    def hidden_among(self, facts: list[str], rest: list[str]) -> list[str]:
+        """`rest` with the facts at random positions, in order, never at the very beginning."""
+        positions = sorted(self.rng.randint(1, len(rest)) for _ in facts)
         mixed = list(rest)
-        for place, fact in reversed(list(zip(places, facts, strict=True))):
-            mixed.insert(place, fact)
+        for position, fact in reversed(list(zip(positions, facts, strict=True))):  # from behind: positions stay true
+            mixed.insert(position, fact)
         return mixed
 
     @property
     def core(self) -> str:
+        """The summary: what every text of this event is about."""
         return f"{self.who} will {self.verb} the {self.thing} at the {self.place} on {self.day}."
 
 
 def _spoken(event: Event) -> list[str]:
+    """The three facts as a speaker says them."""
     return [
-        event.one("I will {verb} the {thing}.", "I have to {verb} the {thing}.", "My plan is to {verb} the {thing}."),
-        event.one("Come to the {place}.", "It happens at the {place}.", "I will be at the {place}."),
-        event.one("Let us say {day}.", "The day is {day}.", "I am free on {day}."),
+        event.one_of(
+            "I will {verb} the {thing}.", "I have to {verb} the {thing}.", "My plan is to {verb} the {thing}."
+        ),
+        event.one_of("Come to the {place}.", "It happens at the {place}.", "I will be at the {place}."),
+        event.one_of("Let us say {day}.", "The day is {day}.", "I am free on {day}."),
     ]
 
 
 def dialogue(event: Event) -> tuple[str, str]:
     """Two speakers, as in DialogSum; the first one has the plan."""
-    lines = event.among(
+    lines = event.hidden_among(
         [f"{event.who}: {line}" for line in _spoken(event)],
         [
             f"{(event.second, event.who)[i % 2]}: {line}"
-            for i, line in enumerate(event.some(SMALL_TALK, event.rng.randint(2, 4)))
+            for i, line in enumerate(event.several(SMALL_TALK, event.rng.randint(2, 4)))
         ],
     )
     return "\n".join(lines), event.core
@@ -140,8 +147,8 @@ def dialogue(event: Event) -> tuple[str, str]:
 
 def chat(event: Event) -> tuple[str, str]:
     """Three people chatting, as in SAMSum."""
-    talk = event.some(SMALL_TALK, event.rng.randint(2, 4))
-    lines = event.among(
+    talk = event.several(SMALL_TALK, event.rng.randint(2, 4))
+    lines = event.hidden_among(
         [f"{event.who}: {line}" for line in _spoken(event)],
         [f"{event.rng.choice((event.second, event.third))}: {line}" for line in talk],
     )
@@ -151,30 +158,31 @@ def chat(event: Event) -> tuple[str, str]:
 def paper(event: Event) -> tuple[str, str]:
     """A paper and its abstract, as in arXiv."""
     facts = [
-        event.one("In this paper {who} will {verb} the {thing}.", "The aim of {who} is to {verb} the {thing}."),
-        event.one("The study takes place at the {place}.", "All tests are done at the {place}."),
-        event.one("The work starts on {day}.", "We begin on {day}."),
+        event.one_of("In this paper {who} will {verb} the {thing}.", "The aim of {who} is to {verb} the {thing}."),
+        event.one_of("The study takes place at the {place}.", "All tests are done at the {place}."),
+        event.one_of("The work starts on {day}.", "We begin on {day}."),
     ]
-    return " ".join(event.among(facts, event.some(THEORY, event.rng.randint(2, 4)))), event.core
+    return " ".join(event.hidden_among(facts, event.several(THEORY, event.rng.randint(2, 4)))), event.core
 
 
 def _reported(event: Event) -> list[str]:
+    """The three facts as a newspaper writes them."""
     return [
-        event.one("Officials said {who} will {verb} the {thing}.", "A plan of {who} is to {verb} the {thing}."),
-        event.one("It happens at the {place}.", "People will gather at the {place}."),
-        event.one("The work starts on {day}.", "The day is {day}."),
+        event.one_of("Officials said {who} will {verb} the {thing}.", "A plan of {who} is to {verb} the {thing}."),
+        event.one_of("It happens at the {place}.", "People will gather at the {place}."),
+        event.one_of("The work starts on {day}.", "The day is {day}."),
     ]
 
 
 def news(event: Event) -> tuple[str, str]:
     """A news text with highlights on lines of their own, as in CNN/DailyMail."""
-    text = " ".join(event.among(_reported(event), event.some(PADDING, event.rng.randint(3, 5))))
+    text = " ".join(event.hidden_among(_reported(event), event.several(PADDING, event.rng.randint(3, 5))))
     return text, f"{event.who} will {event.verb} the {event.thing}.\nIt happens at the {event.place} on {event.day}."
 
 
 def brief(event: Event) -> tuple[str, str]:
     """A news text with a one-sentence summary, as in XSum."""
-    return " ".join(event.among(_reported(event), event.some(PADDING, event.rng.randint(2, 4)))), event.core
+    return " ".join(event.hidden_among(_reported(event), event.several(PADDING, event.rng.randint(2, 4)))), event.core
 
 
 TITLES = {
@@ -210,8 +218,8 @@ def write_demo_corpus(
             rng = random.Random(f"{seed}/{key}/{split}")  # a set does not change when another one grows
             corpus[key][split] = [_row(key, f"{split}_{n}", *STYLES[key](Event(rng))) for n in range(count)]
     planted = _plant(corpus, random.Random(f"{seed}/planted"))
-    for key, splits in corpus.items():
-        for split, lines in splits.items():
+    for key, filled in corpus.items():
+        for split, lines in filled.items():
             write_jsonl(directory / key / f"{split}.jsonl", lines)
     registry: dict[str, dict[str, Any]] = {
         key: {
@@ -237,7 +245,9 @@ def _row(key: str, name: str, document: str, summary: str) -> dict[str, Any]:
 
 
 def _plant(corpus: dict[str, dict[str, list[dict[str, Any]]]], rng: random.Random) -> dict[str, int]:
+    """Overwrite some of HighlightSum's training rows by copies, in place; returns how many of which kind."""
     into = corpus["highlightsum"]["train"]
+    # A small corpus, as tests have, gets fewer copies: most rows must remain its own.
     copies = min(DIALOGSUM_IN_HIGHLIGHTSUM, len(into) // 4)
     leaks = min(SAMSUM_TEST_IN_HIGHLIGHTSUM, len(into) // 8)
     sources = rng.sample(corpus["dialogsum"]["train"], copies) + rng.sample(corpus["samsum"]["test"], leaks)

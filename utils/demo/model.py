@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sentencepiece
 import torch
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGene
 from utils.core.files import new_directory
 from utils.core.progress import progress
 from utils.demo.corpus import Event, brief, chat, dialogue, news, paper
+from utils.modeling.batching import pad
 from utils.modeling.models import load_tokenizer, save_plain
 
 VOCABULARY = 400  # SentencePiece pieces, pad, eos and unk among them
@@ -92,11 +92,11 @@ def new_model(tokens: int, seed: int) -> T5ForConditionalGeneration:
         vocab_size=-(-(tokens + 1) // 64) * 64,
         feed_forward_proj="relu",
         dropout_rate=0.0,
-        decoder_start_token_id=0,
         relative_attention_num_buckets=32,
         relative_attention_max_distance=64,
         **SIZE,
     )
+    config.decoder_start_token_id = 0
     return T5ForConditionalGeneration(config)
 
 
@@ -111,10 +111,11 @@ def pretrain(
 ) -> float:
     """Train in place; returns the last loss. Adam, linear warm-up and decay."""
     rng = random.Random(seed)
-    ids = [row[:-1] for row in tokenizer(texts)["input_ids"]]
-    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{n}>") for n in range(SENTINELS)]
+    ids: list[list[int]] = [row[:-1] for row in tokenizer(texts)["input_ids"]]  # without </s>: `corrupt` adds it
+    vocabulary = tokenizer.get_vocab()
+    sentinels = [vocabulary[f"<extra_id_{n}>"] for n in range(SENTINELS)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    warm = max(steps // 20, 1)
+    warm = max(steps // 20, 1)  # linear up over 5 % of the steps, then linear down to 0
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(steps - step, 0) / max(steps - warm, 1))
     )
@@ -126,7 +127,8 @@ def pretrain(
             _summary_pair(tokenizer, rng) if rng.random() < SUMMARY_SHARE else corrupt(rng.choice(ids), sentinels, rng)
             for _ in range(batch)
         ]
-        inputs, labels = _padded([row[0] for row in rows], 0), _padded([row[1] for row in rows], -100)
+        sources, targets = zip(*rows, strict=True)
+        inputs, labels = torch.from_numpy(pad(sources, 0)), torch.from_numpy(pad(targets, -100))
         loss = model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -139,7 +141,10 @@ def pretrain(
 
 
 def corrupt(ids: list[int], sentinels: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
-    """Span corruption: inputs with each masked span replaced by a sentinel, targets with the spans after theirs."""
+    """Span corruption: inputs with each masked span replaced by a sentinel, targets with the spans after theirs.
+
+    ids: without </s>. Both results end in </s>, the targets in one more sentinel before it, as T5's did.
+    """
     eos = 1
     count = max(round(len(ids) * NOISE_DENSITY / MEAN_SPAN), 1)
     starts = sorted(rng.sample(range(len(ids)), min(count, len(ids))))
@@ -147,7 +152,7 @@ def corrupt(ids: list[int], sentinels: list[int], rng: random.Random) -> tuple[l
     targets: list[int] = []
     position, used = 0, 0
     for start in starts:
-        if start < position:
+        if start < position:  # inside the last span
             continue
         length = min(rng.randint(1, round(2 * MEAN_SPAN) - 1), len(ids) - start)
         inputs += [*ids[position:start], sentinels[used]]
@@ -157,6 +162,7 @@ def corrupt(ids: list[int], sentinels: list[int], rng: random.Random) -> tuple[l
 
 
 def _summary_pair(tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Token ids of a text and of one fact about its event: a task that is not the fine-tuning's."""
     event = Event(rng)
     document, _ = rng.choice((dialogue, chat, paper, news, brief))(event)
     summary = rng.choice(
@@ -168,10 +174,3 @@ def _summary_pair(tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> tup
     )
     document = " ".join(document.split())
     return tokenizer(PREFIX + document)["input_ids"][:96], tokenizer(summary)["input_ids"]
-
-
-def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
-    table = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)
-    for number, row in enumerate(rows):
-        table[number, : len(row)] = row
-    return torch.from_numpy(table)
