@@ -2,17 +2,22 @@
 # What all job wrappers do: find the interpreter, open the log, run the stage, pass signals on to it, requeue the job.
 # A wrapper sources this and calls: run_stage NUMBER "$@"
 
-checkout="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
-wrapper="$(basename -- "${BASH_SOURCE[1]:-job}")"
+unset CDPATH     # cd prints where it went if this is set, and may go elsewhere
+trap '' PIPE     # a reader of our output that is gone (| head) must not end the job
+jobs_directory="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+checkout="$(dirname -- "$jobs_directory")"
 # Inside a batch job SLURM runs a copy of the wrapper; started by hand in an allocation it must not requeue that.
 batch_job=''
-if [[ -n "${SLURM_JOB_ID:-}" && ! "${BASH_SOURCE[1]}" -ef "$checkout/jobs/$wrapper" ]]; then
-    batch_job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+if [[ ! "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[1]}")")" -ef "$jobs_directory" ]]; then
+    batch_job="${SLURM_JOB_ID:-}"
 fi
 # shellcheck source=scripts/environment.sh
 source "$checkout/scripts/environment.sh"
+# shellcheck source=jobs/signals.sh
+source "$checkout/jobs/signals.sh"
 
-log() { printf '%s job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "${batch_job:-here}" "$*"; }
+# A log that cannot be written (full disk, quota, closed terminal) must not end the job: `set -e` is on.
+log() { printf '%s job %s: %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "${batch_job:-here}" "$*" 2>/dev/null || true; }
 
 usage() {
     cat <<END
@@ -20,8 +25,8 @@ $2: run stage $1 of the experiment, as a job (sbatch, from any directory) or her
   --seed N         training seed (default 42)
   --settings FILE  frozen settings of a run (default: configs/experiment_config.py and MONO_S2S_ variables)
   --python PATH    interpreter with the packages (default: the active environment, or .venv in the checkout)
-  --shards N       number of tasks of the job array that share the stage (default: the array's own)
-  --force          run even if the stage is done
+  --shards N       this is a task of a job array 0-(N-1) whose tasks share the stage (default: do all of it)
+  --force          make the stage anew: its earlier progress is removed, once (a requeue resumes)
   --help
 SLURM's own options go before the wrapper: sbatch --time=6:00:00 jobs/$2. Exit codes: those of the stage.
 END
@@ -35,70 +40,30 @@ bad_usage() {
 # A wrapper submitted alone says /dev/null in its header: a relative path would kill the job without a word
 # wherever there is no such directory. The log opens here.
 open_log() {
+    local logs="$checkout/logs" name="${script%.sh}_$batch_job"
     [[ "$(readlink "/proc/$$/fd/1")" == /dev/null ]] || return 0
-    mkdir -p -- "$checkout/logs"
-    exec >>"$checkout/logs/${script%.sh}_$batch_job.out" 2>>"$checkout/logs/${script%.sh}_$batch_job.err"
+    mkdir -p -- "$logs" 2>/dev/null || true
+    [[ -w "$logs" ]] || logs="${SLURM_SUBMIT_DIR:-$PWD}"
+    [[ ! -w "$logs" ]] || exec >>"$logs/$name.out" 2>>"$logs/$name.err"
 }
 
 log_head() {
-    log "host $HOSTNAME, $("$python" --version), $python"
-    log "code $(git -C "$checkout" rev-parse HEAD 2>/dev/null || echo unknown) in $checkout"
-    [[ -z "$batch_job" ]] || env | grep '^SLURM_' | sort
+    log "host $HOSTNAME, $("$python" --version 2>&1 || true), $python"
+    log "checkout $checkout${code:+, code $code}"
+    [[ -z "$batch_job" ]] || env | grep '^SLURM_' | sort 2>/dev/null || true
     log "command: ${command[*]}"
 }
 
-# The trap only notes and passes on; `wait` returns at once when a signal comes, and is called again.
-on_signal() {
-    caught="$1"
-    log "got SIG$1"
-    if [[ "$1" == USR1 && "$resumable" == 0 ]]; then
-        log "the time limit is near; this stage cannot stop half-way and goes on"
-    elif [[ -n "$payload" ]]; then
-        kill -s "${1/HUP/TERM}" "$payload" 2>/dev/null || true # a closed terminal asks to stop, as TERM does
+# The interpreter. A job makes no environment of its own: it would install packages on a GPU node, or fail to.
+find_python() {
+    if [[ -z "$python" && -z "$batch_job" ]]; then
+        python="$(packages_python)" || exit 2
+    elif [[ -z "$python" ]]; then
+        python="$(chosen_python)"
+        [[ -n "$python" ]] || bad_usage "no environment is active in this job and the checkout has no .venv (sbatch" \
+            "--export=NONE hides what your shell had). Give --python PATH, or make .venv first: scripts/environment.sh"
     fi
-}
-
-run_payload() {
-    local before
-    set -m # a process group of its own: Ctrl-C reaches the stage once, through the trap
-    "${command[@]}" &
-    payload=$!
-    set +m
-    [[ -z "$caught" ]] || on_signal "$caught"
-    while :; do
-        before="$caught"
-        wait "$payload" && status=0 || status=$?
-        [[ "$caught" != "$before" ]] || break
-    done
-}
-
-# After the time-limit warning, or a preemption that leaves the job running for its grace time, the job goes back to the
-# queue. A job that SLURM itself is ending or requeueing (scancel, node failure) is left to it.
-requeue_if_stopped() {
-    local count="${SLURM_RESTART_COUNT:-0}" why='the time limit is near' state
-    [[ "$status" != 0 && -n "$batch_job" ]] || return 0
-    case "$caught" in
-        USR1) [[ "$resumable" == 1 ]] || return 0 ;;
-        TERM)
-            state="$(squeue --noheader --jobs="$batch_job" --format=%T 2>/dev/null || true)"
-            if [[ "$state" != RUNNING ]]; then
-                log "not requeued here: SLURM is ending this job (${state:-state unknown})"
-                return 0
-            fi
-            why='preempted'
-            ;;
-        *) return 0 ;;
-    esac
-    if ((count >= max_requeues)); then
-        log "not requeued: $why, but it was $count times already (SLURM_MAX_REQUEUES). ./run_all.sh goes on from here."
-        return 0
-    fi
-    log "requeue $((count + 1)) of $max_requeues: $why. What is done is saved."
-    if scontrol requeue "$batch_job"; then
-        requeued=1
-    else
-        log "SLURM refused to requeue. ./run_all.sh goes on from here."
-    fi
+    command -v -- "$python" >/dev/null || bad_usage "the interpreter $python does not exist: was its environment deleted?"
 }
 
 run_stage() {
@@ -106,11 +71,9 @@ run_stage() {
     shift
     script="$(basename -- "$(echo "$checkout"/jobs/job_"$number"_*.sh)")"
     parse_options "$number" "$@"
-    [[ -z "$batch_job" ]] || open_log
-    [[ -n "$python" ]] || python="$(packages_python)" || exit 2
     [[ -z "$settings" ]] || export MONO_S2S_SETTINGS_FILE="$settings"
     facts="$("$python" "$checkout/scripts/mono_s2s.py" job-facts "$number")" || exit 2
-    { read -r setup_line; read -r max_requeues; read -r resumable; } <<<"$facts"
+    { read -r setup_line; read -r max_requeues; read -r resumable; read -r code; } <<<"$facts"
     if [[ -n "$setup_line" ]]; then
         trap 'log "JOB_SETUP failed: $setup_line"; exit 1' EXIT
         set +u # module and conda scripts are not written for it
@@ -125,11 +88,8 @@ run_stage() {
     [[ -z "$settings" ]] || command+=(--settings "$settings")
     [[ -z "$shard" ]] || command+=(--shard "$shard")
     [[ -z "$force" ]] || command+=(--force)
+    [[ -z "$force" || -z "$batch_job" ]] || command+=(--forced-by "job ${batch_job%%_*} of ${SLURM_CLUSTER_NAME:-SLURM}")
     log_head
-    for name in USR1 TERM INT HUP; do
-        # shellcheck disable=SC2064 # the name is meant now
-        trap "on_signal $name" "$name"
-    done
     run_payload
     requeue_if_stopped
     log "stage $number: exit status $status after $((SECONDS - started)) s"
@@ -157,13 +117,16 @@ parse_options() {
         esac
         shift
     done
+    # Variables of an array are believed only with --shards: sbatch hands on those of a task that it was called from.
+    if [[ -n "$shards" && -n "$batch_job" && -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+        batch_job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+        shard="$SLURM_ARRAY_TASK_ID/$shards"
+    fi
+    [[ -z "$batch_job" ]] || open_log
+    [[ -z "$batch_job" || -z "${SLURM_ARRAY_TASK_ID:-}" || -n "$shard" ]] ||
+        log "array variables without --shards N: taken for those of another job, so this one does the whole stage"
     [[ "$seed" =~ ^[0-9]+$ ]] || bad_usage "seed $seed: expected a whole number"
     [[ -z "$settings" || -f "$settings" ]] || bad_usage "--settings $settings: no such file"
-    [[ -n "${SLURM_ARRAY_TASK_ID:-}" && -n "$batch_job" ]] || return 0
-    # shellcheck disable=SC2153 # SLURM sets them
-    if [[ -z "$shards" && "0-$((SLURM_ARRAY_TASK_COUNT - 1))" == "$SLURM_ARRAY_TASK_MIN-$SLURM_ARRAY_TASK_MAX" ]]; then
-        shards="$SLURM_ARRAY_TASK_COUNT"
-    fi
-    [[ "$shards" =~ ^[1-9][0-9]*$ ]] || bad_usage "an array of some tasks alone needs --shards N, the number of all"
-    shard="$SLURM_ARRAY_TASK_ID/$shards"
+    [[ -z "$shards" || "$shards" =~ ^[1-9][0-9]*$ ]] || bad_usage "--shards $shards: expected a number from 1"
+    find_python
 }

@@ -17,10 +17,17 @@
 # run_all.sh submits this with the settings of its run; alone it takes the values above, and logs to logs/ as well.
 set -euo pipefail
 
-jobs="$(dirname -- "${BASH_SOURCE[0]}")"
+jobs="$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 if [[ ! -f "$jobs/common.sh" ]]; then # SLURM runs a copy of this file elsewhere: ask where the original is
-    jobs="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's|^ *Command=\(.*/jobs\)/job_.*|\1|p;T;q')" || true # an array's id names many jobs
+    original="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's|^ *Command=||p;T;q')" || true # an array's id names many jobs
+    while [[ ! -f "$original" && "$original" == *' '* ]]; do original="${original% *}"; done # its arguments follow it
+    jobs="$(dirname -- "$(readlink -f -- "$original")")"
     [[ -f "$jobs/common.sh" ]] || jobs="$PWD/jobs"
+    if [[ ! -f "$jobs/common.sh" ]]; then # nobody reads /dev/null
+        echo "job ${SLURM_JOB_ID:-}: the checkout was not found (SLURM names ${original:-no file}). sbatch a wrapper in its jobs/." |
+            tee -a "${SLURM_SUBMIT_DIR:-$PWD}/mono_s2s_${SLURM_JOB_ID:-}.err" >&2
+        exit 2
+    fi
 fi
 # shellcheck source=jobs/common.sh
 source "$jobs/common.sh"

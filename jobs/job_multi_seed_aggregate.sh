@@ -15,10 +15,17 @@
 # run_multi_seed.sh submits this; alone: sbatch jobs/job_multi_seed_aggregate.sh --seeds 42,1337,2024
 set -euo pipefail
 
-jobs="$(dirname -- "${BASH_SOURCE[0]}")"
+jobs="$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")"
 if [[ ! -f "$jobs/common.sh" ]]; then # SLURM runs a copy of this file elsewhere: ask where the original is
-    jobs="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's|^ *Command=\(.*/jobs\)/job_.*|\1|p;T;q')" || true
+    original="$(scontrol show job "${SLURM_JOB_ID:-}" | sed -n 's|^ *Command=||p;T;q')" || true # an array's id names many jobs
+    while [[ ! -f "$original" && "$original" == *' '* ]]; do original="${original% *}"; done # its arguments follow it
+    jobs="$(dirname -- "$(readlink -f -- "$original")")"
     [[ -f "$jobs/common.sh" ]] || jobs="$PWD/jobs"
+    if [[ ! -f "$jobs/common.sh" ]]; then # nobody reads /dev/null
+        echo "job ${SLURM_JOB_ID:-}: the checkout was not found (SLURM names ${original:-no file}). sbatch a wrapper in its jobs/." |
+            tee -a "${SLURM_SUBMIT_DIR:-$PWD}/mono_s2s_${SLURM_JOB_ID:-}.err" >&2
+        exit 2
+    fi
 fi
 # shellcheck source=jobs/common.sh
 source "$jobs/common.sh"
@@ -51,11 +58,12 @@ done
 [[ "$seeds" =~ ^[0-9]+(,[0-9]+)+$ ]] || bad_usage "--seeds $seeds: expected at least two numbers, as in 42,1337"
 [[ -z "$settings" || -f "$settings" ]] || bad_usage "--settings $settings: no such file"
 [[ -z "$batch_job" ]] || open_log
-[[ -n "$python" ]] || python="$(packages_python)" || exit 2
+find_python
 [[ -z "$settings" ]] || export MONO_S2S_SETTINGS_FILE="$settings"
 command=("$python" "$checkout/scripts/aggregate_multi_seed.py")
 IFS=, read -r -a numbers <<<"$seeds"
 command+=("${numbers[@]}")
+code=''
 log_head
 status=0
 "${command[@]}" || status=$?

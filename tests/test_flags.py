@@ -199,22 +199,21 @@ def units_of(experiment, number: int) -> list[int]:
 
 
 @pytest.mark.parametrize("number", [stage.number for stage in STAGES if stage.resumable])
-def test_force_makes_finished_work_anew_and_its_requeue_resumes(experiment, monkeypatch, number):
+def test_force_makes_finished_work_anew_and_its_requeue_resumes(experiment, number):
     for before in range(number):
         assert experiment.run(before) == 0
     assert experiment.run(number, work=in_units()) == 0
     first = units_of(experiment, number)
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert experiment.run(number, "--force", work=in_units(stop_after=2)) == 1
+    job = ("--force", "--forced-by", "job 12 of alpine")  # what a wrapper gives
+    assert experiment.run(number, *job, work=in_units(stop_after=2)) == 1
     begun = units_of(experiment, number)
     assert len(begun) == 2 and not set(begun) & set(first)
-    assert experiment.run(number, "--force", work=in_units()) == 0  # SLURM starts the same job again
+    assert experiment.run(number, *job, work=in_units()) == 0  # SLURM starts the same job again
     assert units_of(experiment, number)[:2] == begun and len(units_of(experiment, number)) == 4
     made = units_of(experiment, number)
-    assert experiment.run(number, "--force", work=in_units()) == 0  # and once more: it is done
+    assert experiment.run(number, *job, work=in_units()) == 0  # and once more: it is done
     assert units_of(experiment, number) == made
-    monkeypatch.setenv("SLURM_JOB_ID", "13")
-    assert experiment.run(number, "--force", work=in_units()) == 0
+    assert experiment.run(number, "--force", "--forced-by", "job 13 of alpine", work=in_units()) == 0
     assert not set(units_of(experiment, number)) & set(made)
 
 
@@ -227,8 +226,7 @@ def test_a_submitted_run_is_one_forced_run_whatever_its_job(experiment, monkeypa
     options = ("--force", "--settings", str(settings))
     assert experiment.run(4, *options, work=in_units(stop_after=3)) == 1
     begun = units_of(experiment, 4)
-    monkeypatch.setenv("SLURM_JOB_ID", "99")
-    assert experiment.run(4, *options, work=in_units()) == 0
+    assert experiment.run(4, *options, "--forced-by", "job 99 of alpine", work=in_units()) == 0
     assert units_of(experiment, 4)[:3] == begun
     assert read_flag(STAGES[4], SEED, experiment.paths).forced == "run 20260101_000000_seed7"
     monkeypatch.setenv("MONO_S2S_SETTINGS_FILE", "")
@@ -246,14 +244,23 @@ def test_a_typed_force_starts_anew_each_time_and_says_how_to_resume(experiment, 
     assert not set(units_of(experiment, 4)) & set(begun)
 
 
-def test_the_tasks_of_a_forced_array_remove_earlier_work_once(experiment, monkeypatch):
+def test_the_tasks_of_a_forced_array_remove_earlier_work_once(experiment):
     for before in range(4):
         assert experiment.run(before) == 0
     assert experiment.run(4, work=in_units()) == 0
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "50")
     for task in range(3):
-        monkeypatch.setenv("SLURM_JOB_ID", str(51 + task))
-        assert experiment.run(4, "--force", "--shard", f"{task}/3", work=in_units(stop_after=task + 1)) == 1
+        assert (
+            experiment.run(
+                4,
+                "--force",
+                "--forced-by",
+                "job 50 of alpine",
+                "--shard",
+                f"{task}/3",
+                work=in_units(stop_after=task + 1),
+            )
+            == 1
+        )
         assert len(units_of(experiment, 4)) == task + 1
 
 

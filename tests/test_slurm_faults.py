@@ -113,7 +113,7 @@ def test_a_stage_that_cannot_stop_half_way_goes_on_after_the_warning(cluster, wo
         world.record()["jobs"]["1_prepare_data"]["out"]).exists() else ""), 20, "its log")  # fmt: skip
     cluster("scancel", "--batch", "--signal=USR1", job)
     cluster.wait(job, "COMPLETED")
-    assert "goes on" in log_of(world, "1_prepare_data")
+    assert "cannot stop half-way and continues" in log_of(world, "1_prepare_data")
 
 
 def test_scancel_ends_the_job_and_its_dependents_and_a_rerun_goes_on(cluster, world):

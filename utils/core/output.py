@@ -10,29 +10,30 @@ from typing import Any
 class _Forgiving:
     """Standard output that goes nowhere once its reader is gone, so that the work behind it is done to the end."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: Any, errors: type[OSError]) -> None:
+        self._stream, self._errors = stream, errors
 
     def write(self, text: str) -> int:
         try:
             return int(self._stream.write(text))
-        except BrokenPipeError:
+        except self._errors:
             quiet_end()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except BrokenPipeError:
+        except self._errors:
             quiet_end()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def keep_working_without_reader() -> None:
-    """From here on a closed pipe behind standard output is no error."""
-    sys.stdout = _Forgiving(sys.stdout)
+def keep_working_without_reader(errors: type[OSError] = BrokenPipeError) -> None:
+    """From here on a closed pipe behind standard output is no error; with OSError, a log on a full disk neither."""
+    if sys.stdout is not None and not isinstance(sys.stdout, _Forgiving):
+        sys.stdout = _Forgiving(sys.stdout, errors)
 
 
 def quiet_end() -> int:

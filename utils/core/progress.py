@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -17,10 +18,12 @@ class _Lines:
     def write(self, text: str) -> None:
         state = text.replace("\r", "").strip()
         if state:
-            sys.stderr.write(state + "\n")
+            with contextlib.suppress(OSError):  # a log on a full disk must not end hours of work
+                sys.stderr.write(state + "\n")
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | None = None, unit: str = "it") -> tqdm:

@@ -35,6 +35,7 @@ from utils.core.errors import (
 from utils.core.files import write_text
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
+from utils.core.output import keep_working_without_reader
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
@@ -91,14 +92,15 @@ class StageContext:
             for number in self.stage.needs
             for path, digest in output_hashes(STAGES[number], self.seed, self.paths).items()
         }
+        about = self.settings.subset(("PROFILE", "USE_FULL_TEST_SETS"))
         return {
             "timestamp": timestamp(self.started),
             "run_id": new_run_id(self.seed, self.started),
             "seed": self.seed,
             "unix_timestamp": self.started,
             "stage": self.stage.key,
-            "profile": self.settings.PROFILE,
-            "full_test_sets": self.settings.USE_FULL_TEST_SETS,
+            "profile": about["PROFILE"],
+            "full_test_sets": about["USE_FULL_TEST_SETS"],
             "settings": self.settings.subset(names),
             "config_fingerprint": fingerprint(self.settings.subset(names)),
             "seconds": round(time.time() - self.started, 3),
@@ -122,6 +124,7 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
     """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale)."""
     stage = STAGES[number]
     options = _options(stage, argv)
+    keep_working_without_reader(OSError)
     forget_launch()  # of the shell that we were started from: this is one process, torch would wait for others
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if number not in FETCHING:
@@ -230,6 +233,7 @@ def _options(stage: Stage, argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=seed_argument, default=42, help="training seed (default 42)")
     parser.add_argument("--force", action="store_true", help="make the stage anew: its earlier progress is removed")
+    parser.add_argument("--forced-by", default="", metavar="NAME", help="with --force: a repeat of that name resumes")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="a run's frozen settings (run_all.sh writes it)")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="do only shard I of N, from 0 (job arrays)")
     options = parser.parse_args(argv)
@@ -248,12 +252,10 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _forced_run(options: argparse.Namespace, paths: Paths) -> str:
-    """Names what --force was given for: a submitted run or a SLURM job keeps its name when it is requeued."""
+    """Names what --force was given for: a run of run_all.sh or a SLURM job keeps its name when it is requeued."""
     if options.settings and options.settings.resolve().parent.parent == paths.runs.resolve():
         return f"run {options.settings.resolve().parent.name}"
-    if job := os.environ.get("SLURM_ARRAY_JOB_ID" if options.shard != "0/1" else "SLURM_JOB_ID"):
-        return f"job {job} of {os.environ.get('SLURM_CLUSTER_NAME', 'the cluster')}"
-    return _TYPED + uuid.uuid4().hex
+    return options.forced_by or _TYPED + uuid.uuid4().hex
 
 
 def _remove_progress_once(context: StageContext) -> None:

@@ -1,16 +1,20 @@
-"""What a job wrapper asks before it starts its stage: one line each for JOB_SETUP, requeues, resumable. Torch-free."""
+"""What a job wrapper asks before it starts its stage: one line each for JOB_SETUP, requeues, resumable, code.
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from utils.core.errors import UserError
+from utils.core.provenance import code_revision, why_no_revision
 from utils.core.settings import load_settings
 from utils.pipeline.stages import STAGES
 
 
 def main(arguments: list[str]) -> int:
-    """Print the setup line, the most requeues, and whether stage `arguments[0]` can save its progress (1 or 0)."""
+    """Print setup line, most requeues, whether stage `arguments[0]` can save its progress (1 or 0), and the commit."""
     try:
         settings = load_settings()
     except UserError as error:
@@ -19,4 +23,5 @@ def main(arguments: list[str]) -> int:
     print(settings.JOB_SETUP.replace("\n", "; "))
     print(settings.SLURM_MAX_REQUEUES)
     print(int(STAGES[int(arguments[0])].resumable))
+    print(code_revision()["commit"] if not why_no_revision() else f"unknown ({why_no_revision()})")
     return 0
