@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+from utils.core.environment import for_git
 from utils.core.paths import CHECKOUT
+from utils.core.text import one_line
 
 PACKAGES = (
     "torch",
@@ -33,19 +37,45 @@ PACKAGES = (
 
 @functools.cache
 def code_revision() -> dict[str, Any]:
-    """`commit` (40 hex digits; "unknown" outside git) and `dirty` (tracked files differ; None if unknown)."""
+    """`commit` (40 hex digits, or "unknown") and `dirty` (whether tracked files differ; None if unknown).
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(CHECKOUT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    Only a repository whose top level is this checkout counts: a copy without git that lies inside somebody's repository
+    must not be called by that one's commit.
+    """
+    return _revision()[0]
 
+
+def why_no_revision() -> str:
+    """Why the commit is unknown, and what helps; "" where it is known."""
+    return _revision()[1]
+
+
+@functools.cache
+def _revision() -> tuple[dict[str, Any], str]:
+    unknown = {"commit": "unknown", "dirty": None}
     try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": "unknown", "dirty": None}
+        top = _git("rev-parse", "--show-toplevel")
+        if not Path(top).samefile(CHECKOUT):
+            return unknown, f"no git checkout: a copy inside the repository {top}. Use git clone"
+        dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": dirty}, ""
+    except FileNotFoundError:
+        return unknown, "git is not installed here"
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            fix = f"git config --global --add safe.directory {shlex.quote(str(CHECKOUT))}"
+            return unknown, f"git refuses a checkout that another user owns (dubious ownership). If you trust it: {fix}"
+        if "not a git repository" in error.stderr:
+            return unknown, "no git checkout: results will not name their revision. Use git clone"
+        return unknown, f"git fails: {one_line(error.stderr)}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return unknown, f"git fails: {one_line(error)}"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30, env=for_git())
+    return done.stdout.strip()
 
 
 def versions() -> dict[str, str]:

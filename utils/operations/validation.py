@@ -16,7 +16,7 @@ from pathlib import Path
 from utils.core.errors import UserError
 from utils.core.packages import missing, other_versions
 from utils.core.paths import CHECKOUT, Paths
-from utils.core.provenance import code_revision
+from utils.core.provenance import code_revision, why_no_revision
 from utils.core.results import read_result
 from utils.core.settings import Settings, load_settings
 from utils.core.text import last_line, slurm_time
@@ -108,7 +108,7 @@ def _packages(python: str) -> Iterator[Check]:
 def _revision() -> Check:
     code = code_revision()
     if code["commit"] == "unknown":
-        return Check(WARNING, "code", "not a git checkout: results will not name their revision", "git clone it")
+        return Check(WARNING, "code", "the revision is unknown, results will not name it", why_no_revision())
     dirty = "changed since" if code["dirty"] else "unchanged"
     fix = "commit the changes, so that results name what made them" if code["dirty"] else ""
     return Check(WARNING if code["dirty"] else OK, "code", f"{code['commit'][:10]}, {dirty}", fix)
