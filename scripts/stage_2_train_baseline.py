@@ -20,7 +20,9 @@ def work(context: StageContext) -> None:
         prepared_dir=paths.prepared,  # data: stage 1's sets `train` and `validation`
         pretrained_dir=paths.pretrained,  # model: stage 0's T5 and its tokenizer
         arm=BASELINE,  # constraint: none
-        settings=TrainingSettings.of(settings, seed=seed, warmup_ratio=settings.WARMUP_RATIO),
+        settings=TrainingSettings.of(
+            settings, seed=seed, epochs=settings.NUM_EPOCHS, warmup_ratio=settings.WARMUP_RATIO
+        ),
         output_dir=paths.training(seed, BASELINE),  # epoch_1/, ..., and best/: the lowest validation loss
     )
     history = run_training(job, context.stop_requested)  # resumes where an earlier run of this stage was stopped

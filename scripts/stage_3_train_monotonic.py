@@ -17,7 +17,13 @@ def work(context: StageContext) -> None:
 
     settings, paths, seed = context.settings, context.paths, context.seed
     # Everything is as for the baseline in stage 2, but for the constraint and the warm-up.
-    training_settings = TrainingSettings.of(settings, seed=seed, warmup_ratio=settings.MONOTONIC_WARMUP_RATIO)
+    training_settings = TrainingSettings.of(
+        settings,
+        seed=seed,
+        epochs=settings.MONOTONIC_NUM_EPOCHS,
+        warmup_ratio=settings.MONOTONIC_WARMUP_RATIO,
+        epsilon=settings.MONOTONIC_EPSILON,
+    )
     context.provenance["missing_datasets"] = missing_datasets(paths.prepared)
     for arm in (MONOTONIC, *settings.CONTROL_ARMS):
         job = TrainingJob(

@@ -105,6 +105,8 @@ def test_the_real_evaluation_in_an_array_equals_that_of_a_single_job(cluster, un
         "--array=0-3",
         *logs,
         str(ROOT / "jobs" / "job_4_evaluate.sh"),
+        "--shards",
+        "4",
         "--seed",
         str(SEED),
     ]

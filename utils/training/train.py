@@ -72,17 +72,22 @@ class TrainingSettings:
     checkpoint_minutes: float = 30.0  # between checkpoints within an epoch; 0: none but on request
 
     @classmethod
-    def of(cls, settings: Settings, *, seed: int, warmup_ratio: float) -> TrainingSettings:
-        """Those of an experiment's `settings`; the warm-up is given, because it alone differs between arms."""
+    def of(
+        cls, settings: Settings, *, seed: int, epochs: int, warmup_ratio: float, epsilon: float = 1e-6
+    ) -> TrainingSettings:
+        """Those of an experiment's `settings`; given are those that have a name of their own in each training stage.
+
+        Of them the warm-up alone differs: configs/overrides.py refuses unequal epochs, and epsilon belongs to softplus.
+        """
         return cls(
-            epochs=settings.NUM_EPOCHS,  # equal to MONOTONIC_NUM_EPOCHS: configs/overrides.py refuses anything else
+            epochs=epochs,
             learning_rate=settings.LEARNING_RATE,
             batch_size=settings.BATCH_SIZE,
             weight_decay=settings.WEIGHT_DECAY,
             gradient_clip=settings.GRADIENT_CLIP,
             warmup_ratio=warmup_ratio,
             seed=seed,
-            epsilon=settings.MONOTONIC_EPSILON,
+            epsilon=epsilon,
             precision=settings.PRECISION,
             device=choose_device(settings.DEVICE),
             compute_gradient_norms=settings.COMPUTE_GRADIENT_NORMS,

@@ -1,0 +1,109 @@
+"""What a stage declares (Stage.settings) is what it reads: every stage of a real tiny experiment is traced.
+
+A setting that is read and not declared leaves a finished stage "done" after it changes; one that is declared and not
+read makes hours of work stale for nothing.
+"""
+
+import os
+import runpy
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from tests.pipeline_world import ROOT, SEED, Run
+from utils.core.settings import Settings
+from utils.pipeline import runner
+from utils.pipeline.stages import STAGES, upstream
+
+# Read by stages, but without influence on results: where things lie, on what they are computed, how fast, and what
+# SLURM is told. Whoever adds a name here says why.
+WITHOUT_INFLUENCE = {
+    "SCRATCH_DIR": "where work and results lie; outputs elsewhere are noticed by their paths",
+    "PROJECT_DIR": "where results are kept",
+    "HF_CACHE_DIR": "where downloads lie",
+    "DEVICE": "which processor computes; rounding apart, the same numbers",
+    "EVAL_BATCH_SIZE": "examples at a time",
+    "ATTACK_BATCH_SIZE": "examples at a time",
+    "NUM_WORKERS": "processes",
+    "CHECKPOINTS_TO_KEEP": "how far back a training can resume",
+    "DATASET_MAX_RETRIES": "how often a download is tried",
+    "DATASET_RETRY_DELAY": "how long it waits between tries",
+}
+
+
+class Recording(Settings):
+    """Settings that note the names which are read one by one (a stage's flag and metadata read whole lists)."""
+
+    __slots__ = ("read",)
+    read: set[str]
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        object.__setattr__(self, "read", set())
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        self.read.add(name)
+        return value
+
+
+def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, str]) -> int:
+    """Exit code of a stage script, run in this process with these settings."""
+    for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
+        patch.delenv(name)
+    for name, value in environment.items():
+        if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
+            patch.setenv(name, value)
+    patch.delitem(sys.modules, "configs.experiment_config", raising=False)  # it reads the environment once
+    patch.setattr(sys, "argv", [script, "--seed", str(SEED)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory) -> dict[int, set[str]]:
+    """Names that each stage read, by its number."""
+    with pytest.MonkeyPatch.context() as patch:
+        run = Run(tmp_path_factory.mktemp("traced"))
+        made: list[Recording] = []
+        load = runner.load_settings
+
+        def load_recording() -> Settings:
+            made.append(Recording(**load()._values))
+            return made[-1]
+
+        patch.setattr(runner, "load_settings", load_recording)
+        patch.setenv("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0"))  # stages set it for their process
+        reads = {}
+        for stage in STAGES:
+            assert run_script(patch, stage.script, run.environment) == 0, stage.key
+            reads[stage.number] = set().union(*(settings.read for settings in made))
+            made.clear()
+        return reads
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.key)
+def test_what_a_stage_reads_is_declared_by_it_or_by_a_stage_before_it(traced, stage):
+    declared = {name for item in (*upstream(stage.number), stage) for name in item.settings}
+    assert traced[stage.number] - declared - set(WITHOUT_INFLUENCE) == set()
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.key)
+def test_what_a_stage_declares_it_reads(traced, stage):
+    assert set(stage.settings) - traced[stage.number] == set()
+
+
+def test_the_list_without_influence_names_settings_that_exist_and_that_no_stage_declares(traced):
+    names = set(runner.load_settings().all())
+    assert set(WITHOUT_INFLUENCE) <= names
+    assert not set(WITHOUT_INFLUENCE) & {name for stage in STAGES for name in stage.settings}
+    assert set(WITHOUT_INFLUENCE) <= set().union(*traced.values())
