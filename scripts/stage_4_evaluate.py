@@ -18,7 +18,7 @@ def work(context: StageContext) -> None:
     from utils.evaluation.generation import generate
     from utils.evaluation.predictions import FILE, score_summaries
     from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
-    from utils.pipeline.array_parts import Sections, finish_part
+    from utils.pipeline.shards import Sections, join_shards
 
     settings, paths, seed = context.settings, context.paths, context.seed
     missing, models = missing_datasets(paths.prepared), models_of(settings)
@@ -61,7 +61,7 @@ def work(context: StageContext) -> None:
         write_jsonl(paths.results(seed) / FILE, rows)
         context.write_result("evaluation_results.json", evaluation_results(rows, datasets, settings, seconds=timed))
 
-    finish_part(context, units, sections, finish)
+    join_shards(context, units, sections, finish)
 
 
 if __name__ == "__main__":

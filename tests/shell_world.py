@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from utils.core.errors import Interrupted, StageError
 from utils.core.files import append_jsonl, read_jsonl, write_text
-from utils.pipeline.array_parts import finish_part
+from utils.pipeline.shards import join_shards
 from utils.pipeline.runner import run_stage
 
 def work(context):
@@ -58,7 +58,7 @@ def work(context):
         for path in context.stage.outputs(context.paths, context.seed):
             write_text(path if path.suffix else path / "file", made)
 
-    finish_part(context, units.parent, {"units": [{"unit": unit} for unit in mine]}, finish)
+    join_shards(context, units.parent, {"units": [{"unit": unit} for unit in mine]}, finish)
 
 sys.exit(run_stage(NUMBER, work))
 '''

@@ -25,8 +25,8 @@ from utils.core.paths import models_of
 from utils.data.store import load_prepared, missing_datasets
 from utils.evaluation.predictions import evaluated_summaries
 from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
-from utils.pipeline.array_parts import finish_part
 from utils.pipeline.runner import StageContext
+from utils.pipeline.shards import join_shards
 
 
 class Attack:
@@ -90,7 +90,7 @@ def attack_with_hotflip(context: StageContext) -> None:
         for key in attack.models:
             context.log.info("HotFlip on %s: success %.1f %%", key, 100 * (results[key]["success_rate"] or 0))
 
-    finish_part(context, units, sections, finish)
+    join_shards(context, units, sections, finish)
 
 
 def attack_with_triggers(context: StageContext) -> None:
@@ -120,4 +120,4 @@ def attack_with_triggers(context: StageContext) -> None:
         )
         context.write_result("uat_results.json", results)
 
-    finish_part(context, units, sections, finish)
+    join_shards(context, units, sections, finish)

@@ -35,8 +35,8 @@ class Interrupted(Exception):
     """The work was asked to stop and has saved what it did; the same command resumes from there."""
 
 
-class PartDone(Exception):
-    """This task of a job array has done its part of a stage; another one will finish the stage."""
+class ShardDone(Exception):
+    """This task of a job array has done its shard of a stage; another task finishes the stage."""
 
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}

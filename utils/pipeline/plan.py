@@ -33,6 +33,7 @@ def make_plan(
     running: set[int] = set()
     for stage in STAGES[first : last + 1]:
         ahead = [number for number in stage.needs if number in running]
+        reason: str | None
         if force:
             reason = "forced"
         elif ahead:

@@ -25,7 +25,7 @@ from utils.core.environment import forget_launch
 from utils.core.errors import (
     InputError,
     Interrupted,
-    PartDone,
+    ShardDone,
     StageError,
     UsageError,
     UserError,
@@ -205,8 +205,8 @@ def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
         write_flag(stage, seed, paths, settings, context.basis, forced=context.forced, facts=facts)
     except Interrupted:
         raise
-    except PartDone as part:
-        log.info("%s", part)
+    except ShardDone as done:
+        log.info("%s", done)
         return 0
     except UserError as error:
         log.error("failed: %s", error)

@@ -9,8 +9,8 @@ from utils.core.files import write_text
 from utils.core.paths import Paths
 from utils.core.settings import Settings
 from utils.pipeline import runner as stage_runner
-from utils.pipeline.array_parts import finish_part
 from utils.pipeline.flags import problem_of
+from utils.pipeline.shards import join_shards
 from utils.pipeline.stages import STAGES
 
 SEED, COUNT = 7, 3
@@ -54,7 +54,7 @@ def evaluate(index: int, *options, count=COUNT) -> int:
             for path in context.stage.outputs(paths, SEED):
                 write_text(path, json.dumps(sections))
 
-        finish_part(context, paths.units(SEED, "evaluate"), {"rows": [row]}, finish)
+        join_shards(context, paths.units(SEED, "evaluate"), {"rows": [row]}, finish)
 
     return stage_runner.run_stage(4, work, ["--seed", str(SEED), "--shard", f"{index}/{count}", *options])
 
@@ -78,7 +78,7 @@ def test_the_last_task_puts_all_parts_together_in_order(settings, order):
 
 
 @pytest.mark.parametrize("change", ["setting", "input", "number of tasks"])
-def test_parts_that_an_earlier_run_left_behind_do_not_count(settings, monkeypatch, change):
+def test_shards_that_an_earlier_run_left_behind_do_not_count(settings, monkeypatch, change):
     prepare()
     assert evaluate(0) == evaluate(1) == 0  # and the third was killed
     count = COUNT

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.core.errors import PartDone
+from utils.core.errors import ShardDone
 from utils.core.files import read_jsonl, write_jsonl
 from utils.core.locks import file_lock
 from utils.pipeline.flags import problem_of
@@ -19,8 +19,8 @@ from utils.pipeline.runner import StageContext
 Sections = dict[str, list[dict[str, Any]]]
 
 
-def finish_part(context: StageContext, cache: Path, sections: Sections, finish: Callable[[Sections], None]) -> None:
-    """Call `finish` with the sections of all shards, if this task is the last; raise PartDone otherwise.
+def join_shards(context: StageContext, cache: Path, sections: Sections, finish: Callable[[Sections], None]) -> None:
+    """Call `finish` with the sections of all shards, if this task is the last; raise ShardDone otherwise.
 
     A single job has all sections itself. The rows of a section keep the order of the shards. cache: directory that all
     tasks of the array see; the shards' files lie there.
@@ -29,17 +29,17 @@ def finish_part(context: StageContext, cache: Path, sections: Sections, finish: 
     if count == 1:
         finish(sections)
         return
-    shards = [cache / f"part_{i}_of_{count}.jsonl" for i in range(count)]
+    shards = [cache / f"shard_{i}_of_{count}.jsonl" for i in range(count)]
     made_from = context.basis.fingerprint
     rows = [{"section": name, "row": row} for name, items in sections.items() for row in items]
-    with file_lock(cache / ".parts.lock", unprotected="two tasks that finish together may both merge the shards"):
+    with file_lock(cache / ".shards.lock", unprotected="two tasks that finish together may both merge the shards"):
         write_jsonl(shards[index], [{"made_from": made_from}, *rows])
         finished = [_rows(shard, made_from) for shard in shards]
         missing = [str(i) for i, shard_rows in enumerate(finished) if shard_rows is None]
         if missing:
-            raise PartDone(f"shard {index} of {count} is done; still to come: {', '.join(missing)}")
+            raise ShardDone(f"shard {index} of {count} is done; still to come: {', '.join(missing)}")
         if problem_of(context.stage, context.seed, context.paths, context.settings) is None:
-            raise PartDone("another task has merged the shards")
+            raise ShardDone("another task has merged the shards")
         merged: Sections = {}
         for shard_rows in finished:
             for item in shard_rows or []:
