@@ -41,10 +41,12 @@ bad_usage() {
 # wherever there is no such directory. The log opens here.
 open_log() {
     local logs="$checkout/logs" name="${script%.sh}_$batch_job"
-    [[ "$(readlink "/proc/$$/fd/1")" == /dev/null ]] || return 0
-    mkdir -p -- "$logs" 2>/dev/null || true
-    [[ -w "$logs" ]] || logs="${SLURM_SUBMIT_DIR:-$PWD}"
-    [[ ! -w "$logs" ]] || exec >>"$logs/$name.out" 2>>"$logs/$name.err"
+    if [[ "$(readlink "/proc/$$/fd/1")" == /dev/null ]]; then
+        mkdir -p -- "$logs" 2>/dev/null || true
+        [[ -w "$logs" ]] || logs="${SLURM_SUBMIT_DIR:-$PWD}"
+        [[ ! -w "$logs" ]] || exec >>"$logs/$name.out" 2>>"$logs/$name.err"
+    fi
+    log "host $HOSTNAME" >&2 # what is above belongs to an earlier attempt: diagnosis must not judge it
 }
 
 log_head() {

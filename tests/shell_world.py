@@ -2,6 +2,7 @@
 
 What a stage does is told by a JSON file beside the work directory, `behaviour.json`: {"4_evaluate": {"fail": "words"}}.
   fail WORDS     end with that error            crash          end without a word (exit code 9)
+  fail_shard I   task I of a job array ends with an error
   units N        do N units, one file line each, of `seconds` each (default 0.1); interrupted ones go on
   seconds S      how long                       deaf           do not listen to signals
 The tasks of a job array share the units, and the last one to finish writes the outputs.
@@ -38,6 +39,8 @@ def work(context):
     if behaviour.get("deaf"):
         context.stop_requested = lambda: False
     index, count = context.shard
+    if behaviour.get("fail_shard") == index:
+        raise StageError(f"shard {index} is unlucky")
     name = "units.jsonl" if count == 1 else f"units_{index}.jsonl"
     units = context.paths.units(context.seed, context.stage.name) / name
     done = {row["unit"] for row in read_jsonl(units)} if units.exists() else set()

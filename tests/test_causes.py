@@ -50,6 +50,8 @@ SNIPPETS = [
     ("out of memory on the host", [], [STEPD + "Job 12 exceeded memory limit (70000 > 65536), being killed"], 1),
     ("killed, most likely out of memory", [], ["/x/jobs/common.sh: line 71: 4242 Killed   \"${command[@]}\""], 137),
     ("job setup failed", ["2026-11-25 10:02:00 job 12: JOB_SETUP failed: module load cuda"], [], 1),
+    ("no module command", ["2026-11-25 10:02:00 job 12: JOB_SETUP failed: module load cuda"],
+     ["/x/jobs/common.sh: line 98: module: command not found"], 1),
     ("no module command", [], ["/x/jobs/common.sh: line 98: module: command not found"], 127),
     ("no module command", [], ["Lmod has detected the following error: These module(s) are unknown: cuda/99"], 1),
     # GPU

@@ -5,6 +5,8 @@ import json
 import os
 import pty
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -156,3 +158,65 @@ def test_an_unset_scratch_is_said(tmp_path):
     world = World(tmp_path)
     result = world.run("clean_all.sh", SCRATCH="")
     assert result.returncode == 2 and "SCRATCH" in result.stderr
+
+
+def refused(world, *named):
+    before = world.snapshot()
+    for command in (["clean_all.sh"], ["clean_all.sh", "--seed", "42"], ["clean_checkpoints.sh"]):
+        result = world.run(*command, "--force")
+        assert result.returncode == 2, result.stdout + result.stderr
+        assert all(name in result.stderr for name in named), result.stderr
+    gone = set(before) - set(world.snapshot())
+    assert not gone
+
+
+def test_it_refuses_under_a_stage_that_was_started_by_hand(tmp_path):
+    world = World(tmp_path)
+    assert world.all("--local", "--stop-stage", "1").returncode == 0
+    for epoch in range(1, 12):
+        checkpoint(world.work / "seed_42" / "baseline_model", epoch)
+    world.behave(s2_train_baseline={"units": 1000, "seconds": 0.1})
+    words = [sys.executable, str(world.checkout / "scripts" / "stage_2_train_baseline.py"), "--seed", "42"]
+    process = subprocess.Popen(words, env=world.environment, stdout=subprocess.DEVNULL)
+    try:
+        units = world.work / "seed_42" / "train_baseline_units" / "units.jsonl"
+        end = time.monotonic() + 60
+        while not units.exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.1)
+        refused(world, "stage 2_train_baseline of seed 42 is running")
+        assert world.run("clean_all.sh", "--seed", "7", "--force").returncode == 0, "another seed's work is not its own"
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert world.run("clean_checkpoints.sh", "--force").returncode == 0
+
+
+@pytest.mark.slurm
+def test_it_refuses_while_jobs_that_were_typed_by_hand_wait_or_run(cluster, tmp_path):
+    world = World(tmp_path)
+    world.environment |= cluster.environment
+    assert world.all("--local", "--stop-stage", "1").returncode == 0
+    for epoch in range(1, 12):
+        checkpoint(world.work / "seed_42" / "baseline_model", epoch)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "train.sh"  # submitted through a link
+    link.symlink_to(world.checkout / "jobs" / "job_2_baseline.sh")
+    words = ["sbatch", "--parsable", "--hold", "--partition=aa100", "--qos=", "--account=", str(link), "--seed", "42"]
+    job = subprocess.run(words, env=world.environment, capture_output=True, text=True).stdout.strip()
+    assert job.isdigit()
+    refused(world, job, "submitted by hand", f"scancel {job}")
+    said = world.run("check_training_status.sh", "42").stdout
+    assert f"job {job}" in said and "submitted by hand" in said
+
+    run = tmp_path / "other scratch" / "mono_s2s_work" / "runs" / "some_run"
+    run.mkdir(parents=True)
+    (run / "settings.json").write_text("{}")
+    cluster("scancel", job)
+    cluster.until(lambda: not cluster("squeue", "-h").strip(), 20, "an empty queue")
+    words = [*words[:-3], str(world.checkout / "jobs" / "job_2_baseline.sh"), "--seed", "42"]
+    subprocess.run([*words, "--settings", str(run / "settings.json")], env=world.environment, check=True)
+    said = world.run("check_training_status.sh", "42").stdout
+    assert "another SCRATCH" in said
+    assert world.run("clean_checkpoints.sh", "--force").returncode == 0

@@ -71,6 +71,9 @@ def evidence_of(row: StageStatus) -> Evidence:
 def _last_error(out: list[str], err: list[str]) -> str:
     """The stage's own last error; where it wrote none, that of standard error (crashes, the shell, imports)."""
     found = [line for line in out if is_error(line)]
+    if found and "JOB_SETUP failed" in found[-1]:  # the shell says on standard error what failed in it
+        modules = [line for line in err if "module" in line and is_error(line)]
+        return (modules or found)[-1]
     if found and not _POINTS_ABOVE.search(found[-1]):
         return found[-1]
     others = [line for line in [*found[:-1], *err] if is_error(line) and not _POINTS_ABOVE.search(line)]
