@@ -90,6 +90,8 @@ SNIPPETS = [
     ("package missing", [], ["ModuleNotFoundError: No module named 'transformers'"], 1),
     ("package missing", [], ["2026-11-25 10:02:00 the chosen Python, /env/bin/python, lacks packages: torch"], 2),
     ("packages do not fit together", [], ["ImportError: cannot import name 'Cache' from 'transformers'"], 1),
+    ("interpreter gone", [], ["job_2_baseline.sh: the interpreter /env/bin/python does not exist: was its environment "
+                              "deleted? (see --help)"], 2),
     ("interpreter gone", [], ["/x/scripts/environment.sh: line 40: /projects/me/env/bin/python: No such file or "
                               "directory"], 127),
     ("system library too old (GLIBC)", [], ["ImportError: /lib64/libc.so.6: version `GLIBC_2.28' not found (required "

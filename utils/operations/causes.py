@@ -206,8 +206,8 @@ CAUSES = (
     ),
     Cause(
         "interpreter gone",
-        r"bin/python[\d.]*: (No such file|cannot execute|Permission denied)|bad interpreter|No Python at|"
-        r"no Python 3\.10 or newer",
+        r"bin/python[\d.]*: (No such file|cannot execute|Permission denied)|bad interpreter|No Python at"
+        r"|no Python 3\.10 or newer|the interpreter \S+ does not exist|no environment is active",
         "the environment was moved, deleted or is not visible on the node: activate one that is, then run again",
         exits=(126, 127),
     ),
