@@ -23,6 +23,8 @@ from utils.modeling.models import load_model, weights_sha256
 from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
 from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
 from utils.training.checkpoints import COMPLETE, complete_checkpoints
+from utils.training.history import TIMES as HISTORY_TIMES
+from utils.training.history import EpochRow, NormSummary
 from utils.training.record import TrainingRecord
 from utils.training.train import TrainingSettings
 from utils.training.trainer import validation_loss
@@ -317,7 +319,7 @@ def test_killed_from_outside_at_any_moment(processes, pretrained, tmp_path, undi
     assert deaths
 
 
-def test_stop_request_saves_and_raises_and_goes_on_exactly(pretrained, tmp_path, undisturbed):
+def test_stop_request_saves_and_raises_and_resumes_exactly(pretrained, tmp_path, undisturbed):
     output, calls = tmp_path / "run", 0
 
     def stop_at(step):
@@ -375,7 +377,7 @@ def flip(path: Path) -> None:
         lambda d: (d / COMPLETE).write_text("[]"),
     ],
 )
-def test_a_torn_checkpoint_is_skipped_with_a_message(finished, pretrained, undisturbed, damage, caplog):
+def test_a_damaged_checkpoint_is_skipped_with_a_message(finished, pretrained, undisturbed, damage, caplog):
     damage(finished / "epoch_3")
     history = run(pretrained, finished)
     assert f"Ignoring incomplete or corrupt checkpoint {finished / 'epoch_3'} (" in caplog.text
@@ -392,7 +394,7 @@ def test_a_finished_training_is_not_repeated(finished, pretrained, undisturbed, 
     assert (finished / "best" / "config.json").exists()
 
 
-def test_checkpoints_of_other_settings_are_never_gone_on_from(finished, pretrained, tmp_path, caplog):
+def test_checkpoints_of_other_settings_are_never_resumed_from(finished, pretrained, tmp_path, caplog):
     settings = dataclasses.replace(SETTINGS, epochs=1, learning_rate=1e-3)
     history = run(pretrained, finished, settings=settings)
     assert f"Removing the checkpoints of another training in {finished} (epochs, learning_rate changed)" in caplog.text
@@ -510,3 +512,22 @@ def test_constrained_weights_never_go_below_zero_in_any_epoch(undisturbed):
         model = load_model(undisturbed["monotonic"][0] / f"epoch_{epoch}")
         assert all(float(layer.weight.detach().min()) >= 0 for _, layer in ffn_layers(model))
     assert EXAMPLES % BATCH and isinstance(SETTINGS, TrainingSettings)
+
+
+def test_a_row_of_the_history_is_the_same_after_json():
+    norm = NormSummary(mean=0.1, max=1 / 3)
+    row = EpochRow(
+        epoch=2,
+        steps=5,
+        train_loss=2 / 3,
+        validation_loss=0.1 + 0.2,
+        learning_rate=1e-5,
+        gradient_norm=norm,
+        peak_memory_mb=1.5,
+        **dict.fromkeys(HISTORY_TIMES, 0.25),
+    )
+    for kept in (row, row.without_times(), dataclasses.replace(row, gradient_norm=None)):
+        written = json.loads(json.dumps(kept.to_json()))
+        assert EpochRow.from_json(written) == kept
+        assert written["gradient_norm"] == ({"mean": 0.1, "max": 1 / 3} if kept.gradient_norm else None)
+    assert not set(row.without_times().to_json()) & set(HISTORY_TIMES)

@@ -75,7 +75,7 @@ def test_two_processes_train_as_one_does(
     assert {path.name for path in (output / "best").iterdir()} == {path.name for path in (tmp_path / "best").iterdir()}
 
 
-def test_a_stop_is_saved_and_gone_on_from(
+def test_a_stop_is_saved_and_resumed_from(
     world: tuple[Path, Path], together: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted, match="the checkpoint is saved"):

@@ -1,4 +1,4 @@
-"""The pretrained model from the hub: fetched with patience, every file checked against the hub's own hash."""
+"""The pretrained model from the hub: fetched with retries, every file checked against the hub's own hash."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def choose_device(setting: str) -> str:
 
 
 def quiet_transformers() -> None:
-    """No bars and no chatter from transformers: what matters is checked and said by us."""
+    """No progress bars and no warnings from transformers: what matters is checked and reported here."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 

@@ -45,9 +45,9 @@ def gathered(value: Any) -> list[Any]:
     """`value` of every process, in rank order, on process 0; an empty list on the others."""
     if not _several():
         return [value]
-    found: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, found)
-    return found or []
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
 
 
 @contextmanager

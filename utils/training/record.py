@@ -24,6 +24,7 @@ from utils.core.files import write_json
 from utils.core.progress import SECONDS_BETWEEN_LOG_LINES, progress
 from utils.core.text import duration
 from utils.training import ranks
+from utils.training.history import EpochRow, NormSummary
 
 # Several processes ask each other whether to stop or save only now and then: asking waits for the GPU.
 STEPS_BETWEEN_QUESTIONS = 16
@@ -71,7 +72,7 @@ class TrainingRecord(TrainerCallback):
         self.validate, self.stop_requested = validate, stop_requested
         self.checkpoint_seconds = 60 * checkpoint_minutes or math.inf
         self.on_gpu = on_gpu
-        self.epochs: list[dict[str, Any]] = []
+        self.epochs: list[EpochRow] = []
         self.interrupted = False
         self.last_loss = math.nan
         # Scalars that are still on the device, a loss with its label tokens.
@@ -104,15 +105,15 @@ class TrainingRecord(TrainerCallback):
         """What `restore` needs; the sums are those over all processes, so each of them must call it."""
         now = time.perf_counter()
         return {
-            "epochs": self.epochs,
+            "epochs": [row.to_json() for row in self.epochs],
             "sums": asdict(self.sums) | self._over_all_processes(),
             "seconds": self.seconds_before + now - self.started,
             "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started if self.sums.steps else 0.0,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.epochs = state["epochs"]
-        # What was summed over all processes goes on in process 0 alone, or the next sum would count it several times.
+        self.epochs = [EpochRow.from_json(row) for row in state["epochs"]]
+        # What was summed over all processes continues in process 0 alone, or the next sum would count it several times.
         elsewhere = _SUMMED_OVER_PROCESSES if ranks.rank() > 0 else ()
         names = [field.name for field in fields(EpochSums)]
         self.sums = EpochSums(**{name: state["sums"][name] for name in names if name not in elsewhere})
@@ -170,24 +171,24 @@ class TrainingRecord(TrainerCallback):
         validation_loss = self.validate()
         if not math.isfinite(validation_loss):
             raise StageError(f"the validation loss of epoch {len(self.epochs) + 1} is {validation_loss}. {_ADVICE}")
-        row: dict[str, Any] = {
-            "epoch": len(self.epochs) + 1,
-            "steps": sums.steps,
-            "train_loss": sums.loss_sum / sums.tokens,
-            "validation_loss": validation_loss,
-            "learning_rate": self.learning_rate,
-            "gradient_norm": {"mean": sums.norm_sum / sums.norms, "max": sums.norm_max} if sums.norms else None,
-            "seconds": seconds,
-            "examples_per_second": sums.examples / seconds,
-            "tokens_per_second": sums.tokens / seconds,
-            "peak_memory_mb": self._peak_memory_mb(),
-            "cumulative_seconds": self.seconds_before + time.perf_counter() - self.started,
-        }
+        row = EpochRow(
+            epoch=len(self.epochs) + 1,
+            steps=sums.steps,
+            train_loss=sums.loss_sum / sums.tokens,
+            validation_loss=validation_loss,
+            learning_rate=self.learning_rate,
+            gradient_norm=NormSummary(mean=sums.norm_sum / sums.norms, max=sums.norm_max) if sums.norms else None,
+            peak_memory_mb=self._peak_memory_mb(),
+            seconds=seconds,
+            examples_per_second=sums.examples / seconds,
+            tokens_per_second=sums.tokens / seconds,
+            cumulative_seconds=self.seconds_before + time.perf_counter() - self.started,
+        )
         self.epochs.append(row)
         log.info(
             "%s, epoch %d of %d: train loss %.4f, validation loss %.4f, %.1f examples/s",
-            *(self.arm, row["epoch"], self.total_epochs),
-            *(row["train_loss"], validation_loss, row["examples_per_second"]),
+            *(self.arm, row.epoch, self.total_epochs),
+            *(row.train_loss, validation_loss, row.examples_per_second),
         )
         self.sums = EpochSums()
         self.epoch_seconds_before = 0.0

@@ -46,7 +46,6 @@ FREE_TO_CHANGE = (
     "checkpoints_to_keep",
     "checkpoint_minutes",
 )
-TIMES = ("seconds", "examples_per_second", "tokens_per_second", "cumulative_seconds")  # of a row of the history
 SESSIONS = "sessions.jsonl"  # one line for every time that the training started: when, where, from which step
 
 log = logging.getLogger("mono_s2s.training")
@@ -197,7 +196,7 @@ def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArgument
         eval_strategy="no",
         save_strategy="no",  # the TrainingRecord asks for checkpoints
         logging_strategy="no",
-        logging_nan_inf_filter=False,  # it would wait for the GPU at every step, and hide what went wrong
+        logging_nan_inf_filter=False,  # it would wait for the GPU at every step, and hide a NaN
         report_to="none",
         disable_tqdm=True,
         log_level="error",
@@ -244,19 +243,19 @@ def _history(
     autocast: bool,
 ) -> dict[str, Any]:
     """Export the best epoch to `best/` and put together what is known about the finished training."""
-    best = min(record.epochs, key=lambda row: row["validation_loss"])
-    _export_best(output_dir / f"epoch_{best['epoch']}", output_dir / "best")
+    best = min(record.epochs, key=lambda row: row.validation_loss)
+    _export_best(output_dir / f"epoch_{best.epoch}", output_dir / "best")
     model = load_model(output_dir / "best")
     sessions = list(read_jsonl(output_dir / SESSIONS))
     # Times are in every checkpoint: the setting can be changed afterwards, and decides what is reported.
-    hidden = () if settings.track_training_time else TIMES
+    rows = record.epochs if settings.track_training_time else [row.without_times() for row in record.epochs]
     history = {
         "arm": arm,
-        "epochs": [{name: value for name, value in row.items() if name not in hidden} for row in record.epochs],
-        "best_epoch": best["epoch"],
-        "best_validation_loss": best["validation_loss"],
+        "epochs": [row.to_json() for row in rows],
+        "best_epoch": best.epoch,
+        "best_validation_loss": best.validation_loss,
         "total_steps": record.steps_per_epoch * settings.epochs,
-        "total_seconds": record.epochs[-1]["cumulative_seconds"],
+        "total_seconds": record.epochs[-1].cumulative_seconds,
         "resumes": sum(session["from_step"] > 0 for session in sessions),
         "sessions": sessions,
         "settings": asdict(settings),

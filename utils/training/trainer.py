@@ -77,7 +77,7 @@ class ArmTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Private, because Trainer has no other place for it: its own copies to the device are blocking ones.
 
-        They wait for all work before them, at every step; these go on while the host prepares the next step.
+        They wait for all work before them, at every step; these run while the host prepares the next step.
         """
         return to_device(inputs, self.args.device)
 
@@ -138,7 +138,7 @@ class ArmTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Write `epoch_N/` at the end of an epoch, else `step_N/`: a plain model, and what resuming needs.
 
-        Private, because Trainer's writes the unfolded model into `checkpoint-N/`, file by file: torn if killed.
+        Private, because Trainer's writes the unfolded model into `checkpoint-N/`, file by file: incomplete if killed.
         """
         step, steps = self.state.global_step, math.ceil(len(self.rows) / self.args.per_device_train_batch_size)
         name = f"epoch_{step // steps}" if step % steps == 0 else f"step_{step}"
@@ -154,8 +154,8 @@ class ArmTrainer(Trainer):
             return {}
         with tempfile.TemporaryDirectory() as folder:
             self._save_rng_state(folder)
-            own = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        return {name: content for files in ranks.gathered(own) for name, content in files.items()}
+            mine = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        return {name: content for files in ranks.gathered(mine) for name, content in files.items()}
 
     def _write_checkpoint(
         self, directory: Path, step: int, history: dict[str, Any], random_states: dict[str, bytes]
@@ -201,7 +201,7 @@ class _EpochLoader(DataLoader[int]):
 
 
 def to_device(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The tensors among `inputs` on `device`; from pinned memory the copy goes on while the host does."""
+    """The tensors among `inputs` on `device`; from pinned memory the copy does not stop the host."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
         for name, value in inputs.items()
