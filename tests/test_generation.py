@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from transformers import T5Config, T5ForConditionalGeneration
 
 from utils.core.errors import Interrupted, StageError
+from utils.core.settings import Settings
 from utils.evaluation import generation
-from utils.evaluation.decoding import DecodingSettings, input_fingerprint
+from utils.evaluation.decoding import DecodingSettings, decoding_settings, input_fingerprint
 from utils.evaluation.generation import MAX_ROWS, Summaries, generate, plan_batches
 
 DECODING = DecodingSettings(num_beams=3, min_new_tokens=2, max_new_tokens=8)
@@ -53,6 +54,13 @@ def test_texts_come_in_input_order_and_stripped(model, rows) -> None:
     assert texts == alone and seconds > 0
     assert len(set(texts)) > 10
     assert all(text == text.strip() and 2 <= len(text.split()) <= 8 for text in texts)
+
+
+def test_the_experiments_decoding_comes_from_its_settings() -> None:
+    """Four beams, length penalty 1.2, 10 to 80 new tokens, no trigram twice; each comes from a setting of its own."""
+    names = ("NUM_BEAMS", "LENGTH_PENALTY", "MIN_NEW_TOKENS", "MAX_NEW_TOKENS", "NO_REPEAT_NGRAM_SIZE")
+    given = Settings(**dict(zip(names, (4, 1.2, 10, 80, 3), strict=True)))
+    assert decoding_settings(given) == DecodingSettings(4, 1.2, 10, 80, 3) == DecodingSettings()
 
 
 def test_an_input_is_named_by_its_ids_alone() -> None:

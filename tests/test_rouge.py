@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,8 +14,9 @@ import pytest
 from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 
+from utils.core.names import METRICS
 from utils.evaluation import rouge
-from utils.evaluation.rouge import METRICS, rouge_scores, split_sentences
+from utils.evaluation.rouge import rouge_scores, split_sentences
 
 # (prediction, reference). In the style of the test sets: news with figures and quotes, CNN/DM's highlights on lines,
 # dialogue summaries, and what a model writes that was trained on tokenised text.
@@ -230,6 +232,14 @@ def test_every_metric_is_its_definition_on_short_random_texts() -> None:
 )
 def test_sentences(text: str, sentences: list[str]) -> None:
     assert split_sentences(text) == sentences
+
+
+@pytest.mark.parametrize("part", [".", ". ", "?!)", "a", " ", "a.", ".\u201d", "\n", "e.g. ", ". a"])
+def test_long_runs_take_linear_time(part: str) -> None:
+    """300,000 characters; quadratic, one of them would take minutes."""
+    start = time.process_time()
+    split_sentences(part * (300_000 // len(part)) + "!")
+    assert time.process_time() - start < 5
 
 
 def test_no_character_is_lost_between_sentences() -> None:

@@ -20,13 +20,14 @@ from rouge_score import tokenize
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
-METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+from utils.core.names import METRICS
 
 # A worker process takes about two seconds to start (nltk imports scipy), in which one process scores 1,000 pairs of 60
-# words: two processes of 2,000 pairs each save a fourth of the time.
+# words.
 PAIRS_WORTH_A_PROCESS = 2000
 
-_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?P<gap>\s+)(?=(?P<next>\S))")
+# A run of stops is tried from its first one alone: from each of them, "......" would take quadratic time.
+_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]+[\"'”’)\]]*(?P<gap>\s+)(?=(?P<next>\S))")
 _LAST_WORD = re.compile(r"\S{0,20}$")
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st sen rep gov gen col lt sgt capt rev hon jr sr vs etc inc ltd co corp no fig eq al e.g i.e "
