@@ -55,7 +55,8 @@ def experiment(tmp_path, monkeypatch):
     write_text(model / "model.safetensors", "all weights")
     for name in ("train", "validation"):
         write_text(data / f"{name}.jsonl", '{"dialogue": "a", "summary": "b"}\n' * 40)
-    write_text(data / "more" / "part1.csv", "a,b\n")
+    write_text(data / "more" / "en" / "part1.csv", "a,b\n")
+    write_text(data / "more" / ".cache" / "junk", "x")
     files = {"train": "train.jsonl", "validation": ["validation.jsonl", "more"]}
     write_text(data / "sets.json", json.dumps({"dialogsum": {"files": files}}))
     return Experiment(monkeypatch, tmp_path, MODEL_NAME=str(model), DATASETS_FILE=str(data / "sets.json"))
@@ -76,7 +77,7 @@ def run_both(experiment) -> None:
         ("my t5/model.safetensors", 0),
         ("data/sets.json", 1),
         ("data/train.jsonl", 1),
-        ("data/more/part1.csv", 1),
+        ("data/more/en/part1.csv", 1),
     ],
 )
 @pytest.mark.parametrize("change", ["edited", "cut in half", "gone"])
@@ -93,15 +94,17 @@ def test_a_changed_file_of_the_user_makes_its_stage_stale(experiment, name, stag
     assert "input" in experiment.problem(stage)
 
 
-@pytest.mark.parametrize("name", ["my t5/adapter.json", "data/more/part2.csv"])
+@pytest.mark.parametrize("name", ["my t5/adapter.json", "data/more/part2.csv", "data/more/fr/part1.csv"])
 def test_a_new_file_in_a_directory_of_the_user_is_seen(experiment, name):
     run_both(experiment)
     write_text(experiment.root / name, "x")
     assert Path(name).name in str(experiment.problem(0)) + str(experiment.problem(1))
 
 
-def test_the_same_file_under_another_spelling_is_the_same(experiment):
+def test_the_same_file_under_another_spelling_is_the_same(experiment, monkeypatch):
     run_both(experiment)
+    monkeypatch.setenv("HOME", str(experiment.root / "data"))
+    (experiment.root / "data" / "more" / ".cache" / "junk").write_text("hidden files are not read")
     (experiment.root / "link").symlink_to(experiment.root / "data")
     shutil.copytree(experiment.root / "my t5", experiment.root / "copied")
     experiment.use(
@@ -276,7 +279,7 @@ def test_a_flag_is_read_as_it_was_written(experiment):
         "DATASETS_FILE",
         "DATASETS_FILE/dialogsum/train[0]/train.jsonl",
         "DATASETS_FILE/dialogsum/validation[0]/validation.jsonl",
-        "DATASETS_FILE/dialogsum/validation[1]/part1.csv",
+        "DATASETS_FILE/dialogsum/validation[1]/en/part1.csv",
     }
 
 

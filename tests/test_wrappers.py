@@ -1,5 +1,6 @@
 """Job wrappers as SLURM runs them: a copy elsewhere, output to a file, variables partly of another job."""
 
+import json
 import os
 import shutil
 import signal
@@ -131,6 +132,7 @@ def test_restarts_are_those_of_this_job(job, restarts, requeued):
     process.kill()
     process.wait()
     assert job.calls.exists() == requeued
+    assert {json.loads(unit)["restarts"] for unit in job.units()} == {str(restarts)}
     assert ("requeue 1 of 5" if requeued else "it was 5 times already") in job.log()
 
 

@@ -19,7 +19,9 @@ def model_files(settings: Settings) -> dict[str, Path]:
     directory = Path(settings.MODEL_NAME)
     if settings.PROFILE == "demo" or not directory.is_dir():
         return {}
-    return {f"MODEL_NAME/{path.name}": path for path in _visible_files(directory)}
+    return {
+        f"MODEL_NAME/{path.name}": path for path in sorted(directory.iterdir()) if _is_visible_file(path, directory)
+    }
 
 
 def data_files(settings: Settings) -> dict[str, Path]:
@@ -29,15 +31,18 @@ def data_files(settings: Settings) -> dict[str, Path]:
     path = Path(settings.DATASETS_FILE)
     found = {"DATASETS_FILE": path}
     for name, given in _named(path):
-        for file in _visible_files(given) if given.is_dir() else [given]:
-            found[f"DATASETS_FILE/{name}/{file.name}"] = file
+        if given.is_dir():
+            files = sorted(file for file in given.rglob("*") if _is_visible_file(file, given))
+            found |= {f"DATASETS_FILE/{name}/{file.relative_to(given).as_posix()}": file for file in files}
+        else:
+            found[f"DATASETS_FILE/{name}/{given.name}"] = given
     return found
 
 
 def _named(path: Path) -> Iterator[tuple[str, Path]]:
     """Each file or directory in the JSON file, with a name such as dialogsum/train[0]; none in a damaged one."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return
     for key, entry in content.items() if isinstance(content, dict) else ():
@@ -45,8 +50,9 @@ def _named(path: Path) -> Iterator[tuple[str, Path]]:
         for split, value in files.items() if isinstance(files, dict) else ():
             for number, item in enumerate(value if isinstance(value, list) else [value]):
                 if isinstance(item, str) and item:
-                    yield f"{key}/{split}[{number}]", path.parent / item
+                    yield f"{key}/{split}[{number}]", path.parent / Path(item).expanduser()
 
 
-def _visible_files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+def _is_visible_file(path: Path, directory: Path) -> bool:
+    """Whether `path` is a file, and neither it nor a directory on the way from `directory` is hidden (.git, .cache)."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts)
