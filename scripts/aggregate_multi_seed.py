@@ -34,6 +34,7 @@ def main() -> int:
 
 def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     from utils.analysis.multi_seed import aggregate, check_independent, differences, load_seeds
+    from utils.core.codec import to_json
     from utils.core.errors import UsageError
     from utils.core.files import write_text
     from utils.core.paths import Paths
@@ -42,6 +43,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     from utils.core.settings import load_settings
     from utils.reports import multi_seed
     from utils.reports.multi_seed_figures import draw_all
+    from utils.reports.verdict import verdict_over_seeds
 
     if len(set(seeds)) < max(2, len(seeds)):
         raise UsageError("give at least two different seeds.")
@@ -55,9 +57,10 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
             "these runs differ in more than the seed: " + "; ".join(mixed) + ". Run them alike, or --allow-mixed."
         )
     now = time.time()
-    results = aggregate(
+    over_seeds = aggregate(
         runs, samples=settings.BOOTSTRAP_SAMPLES, seed=settings.DATA_SEED, confidence=settings.CONFIDENCE
-    ) | {"mixed": mixed}
+    )
+    results = to_json(over_seeds) | {"verdict": verdict_over_seeds(over_seeds), "mixed": mixed}
     metadata = {
         "timestamp": timestamp(now),
         "run_id": f"{time.strftime('%Y%m%d_%H%M%S', time.localtime(now))}_seeds_{'_'.join(map(str, seeds))}",

@@ -11,6 +11,8 @@ from utils.pipeline.runner import StageContext, run_stage
 
 def work(context: StageContext) -> None:
     from utils.analysis.evaluation_summary import evaluation_results
+    from utils.analysis.records import Prediction
+    from utils.core.codec import from_json, to_json
     from utils.core.files import write_jsonl
     from utils.core.paths import models_of
     from utils.data.store import load_prepared, missing_datasets
@@ -49,8 +51,8 @@ def work(context: StageContext) -> None:
             )
             processes = settings.NUM_WORKERS or None
             rows = score_summaries(dataset, name, test["id"], texts, list(test["summary"]), processes=processes)
-            sections[f"{dataset}/{name}"] = [{"seconds": seconds}, *rows]
-            score = sum(row["rougeL"] for row in rows) / len(rows)
+            sections[f"{dataset}/{name}"] = [{"seconds": seconds}, *map(to_json, rows)]
+            score = sum(row.rougeL for row in rows) / len(rows)
             context.log.info("%s on %s: ROUGE-L %.4f, %d summaries, %.1f s", name, dataset, score, len(rows), seconds)
 
     def finish(sections: Sections) -> None:
@@ -59,7 +61,15 @@ def work(context: StageContext) -> None:
         seconds = {cell: sections["/".join(cell)][0]["seconds"] for cell in order}
         timed = seconds if settings.TRACK_INFERENCE_TIME else None
         write_jsonl(paths.results(seed) / FILE, rows)
-        context.write_result("evaluation_results.json", evaluation_results(rows, datasets, settings, seconds=timed))
+        results = evaluation_results(
+            [from_json(Prediction, row) for row in rows],
+            datasets,
+            samples=settings.BOOTSTRAP_SAMPLES,
+            seed=settings.DATA_SEED,
+            confidence=settings.CONFIDENCE,
+            seconds=timed,
+        )
+        context.write_result("evaluation_results.json", to_json(results))
 
     join_shards(context, units, sections, finish)
 

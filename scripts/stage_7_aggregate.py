@@ -10,20 +10,23 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
-    from utils.analysis.aggregate import collect, copy_to_permanent, final_results, hashes_below, publish_model
+    from utils.analysis.aggregate import collect, copy_to_permanent, findings, hashes_below, publish_model
+    from utils.core.codec import to_json
     from utils.core.files import write_text
     from utils.reports.examples import shown_examples
     from utils.reports.figures import draw_all
     from utils.reports.files import text_files
     from utils.reports.html import page
     from utils.reports.tables import all_tables
+    from utils.reports.verdict import final_results
 
     directory, permanent = context.paths.results(context.seed), context.paths.final(context.seed)
     found = collect(context.paths, context.seed)
-    results = final_results(found)
+    final = final_results(findings(found))
+    results = to_json(final)
     context.provenance |= {
         "checkpoints": found["evaluation"]["_metadata"]["checkpoints"],
-        "missing_datasets": results["missing_datasets"],
+        "missing_datasets": final.missing_datasets,
     }
     metadata = context.metadata()
     for arm in ("baseline", "monotonic"):
@@ -39,8 +42,8 @@ def work(context: StageContext) -> None:
     context.provenance["files"] = hashes_below(directory, without="final_results.json")
     context.write_result("final_results.json", results)
     context.log.info("copied %d files to %s", copy_to_permanent(directory, permanent), permanent)
-    for name in ("attack", "triggers", "cost"):
-        context.log.info("%s", results["verdict"][name])
+    for sentence in (final.verdict.attack, final.verdict.triggers, final.verdict.cost):
+        context.log.info("%s", sentence)
     context.log.info("report: %s", directory / "report.html")
 
 

@@ -19,8 +19,8 @@ def main() -> int:
     parser.add_argument("directory", type=Path, metavar="DIR", help="results directory of a seed")
     options = parser.parse_args()
 
-    from utils.analysis.verification import verify
     from utils.core.errors import UserError
+    from utils.reports.verification import verify
 
     wrong = 0
     try:
@@ -28,7 +28,7 @@ def main() -> int:
             print(f"verify_results.py: {options.directory}: no such directory", file=sys.stderr)
             return 3
         for check in verify(options.directory):
-            print(f"{'MISMATCH' if check.problems else 'ok':<9} {check.what}", flush=True)
+            print(f"{'MISMATCH' if check.problems else 'ok':<9} {check.title}", flush=True)
             for words in check.problems[:SHOWN]:
                 print(f"          {words}")
             if len(check.problems) > SHOWN:

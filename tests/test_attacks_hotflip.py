@@ -14,6 +14,7 @@ import torch
 
 from tests import attack_world as world
 from utils.analysis.hotflip_summary import summarise
+from utils.analysis.records import HotFlipRecord
 from utils.attacks import cache
 from utils.attacks.context import AttackContext, Victim, exact_losses
 from utils.attacks.encoding import (
@@ -30,6 +31,7 @@ from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
 from utils.attacks.hotflip.proposals import EditablePositions, FirstOrderScorer, State, random_flips
 from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, search
 from utils.attacks.objective import Objective, Targets
+from utils.core.codec import to_json
 from utils.core.errors import Interrupted, UsageError
 from utils.core.files import read_jsonl
 from utils.evaluation.decoding import input_fingerprint
@@ -113,42 +115,42 @@ def test_proposals_are_the_pairs_of_largest_first_order_gain() -> None:
 
 def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:
     records = attack_examples(CONTEXT, _victim(), world.examples(8), SETTINGS, cache_dir=tmp_path)
-    assert len(records) == 8 and all(record["skipped"] is None for record in records)
+    assert len(records) == 8 and all(record.skipped is None for record in records)
     for record in records:
-        assert all(b >= a for a, b in pairwise(record["losses"]))
-        assert record["losses"][-1] > record["losses"][0]
+        assert all(b >= a for a, b in pairwise(record.search.losses))
+        assert record.search.losses[-1] > record.search.losses[0]
         changed = [
-            i for i, pair in enumerate(zip(record["clean_ids"], record["adv_ids"], strict=True)) if len({*pair}) == 2
+            i for i, pair in enumerate(zip(record.clean_ids, record.attacked_ids, strict=True)) if len({*pair}) == 2
         ]
-        assert sorted(flip["position"] for flip in record["flips"]) == changed
-        assert len(changed) == record["num_flips"] <= 3
-        assert record["queries"] == 24 and record["gradients"] == 9  # at each step one clean, two noisy
-        for flip in record["flips"]:
-            assert record["clean_ids"][flip["position"]] == flip["old"] and flip["actual_gain"] > 0
-        for smaller, larger in pairwise(record["budgets"]):
+        assert sorted(flip.position for flip in record.search.flips) == changed
+        assert len(changed) == record.num_flips <= 3
+        assert record.search.queries == 24 and record.search.gradients == 9  # at each step one clean, two noisy
+        for flip in record.search.flips:
+            assert record.clean_ids[flip.position] == flip.old and flip.actual_gain > 0
+        for smaller, larger in pairwise(record.search.budgets):
             assert larger[: len(smaller)] == smaller
-        assert record["loss_increase"] == pytest.approx(record["losses"][-1] - record["losses"][0], abs=1e-4)
-        assert record["typable"]
+        assert record.loss_increase == pytest.approx(record.search.losses[-1] - record.search.losses[0], abs=1e-4)
+        assert record.typable
 
 
 def test_reported_losses_are_those_of_the_attacked_text(tmp_path: Path) -> None:
     victim = _victim()
     for record in attack_examples(CONTEXT, victim, world.examples(4), SETTINGS, cache_dir=tmp_path):
-        batch = TOKENIZER("summarize: " + record["attacked_document"], truncation=True, max_length=48)
-        assert batch["input_ids"] == record["adv_ids"]
+        batch = TOKENIZER("summarize: " + record.attacked_document, truncation=True, max_length=48)
+        assert batch["input_ids"] == record.attacked_ids
         with torch.no_grad():
-            out = victim.model(input_ids=torch.tensor([batch["input_ids"]]), labels=torch.tensor([record["labels"]]))
-        assert record["adv_loss"] == pytest.approx(float(out.loss), abs=1e-3)
+            out = victim.model(input_ids=torch.tensor([batch["input_ids"]]), labels=torch.tensor([record.labels]))
+        assert record.attacked_loss == pytest.approx(float(out.loss), abs=1e-3)
 
 
 def test_a_model_that_reads_its_text_is_broken(tmp_path: Path) -> None:
     settings = replace(SETTINGS, candidates=32, random_candidates=2, min_clean_rouge=0.05)
     records = attack_examples(CONTEXT, _planted(), world.planted_examples(16), settings, cache_dir=tmp_path)
-    clean = np.mean([record["clean_rouge"] for record in records])
-    live = [record for record in records if record["skipped"] is None]
+    clean = np.mean([record.clean_rougeL for record in records])
+    live = [record for record in records if record.skipped is None]
     assert clean > 0.9 and len(live) >= 15
-    assert np.mean([record["success"] for record in live]) >= 0.75
-    assert np.mean([record["loss_increase"] for record in live]) > 1
+    assert np.mean([record.success for record in live]) >= 0.75
+    assert np.mean([record.loss_increase for record in live]) > 1
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 200, 100_000])
@@ -198,9 +200,9 @@ def test_other_weights_or_settings_are_not_mixed(tmp_path: Path) -> None:
     examples = world.examples(4)
     first = attack_examples(CONTEXT, _victim(0), examples, SETTINGS, cache_dir=tmp_path)
     other = attack_examples(CONTEXT, _victim(1), examples, SETTINGS, cache_dir=tmp_path)
-    assert [r["clean_loss"] for r in first] != [r["clean_loss"] for r in other]
+    assert [r.clean_loss for r in first] != [r.clean_loss for r in other]
     fewer = attack_examples(CONTEXT, _victim(1), examples, replace(SETTINGS, num_flips=1), cache_dir=tmp_path)
-    assert all(len(record["losses"]) == 2 for record in fewer)
+    assert all(len(record.search.losses) == 2 for record in fewer)
 
 
 def test_known_summaries_are_taken_not_made_again(tmp_path: Path) -> None:
@@ -208,13 +210,11 @@ def test_known_summaries_are_taken_not_made_again(tmp_path: Path) -> None:
     known = {input_fingerprint(item.ids): f"said before {i}" for i, item in enumerate(CONTEXT.encode(examples)[:3])}
     victim = replace(_victim(), known=known)
     records = attack_examples(CONTEXT, victim, examples, SETTINGS, cache_dir=tmp_path)
-    assert [record["clean_prediction"] for record in records[:3]] == list(known.values())
+    assert [record.clean_prediction for record in records[:3]] == list(known.values())
     made = [row["index"] for row in read_jsonl(tmp_path / "clean.jsonl") if "index" in row]
-    assert made == [0] and records[3]["clean_prediction"] not in known.values()
+    assert made == [0] and records[3].clean_prediction not in known.values()
     others = replace(victim, known=known | {next(iter(known)): "said later"})
-    assert (
-        attack_examples(CONTEXT, others, examples, SETTINGS, cache_dir=tmp_path)[0]["clean_prediction"] == "said later"
-    )
+    assert attack_examples(CONTEXT, others, examples, SETTINGS, cache_dir=tmp_path)[0].clean_prediction == "said later"
 
 
 def test_more_work_is_never_weaker() -> None:
@@ -235,7 +235,7 @@ def test_the_gradient_free_control_has_as_many_passes(tmp_path: Path) -> None:
     for method in ("gradient", "greedy"):
         how = replace(SETTINGS, method=method)
         records = attack_examples(CONTEXT, _victim(), examples, how, cache_dir=tmp_path / method)
-        passes[method] = [r["queries"] + 3 * r["gradients"] for r in records]
+        passes[method] = [r.search.queries + 3 * r.search.gradients for r in records]
     assert passes["greedy"] == passes["gradient"] == [3 * (8 + 3 * 3)] * 4
 
 
@@ -262,9 +262,9 @@ def test_gradient_norms_are_written_down_only_where_asked(tmp_path: Path) -> Non
     for wanted in (True, False):
         how = replace(SETTINGS, gradient_norms=wanted)
         records = attack_examples(CONTEXT, _victim(), world.examples(2), how, cache_dir=tmp_path / str(wanted))
-        assert [record["gradient_norm"] is not None for record in records] == [wanted] * 2
+        assert [record.search.gradient_norm is not None for record in records] == [wanted] * 2
         summary = summarise(records, threshold=0.15, samples=50, seed=0)
-        assert (summary["gradient_norm"] is not None) == wanted and summary["zero_gradient_count"] == 0
+        assert (summary.gradient_norm is not None) == wanted and summary.zero_gradient_count == 0
 
 
 def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
     blind = [replace(example, summary="ba be") for example in examples]
     first = attack_examples(CONTEXT, _victim(), examples, settings, cache_dir=tmp_path / "a")
     second = attack_examples(CONTEXT, _victim(), blind, settings, cache_dir=tmp_path / "b")
-    assert [record["adv_ids"] for record in first] == [record["adv_ids"] for record in second]
+    assert [record.attacked_ids for record in first] == [record.attacked_ids for record in second]
 
 
 def test_every_bad_example_is_counted_and_named(tmp_path: Path) -> None:
@@ -289,24 +289,24 @@ def test_every_bad_example_is_counted_and_named(tmp_path: Path) -> None:
     records = attack_examples(
         context, _planted(), [*good, *bad], replace(SETTINGS, min_clean_rouge=0.01), cache_dir=tmp_path
     )
-    by_id = {record["id"]: record for record in records}
-    assert by_id["empty"]["skipped"] == EMPTY_ARTICLE
-    assert by_id["no reference"]["skipped"] == EMPTY_REFERENCE
-    assert by_id["nothing to lose"]["skipped"] == LOW_CLEAN_ROUGE
-    assert by_id["short"]["skipped"] in (None, LOW_CLEAN_ROUGE) and by_id["short"]["short_article"]
-    assert by_id["short"]["skipped"] or by_id["short"]["num_flips"] <= 2
-    assert all(record["skipped"] is None or record["skipped"] in SKIP_REASONS for record in records)
-    json.dumps(records, allow_nan=False)
+    by_id = {record.id: record for record in records}
+    assert by_id["empty"].skipped == EMPTY_ARTICLE
+    assert by_id["no reference"].skipped == EMPTY_REFERENCE
+    assert by_id["nothing to lose"].skipped == LOW_CLEAN_ROUGE
+    assert by_id["short"].skipped in (None, LOW_CLEAN_ROUGE) and by_id["short"].short_article
+    assert by_id["short"].skipped or by_id["short"].num_flips <= 2
+    assert all(record.skipped is None or record.skipped in SKIP_REASONS for record in records)
+    json.dumps(to_json(records), allow_nan=False)
 
 
 def test_no_typable_flip_is_counted(tmp_path: Path) -> None:
     settings = replace(SETTINGS, min_clean_rouge=0.0)
     examples = [Example("cut", "ba" * 60, "ba be"), *world.examples(1)]  # one half-visible word: no text changes it
     records = attack_examples(CONTEXT, _victim(), examples, settings, cache_dir=tmp_path)
-    assert [record["skipped"] for record in records] == [NO_LEGAL_FLIP, None]
+    assert [record.skipped for record in records] == [NO_LEGAL_FLIP, None]
     raw = world.attack_context(TOKENIZER, token_set="raw")
     records = attack_examples(raw, _victim(), examples, settings, cache_dir=tmp_path)
-    assert [record["skipped"] for record in records] == [None, None]
+    assert [record.skipped for record in records] == [None, None]
 
 
 def test_a_loss_that_is_not_finite_is_counted(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_loss_that_is_not_finite_is_counted(tmp_path: Path) -> None:
         victim.model.get_input_embeddings().weight[TOKENIZER.convert_tokens_to_ids("▁bofa")] = math.nan
     examples = [Example("nan", "bofa ba be bi", "ba be"), *world.examples(1)]
     records = attack_examples(CONTEXT, victim, examples, SETTINGS, cache_dir=tmp_path)
-    assert records[0]["skipped"] == LOSS_NOT_FINITE
+    assert records[0].skipped == LOSS_NOT_FINITE
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -325,8 +325,9 @@ def test_settings_that_make_no_sense_are_refused() -> None:
 
 
 def _essence(records: list[dict]) -> list[tuple]:
-    return [(r["id"], r["adv_ids"], [round(x, 3) for x in r["losses"]], r["attacked_prediction"]) for r in records]
+    return [(r.id, r.attacked_ids, [round(x, 3) for x in r.search.losses], r.attacked_prediction) for r in records]
 
 
-def _timeless(record: dict) -> dict:
-    return {name: value for name, value in record.items() if name != "seconds"}
+def _timeless(record: HotFlipRecord) -> HotFlipRecord:
+    """The record without what a clock says."""
+    return replace(record, search=record.search and replace(record.search, seconds=0.0))

@@ -22,6 +22,7 @@ from utils.attacks.triggers.experiment import with_own_output
 from utils.attacks.triggers.inputs import TriggerExample, trigger_examples
 from utils.attacks.triggers.objective import TriggerObjective, slot_gains
 from utils.attacks.triggers.search import TriggerSettings, optimise_trigger, split_examples
+from utils.core.codec import to_json
 from utils.core.errors import Interrupted, StageError, UsageError
 from utils.core.names import TRIGGER_TYPES
 
@@ -80,13 +81,13 @@ def test_a_planted_trigger_is_found(kind: str, tmp_path: Path) -> None:
     found = _optimise(kind, tmp_path / "state.json", settings=replace(SETTINGS, restarts=10, iterations=20))
     planted = _planted_gain(kind)
     assert planted > 0.5
-    assert found["dev_gain"] >= planted
-    assert found["random_control"]["dev_gain"] < 0.6 * found["dev_gain"]
-    assert set(world.PLANTED) <= {CONTEXT.view.text([i]).strip() for i in found["trigger_ids"]}
-    assert found["dev_gain"] == max(restart["dev_gain"] for restart in found["restarts"])
-    assert len(found["trigger_ids"]) == 5 and len(found["restarts"]) == 10
-    assert TOKENIZER(found["trigger_text"], add_special_tokens=False)["input_ids"] == found["trigger_ids"]
-    json.dumps(found, allow_nan=False)
+    assert found.dev_gain >= planted
+    assert found.random_control.dev_gain < 0.6 * found.dev_gain
+    assert set(world.PLANTED) <= {CONTEXT.view.text([i]).strip() for i in found.trigger_ids}
+    assert found.dev_gain == max(restart.dev_gain for restart in found.restarts)
+    assert len(found.trigger_ids) == 5 and len(found.restarts) == 10
+    assert TOKENIZER(found.trigger_text, add_special_tokens=False)["input_ids"] == found.trigger_ids
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
@@ -102,25 +103,25 @@ def test_the_trigger_spoils_summaries_it_never_saw(tmp_path: Path) -> None:
         items,
         clean,
         trigger_type="lead",
-        trigger=found["trigger_ids"],
+        trigger=found.trigger_ids,
         source="standard",
         threshold=0.15,
         min_clean_rouge=0.05,
         seed=0,
         cache_dir=tmp_path,
     )
-    live = [record for record in records if record["skipped"] is None]
-    assert [record["skipped"] for record in records[-2:]] == ["empty_article", LOW_CLEAN_ROUGE]
-    assert len(live) >= 10 and all(record["typable"] for record in live)
-    assert np.mean([record["success"] for record in live]) >= 0.8
-    assert np.mean([record["loss_increase"] for record in live]) > 0.7 * found["dev_gain"]
+    live = [record for record in records if record.skipped is None]
+    assert [record.skipped for record in records[-2:]] == ["empty_article", LOW_CLEAN_ROUGE]
+    assert len(live) >= 10 and all(record.typable for record in live)
+    assert np.mean([record.success for record in live]) >= 0.8
+    assert np.mean([record.loss_increase for record in live]) > 0.7 * found.dev_gain
     for record, item in zip(records, items, strict=True):
-        if record["skipped"] is None:
-            typed = f"summarize: {found['trigger_text']} {item.visible_text}"
+        if record.skipped is None:
+            typed = f"summarize: {found.trigger_text} {item.visible_text}"
             ids = TOKENIZER(typed, truncation=True, max_length=48, return_tensors="pt").input_ids
             with torch.no_grad():
                 loss = victim.model(input_ids=ids, labels=torch.tensor([item.labels])).loss
-            assert record["attacked_loss"] == pytest.approx(float(loss), abs=1e-3)
+            assert record.attacked_loss == pytest.approx(float(loss), abs=1e-3)
 
 
 def test_own_output_is_attacked_without_the_reference(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_the_incumbent_only_gives_way_to_paired_gains(tmp_path: Path, monkeypatc
     monkeypatch.setattr(search, "CONFIRM_EXAMPLES", 100)  # every train example in every comparison: an exact hill climb
     found = _optimise("tail", tmp_path / "state.json")
     for restart in range(2):
-        losses = [point["loss"][restart] for point in found["curve"] if point["loss"][restart] is not None]
+        losses = [point.loss[restart] for point in found.curve if point.loss[restart] is not None]
         assert all(b >= a - 1e-4 for a, b in pairwise(losses))
 
 
@@ -155,7 +156,7 @@ def test_a_second_run_and_a_resumed_run_are_the_same(tmp_path: Path) -> None:
         _optimise("infix", tmp_path / "b.json", context=replace(CONTEXT, stop_requested=stop))
     assert json.loads((tmp_path / "b.json").read_text())["value"]["state"]["iteration"] == 3
     resumed = _optimise("infix", tmp_path / "b.json")
-    assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+    assert replace(resumed, seconds=0) == replace(whole, seconds=0)
     assert _optimise("infix", tmp_path / "b.json") == resumed
 
 
@@ -164,8 +165,8 @@ def test_batch_size_changes_nothing(batch_tokens: int, tmp_path: Path) -> None:
     settings = replace(SETTINGS, iterations=3)
     first = _optimise("lead", tmp_path / "a.json", settings=settings)
     second = _optimise("lead", tmp_path / "b.json", settings=settings, batch_tokens=batch_tokens)
-    assert first["trigger_ids"] == second["trigger_ids"]
-    assert first["dev_gain"] == pytest.approx(second["dev_gain"], abs=1e-4)
+    assert first.trigger_ids == second.trigger_ids
+    assert first.dev_gain == pytest.approx(second.dev_gain, abs=1e-4)
 
 
 def test_slot_gradients_are_those_of_the_slots() -> None:

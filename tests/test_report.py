@@ -8,7 +8,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from tests.pipeline_world import ROOT, SEED, in_process
@@ -30,39 +29,6 @@ def final(done):
 @pytest.fixture(scope="module")
 def page(done):
     return (done.final / "report.html").read_text()
-
-
-# ---- the documented schema -----------------------------------------------------------------------------------------
-
-
-def test_a_real_result_is_as_documented_and_a_key_that_vanishes_is_noticed(final):
-    schema = json.loads((ROOT / "docs" / "final_results.schema.json").read_text())
-    validator = jsonschema.Draft202012Validator(schema)
-    validator.check_schema(schema)
-    problems = [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(final)]
-    assert not problems
-    for path in (
-        "results verdict triggers",
-        "results evaluation cnn_dm monotonic rougeL lower",
-        "results evaluation comparisons xsum rouge2 minimum_detectable_difference",
-        "results evaluation comparisons xsum rouge2 against_standard baseline p_value_holm",
-        "results hotflip baseline improved_rate",
-        "results hotflip baseline controls random mean_loss_increase",
-        "results hotflip comparisons baseline_vs_monotonic success p_value_holm",
-        "results uat monotonic lead converged",
-        "results data overlap",
-        "_metadata checkpoints monotonic",
-    ):
-        *parents, last = path.split()
-        part = final
-        for name in parents:
-            part = part[name]
-        kept = part.pop(last)
-        assert not validator.is_valid(final), path
-        part[last] = kept
-    final["results"]["verdict"]["undocumented"] = 1
-    assert not validator.is_valid(final)
-    del final["results"]["verdict"]["undocumented"]
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
@@ -225,7 +191,7 @@ def test_the_page_needs_nothing_else_and_says_what_it_must(final, page):
         assert link in read.ids, link
     for name in ("attack", "triggers", "cost", "doubt"):
         assert final["results"]["verdict"][name] in words
-    for line in (*final["results"]["limits"], *(flag["message"] for flag in final["results"]["flags"])):
+    for line in (*final["results"]["limits"], *(doubt["message"] for doubt in final["results"]["warnings"])):
         assert line in words
     for model in MODELS:
         assert final["_metadata"]["checkpoints"][model] in words
@@ -332,7 +298,7 @@ def test_the_preflight_keeps_its_promises_and_sees_broken_ones(done):
     result = done(sys.executable, str(ROOT / "test_improvements.py"))
     assert result.returncode == 0 and "5 of 5 promises are kept" in result.stdout, result.stdout + result.stderr
     assert "warm-up 0.1 and 0.15" in result.stdout
-    settings = vars(load_settings())
+    settings = load_settings().all()
     broken = {
         promises.full_test_sets: {"USE_FULL_TEST_SETS": False},
         promises.retries: {"DATASET_MAX_RETRIES": 1},

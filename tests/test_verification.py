@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from tests.pipeline_world import in_process
-from utils.analysis.verification import verify
+from utils.reports.verification import verify
 
-EVERYTHING = 11  # checks
+EVERYTHING = 12  # checks
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def copied(done, tmp_path):
 
 def found(directory) -> dict[str, list[str]]:
     """Problems by the check that saw them, where there are any."""
-    return {check.what: check.problems for check in verify(directory) if check.problems}
+    return {check.title: check.problems for check in verify(directory) if check.problems}
 
 
 def change(path, edit) -> None:
@@ -77,7 +77,7 @@ def forge_prediction(folder):
 
 
 def forge_score(folder):
-    change_row(folder / "hotflip_records.jsonl", lambda row: row.update(attacked_rouge=0.5))
+    change_row(folder / "hotflip_records.jsonl", lambda row: row.update(attacked_rougeL=0.5))
 
 
 def forge_drop(folder):
@@ -124,14 +124,14 @@ def forge_triggers(folder):
 @pytest.mark.parametrize(
     ("forge", "where", "words"),
     [
-        (forge_data, "hashes", "data_statistics.json is not what baseline_training_history.json was made from"),
+        (forge_data, "hashes", "data_statistics.json was changed"),
         (forge_history, "hashes", "monotonic_training_history.json is not what evaluation_results.json"),
         (forge_weights, "weights", "models/monotonic is"),
         (forge_prediction, "scores in predictions.jsonl", "from its text"),
         (forge_score, "scores in hotflip_records.jsonl", "attacked: rougeL 0.5 in the file"),
         (forge_drop, "scores in uat_records.jsonl", "relative_drop 0.5 in the file"),
         (forge_evaluation, "evaluation_results.json from", "cnn_dm.monotonic.rougeL.mean"),
-        (forge_verdict, "final_results.json from", "verdict.attack"),
+        (forge_verdict, "verdict", "verdict.attack"),
         (forge_table, "tables", "tables/hotflip.tex differs"),
         (forge_page, "tables", "report.html does not show hotflip"),
         (forge_figure, "hashes", "figures/trade_off.svg was changed"),

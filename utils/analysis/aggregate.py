@@ -1,17 +1,20 @@
-"""All result files of a seed in one, checked to be of one experiment, with the verdict in words; and their copy."""
+"""All result files of a seed in one record, checked to be of one experiment; and their copy. Torch-free."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.analysis.final import Findings, Setup, Source, Training
+from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
+from utils.core.codec import fields_of, from_json
 from utils.core.errors import InputError, StageError
 from utils.core.files import copy_file, link_or_copy, new_directory, sha256_of
-from utils.core.names import MODEL_KEYS
 from utils.core.paths import Paths
 from utils.core.results import read_result
-from utils.reports.table import p_value, signed
+from utils.data.records import DataStatistics
 
 FILES = {
     "setup": "setup_complete.json",
@@ -22,14 +25,7 @@ FILES = {
     "uat": "uat_results.json",
     "hotflip": "hotflip_results.json",
 }
-SOURCE = ("run_id", "config_fingerprint", "code", "seconds", "device")  # what final_results.json keeps of each
 SHARED = ("setup_complete.json", "data_statistics.json", "removed_examples.jsonl")  # made once for all seeds
-LIMITS = (
-    "The feed-forward layers of `monotonic` are monotone; the network is not: attention, norms and residuals are not.",
-    "One training seed: differences between trainings are not in these intervals. Treat the result as preliminary.",
-    "ROUGE compares words with one reference; it does not measure whether a summary is true.",
-    "White-box attacks of this budget were tried; a model they do not break may break under another attack.",
-)
 
 
 def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
@@ -48,81 +44,30 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def final_results(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The `results` of final_results.json: the verdict, every section's results, and their provenance."""
-    results: dict[str, Any] = {name: envelope["results"] for name, envelope in found.items()}
-    results["confidence"] = found["evaluation"]["_metadata"]["settings"]["CONFIDENCE"]
-    results["verdict"] = verdict(results)
-    results["flags"] = [*results["uat"]["flags"], *results["hotflip"]["flags"]]
-    results["missing_datasets"] = found["evaluation"]["_metadata"]["missing_datasets"]
-    results["limits"] = list(LIMITS)
-    results["sources"] = {
-        name: {key: envelope["_metadata"].get(key) for key in SOURCE} for name, envelope in found.items()
-    }
-    return results
-
-
-def verdict(results: dict[str, Any]) -> dict[str, Any]:
-    """The answer in one sentence each for attack, triggers and cost, with the figures behind the first and the last."""
-    hotflip = results["hotflip"]["comparisons"]["baseline_vs_monotonic"]
-    success, quality = hotflip["success"], results["evaluation"]["comparisons"]["cnn_dm"]["rougeL"]
-    masked = sorted(
-        {
-            flag["model"]
-            for part in ("uat", "hotflip")
-            for flag in results[part]["flags"]
-            if flag["flag"] == "possibly_masked_gradients" and flag["model"] in MODEL_KEYS
-        }
-    )
-    doubt = (
-        f"Doubt: gradient-free or transferred attacks beat the white-box attack on {' and '.join(masked)}: robustness "
-        "there is possibly masked gradients."
-        if masked
-        else ""
-    )
-    return {
-        "attack": _attack(success, 1 - results["confidence"]),
-        "triggers": _triggers(results["uat"]),
-        "cost": "On CNN/DM monotonic's ROUGE-L differs from baseline's by "
-        + signed(quality["difference"], [quality["lower"], quality["upper"]], digits=4)
-        + f" ({_holm(quality)}, Holm-corrected).",
-        "doubt": doubt,
-        "success": success,
-        "quality": {name: value for name, value in quality.items() if name != "against_standard"},
-    }
-
-
-def _attack(success: dict[str, Any], alpha: float) -> str:
-    if not success["n"]:
-        return "HotFlip says nothing: no example could be attacked on both baseline and monotonic."
-    points = signed(100 * success["difference"], [100 * success["lower"], 100 * success["upper"]], digits=1)
-    answer = (
-        f"{'harder' if success['difference'] < 0 else 'easier'} to attack than baseline"
-        if success["p_value_holm"] < alpha
-        else "not shown to be harder or easier to attack than baseline"
-    )
-    return (
-        f"Monotonic is {answer}: HotFlip succeeds on {100 * success['rate_b']:.1f} % of its summaries and on "
-        f"{100 * success['rate_a']:.1f} % of baseline's ({points} points on {success['n']} common "
-        f"examples, McNemar {_holm(success)}, Holm-corrected)."
+def findings(found: Mapping[str, dict[str, Any]]) -> Findings:
+    """All sections in one record; InputError that names the file and the key where one is not as documented."""
+    sections = {name: envelope["results"] for name, envelope in found.items()}
+    evaluation, settings = sections["evaluation"], found["evaluation"]["_metadata"]["settings"]
+    uat = from_json(TriggerResults, sections["uat"], FILES["uat"])
+    hotflip = from_json(HotFlipResults, sections["hotflip"], FILES["hotflip"])
+    return Findings(
+        confidence=settings["CONFIDENCE"],
+        setup=from_json(Setup, sections["setup"], FILES["setup"]),
+        data=from_json(DataStatistics, sections["data"], FILES["data"]),
+        baseline_training=from_json(Training, sections["baseline_training"], FILES["baseline_training"]),
+        monotonic_training=from_json(Training, sections["monotonic_training"], FILES["monotonic_training"]),
+        evaluation=from_json(EvaluationResults, evaluation, FILES["evaluation"]),
+        uat=uat,
+        hotflip=hotflip,
+        warnings=[*uat.warnings, *hotflip.warnings],
+        missing_datasets=found["evaluation"]["_metadata"]["missing_datasets"],
+        sources={name: _source(name, envelope["_metadata"]) for name, envelope in found.items()},
     )
 
 
-def _triggers(uat: dict[str, Any]) -> str:
-    """The worst universal trigger of both trained models, each with its interval."""
-    words = []
-    for model in ("baseline", "monotonic"):
-        kind = uat[model]["worst"]["worst_type"]
-        if kind:
-            cell = uat[model][kind]
-            words.append(f"{signed(cell['delta_rougeL'], cell['delta_rougeL_ci'])} on {model} ({kind})")
-    found = " and by ".join(words)
-    return f"The worst universal trigger changes ROUGE-L by {found}." if found else "No universal trigger was measured."
-
-
-def _holm(test: dict[str, Any]) -> str:
-    words = p_value(test["p_value_holm"])
-    return f"p {words}" if words.startswith("<") else f"p = {words}"
+def _source(name: str, metadata: Mapping[str, Any]) -> Source:
+    kept = {field: metadata.get(field) for field in fields_of(Source)}
+    return from_json(Source, kept, f"{FILES[name]}: _metadata")
 
 
 def copy_to_permanent(source: Path, target: Path) -> int:

@@ -1,47 +1,25 @@
-"""Paired tests, effect sizes and corrections for scores of two models on the same examples.
+"""Paired tests and corrections for scores of two models on the same examples.
 
-Every function returns plain floats that JSON can hold. Degenerate inputs have defined results, never NaN: where there
+Degenerate inputs have defined results, never NaN: where there
 is nothing to compare (no pairs, or all pairs equal) a difference and an effect is 0.0 and a p-value 1.0.
 Differences are always second − first (b − a).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from utils.analysis.bootstrap import (
-    Floats,
-    bootstrap_ci,
-    bootstrap_means,
-    paired_bootstrap,
-    paired_difference,
-)
-
-__all__ = [
-    "bootstrap_ci",
-    "bootstrap_means",
-    "cliffs_delta",
-    "cohens_dz",
-    "compare_models",
-    "correct_family",
-    "holm",
-    "mcnemar",
-    "mcnemar_exact",
-    "minimum_detectable_difference",
-    "paired_bootstrap",
-    "paired_t_test",
-    "permutation_test",
-    "rank_biserial",
-    "wilcoxon_test",
-    "wilson_interval",
-]
+from utils.analysis.bootstrap import Floats, bootstrap_ci, paired_difference
+from utils.analysis.results import PairedTest, SuccessTest, Test
 
 Key = TypeVar("Key", bound=Hashable)
+AnyTest = TypeVar("AnyTest", bound=Test)
 
 # Up to this many pairs every sign pattern is tried (2^14 of them); beyond, random ones are drawn.
 EXACT_PAIRS = 14
@@ -81,33 +59,6 @@ def permutation_test(a: ArrayLike, b: ArrayLike, *, permutations: int = 10_000, 
     return (1 + hits) / (1 + permutations)
 
 
-def wilcoxon_test(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test (zero differences dropped); 1.0 where all are zero.
-
-    Exact for up to 50 pairs without ties, the normal approximation otherwise (scipy's own choice for few tied pairs,
-    a permutation test, takes seconds a call).
-    """
-    difference = paired_difference(a, b)
-    difference = difference[difference != 0]
-    if not len(difference):
-        return 1.0
-    exact = len(difference) <= 50 and len(np.unique(np.abs(difference))) == len(difference)
-    return float(stats.wilcoxon(difference, method="exact" if exact else "asymptotic").pvalue)
-
-
-def paired_t_test(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p-value of the paired t-test; 1.0 for fewer than two pairs or differences that are all zero.
-
-    Differences that are all equal but not zero have no variance to test against: the p-value is 0.0.
-    """
-    difference = paired_difference(a, b)
-    if len(difference) < 2 or not difference.any():
-        return 1.0
-    if np.all(difference == difference[0]):
-        return 0.0
-    return float(stats.ttest_1samp(difference, 0.0).pvalue)
-
-
 def cohens_dz(a: ArrayLike, b: ArrayLike) -> float:
     """Mean difference over its standard deviation (n − 1); 0.0 where the deviation is 0 or unknown (n < 2).
 
@@ -121,47 +72,7 @@ def cohens_dz(a: ArrayLike, b: ArrayLike) -> float:
     return float(difference.mean()) / deviation if deviation > 1e-15 * float(np.abs(difference).max()) else 0.0
 
 
-def rank_biserial(a: ArrayLike, b: ArrayLike) -> float:
-    """Matched-pairs rank-biserial correlation in [−1, 1]: (positive − negative rank sum) / total, zeros dropped.
-
-    Source: Kerby, Comprehensive Psychology 3:1 (2014).
-    """
-    difference = paired_difference(a, b)
-    difference = difference[difference != 0]
-    if len(difference) == 0:
-        return 0.0
-    ranks = stats.rankdata(np.abs(difference))
-    return float(np.sum(ranks * np.sign(difference)) / np.sum(ranks))
-
-
-def cliffs_delta(a: ArrayLike, b: ArrayLike) -> float:
-    """P(b > a) − P(b < a) over all pairs of the two samples (unpaired), in [−1, 1]; 0.0 if one is empty.
-
-    Source: Cliff, Psychological Bulletin 114:494 (1993). O(n log n).
-    """
-    first = np.sort(np.asarray(a, dtype=np.float64))
-    second = np.asarray(b, dtype=np.float64)
-    if len(first) == 0 or len(second) == 0:
-        return 0.0
-    below = np.searchsorted(first, second, side="left").sum()
-    above = len(first) * len(second) - np.searchsorted(first, second, side="right").sum()
-    return float(below - above) / (len(first) * len(second))
-
-
-def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact p-value of McNemar's test from the two discordant counts; 1.0 where both are 0.
-
-    Source: McNemar, Psychometrika 12:153 (1947), with the binomial distribution instead of χ².
-    """
-    if only_a < 0 or only_b < 0:
-        raise ValueError(f"discordant counts cannot be negative: {only_a}, {only_b}")
-    total = int(only_a) + int(only_b)
-    if total == 0:
-        return 1.0
-    return float(min(1.0, 2 * stats.binom.cdf(min(int(only_a), int(only_b)), total, 0.5)))
-
-
-def mcnemar(success_a: ArrayLike, success_b: ArrayLike, *, confidence: float = 0.95) -> dict[str, float | int]:
+def mcnemar(success_a: ArrayLike, success_b: ArrayLike, *, confidence: float = 0.95) -> SuccessTest:
     """McNemar's exact test of two paired yes/no outcomes [n], with the four counts and the difference of rates.
 
     `lower`, `upper` of the difference: Wald's interval with half an example added to each count, which keeps its level
@@ -175,19 +86,20 @@ def mcnemar(success_a: ArrayLike, success_b: ArrayLike, *, confidence: float = 0
     centre = (only_b - only_a) / (n + 2)
     spread = (only_a + only_b + 1 - (only_b - only_a) ** 2 / (n + 2)) ** 0.5 / (n + 2)
     reach = float(stats.norm.ppf((1 + confidence) / 2)) * spread
-    return {
-        "n": n,
-        "both": int(np.sum(first & second)),
-        "only_a": only_a,
-        "only_b": only_b,
-        "neither": int(np.sum(~first & ~second)),
-        "rate_a": float(first.mean()) if n else 0.0,
-        "rate_b": float(second.mean()) if n else 0.0,
-        "difference": (only_b - only_a) / n if n else 0.0,
-        "lower": max(-1.0, centre - reach),
-        "upper": min(1.0, centre + reach),
-        "p_value": mcnemar_exact(only_a, only_b),
-    }
+    return SuccessTest(
+        n=n,
+        both=int(np.sum(first & second)),
+        only_a=only_a,
+        only_b=only_b,
+        neither=int(np.sum(~first & ~second)),
+        rate_a=float(first.mean()) if n else 0.0,
+        rate_b=float(second.mean()) if n else 0.0,
+        difference=(only_b - only_a) / n if n else 0.0,
+        lower=max(-1.0, centre - reach),
+        upper=min(1.0, centre + reach),
+        # Of the examples on which the sides differ, half are expected for each: McNemar's exact test is a sign test.
+        p_value=float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
+    )
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -203,30 +115,23 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return adjusted
 
 
-def correct_family(tests: Sequence[dict[str, Any]]) -> None:
-    """Holm over the `p_value` of every test of a family; writes `p_value_holm` and `family_size` into each."""
-    adjusted = holm(dict(enumerate(test["p_value"] for test in tests)))
-    for number, test in enumerate(tests):
-        test |= {"p_value_holm": adjusted[number], "family_size": len(tests)}
+def corrected(tests: Mapping[Key, AnyTest]) -> dict[Key, AnyTest]:
+    """The tests of one family with `p_value_holm` and `family_size` filled in."""
+    adjusted = holm({key: test.p_value for key, test in tests.items()})
+    return {key: in_family(test, adjusted[key], len(tests)) for key, test in tests.items()}
+
+
+def in_family(test: AnyTest, adjusted: float, size: int) -> AnyTest:
+    """The test with its p-value as corrected over a family of `size` tests."""
+    return replace(test, p_value_holm=adjusted, family_size=size)
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(share, lower, upper) of a proportion by Wilson's score interval; (0, 0, 1) where n is 0.
-
-    Source: Wilson, JASA 22:209 (1927).
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}")
+    """(share, lower, upper) of a proportion by Wilson's score interval; (0, 0, 1) where n is 0."""
     if n == 0:
         return 0.0, 0.0, 1.0
-    z = float(stats.norm.ppf((1 + confidence) / 2))
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At 0 and n the bound is the share itself; the formula misses it by a rounding error.
-    lower = 0.0 if successes == 0 else float(centre - half)
-    upper = 1.0 if successes == n else float(centre + half)
-    return share, lower, upper
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return successes / n, float(interval.low), float(interval.high)
 
 
 def minimum_detectable_difference(n: int, sd: float, *, power: float = 0.8, alpha: float = 0.05) -> float | None:
@@ -260,35 +165,20 @@ def compare_models(
     seed: int = 0,
     confidence: float = 0.95,
     permutations: int = 10_000,
-) -> dict[str, Any]:
-    """Two models on the same examples [n]: the difference b − a, its interval, tests and effect sizes, JSON-ready.
-
-    `p_value` (the one to correct over a family) is the paired permutation test's; the others are there to be compared.
-    """
-    difference: Floats = paired_difference(scores_a, scores_b)
+) -> PairedTest:
+    """Two models on the same examples [n]: the difference b − a, its interval, test and effect size."""
+    first, second = np.asarray(scores_a, dtype=np.float64), np.asarray(scores_b, dtype=np.float64)
+    difference: Floats = paired_difference(first, second)
     n = len(difference)
-    deviation = float(difference.std(ddof=1)) if n > 1 else 0.0
-    mean_a = float(np.mean(scores_a)) if n else 0.0
-    bootstrap = paired_bootstrap(scores_a, scores_b, samples=samples, seed=seed, confidence=confidence)
-    return {
-        "n": n,
-        "mean_a": mean_a,
-        "mean_b": float(np.mean(scores_b)) if n else 0.0,
-        "difference": bootstrap["difference"],
-        "lower": bootstrap["lower"],
-        "upper": bootstrap["upper"],
-        "relative_difference": bootstrap["difference"] / mean_a if mean_a else 0.0,
-        "p_value": permutation_test(scores_a, scores_b, permutations=permutations, seed=seed),
-        "p_value_test": "paired sign-flip permutation",
-        "p_value_bootstrap": bootstrap["p_value"],
-        "p_value_t": paired_t_test(scores_a, scores_b),
-        "p_value_wilcoxon": wilcoxon_test(scores_a, scores_b),
-        "cohens_dz": cohens_dz(scores_a, scores_b),
-        "rank_biserial": rank_biserial(scores_a, scores_b),
-        "cliffs_delta": cliffs_delta(scores_a, scores_b),
-        "sd_difference": deviation,
-        "minimum_detectable_difference": minimum_detectable_difference(n, deviation),
-        "better_a": int(np.sum(difference < 0)),
-        "better_b": int(np.sum(difference > 0)),
-        "ties": int(np.sum(difference == 0)),
-    }
+    mean, lower, upper = bootstrap_ci(difference, samples=samples, seed=seed, confidence=confidence)
+    return PairedTest(
+        n=n,
+        mean_a=float(np.mean(first)) if n else 0.0,
+        mean_b=float(np.mean(second)) if n else 0.0,
+        difference=mean,
+        lower=lower,
+        upper=upper,
+        p_value=permutation_test(first, second, permutations=permutations, seed=seed),
+        cohens_dz=cohens_dz(first, second),
+        minimum_detectable_difference=minimum_detectable_difference(n, float(difference.std(ddof=1)) if n > 1 else 0.0),
+    )

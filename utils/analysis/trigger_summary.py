@@ -1,145 +1,225 @@
-"""From trigger records to the numbers that are reported."""
+"""From trigger records to uat_results.json and learned_triggers.csv. Torch-free."""
 
 from __future__ import annotations
 
-from collections import Counter
+import csv
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
-from utils.analysis.hotflip_summary import THRESHOLDS, attacked, column, common
-from utils.analysis.measures import improved_rate, reaches_threshold, rouge_change, success_rate
-from utils.analysis.statistics import bootstrap_ci, compare_models, holm, mcnemar, wilson_interval
-from utils.attacks.triggers.evaluation import ROUGES
-
-Record = Mapping[str, Any]
-
-
-def summarise(
-    records: Sequence[Record], *, threshold: float, samples: int, seed: int, confidence: float = 0.95
-) -> dict[str, Any]:
-    """One trigger on one model. ROUGE and losses are over all usable examples, success over attackable ones.
-
-    `clean`, `attacked`: {metric: {mean, lower, upper}}; `delta_rougeL`: attacked − clean with a paired interval;
-    `nll_increase` in nats per token; `success_rate` at `threshold`.
-    """
-    usable = [record for record in records if "loss_increase" in record and record["loss_increase"] is not None]
-    live = attacked(records)
-    ci = {"samples": samples, "seed": seed, "confidence": confidence}
-    summary: dict[str, Any] = {
-        "num_examples": len(records),
-        "num_attackable": len(live),
-        "num_skipped": len(records) - len(live),
-        "skipped": dict(sorted(Counter(r["skipped"] for r in records if r["skipped"] is not None).items())),
-        "threshold": threshold,
-    }
-    names = ("clean", "attacked", "delta_rougeL", "nll_increase", "success_rate", "mean_degradation")
-    if not usable:
-        return summary | dict.fromkeys(names)
-    for side in ("clean", "attacked"):
-        summary[side] = {m: _interval([r[f"{side}_rouge"][m] for r in usable], ci) for m in ROUGES}
-    delta = _delta(usable)
-    mean, low, high = bootstrap_ci(delta, **ci)
-    increase = column(usable, "loss_increase")
-    summary |= {
-        "delta_rougeL": mean,
-        "delta_rougeL_ci": [low, high],
-        "nll_increase": float(increase.mean()),
-        "nll_increase_ci": list(bootstrap_ci(increase, **ci)[1:]),
-        "clean_nll": float(column(usable, "clean_loss").mean()),
-        "typable_count": sum(bool(r["typable"]) for r in usable),
-        "num_usable": len(usable),
-        "num_one_sentence": sum(bool(r["one_sentence"]) for r in usable),
-    }
-    if not live:
-        return summary | {"success_rate": None, "mean_degradation": None}
-    drop = column(live, "relative_drop")
-    rate, low, high = wilson_interval(int(reaches_threshold(drop, threshold).sum()), len(drop), confidence=confidence)
-    return summary | {
-        "success_rate": rate,
-        "success_rate_ci": [low, high],
-        "improved_rate": improved_rate(drop, threshold),
-        "mean_degradation": float(drop.mean()),
-        "mean_degradation_ci": list(bootstrap_ci(drop, **ci)[1:]),
-        "success_by_threshold": {f"{t:.2f}": success_rate(drop, t) for t in THRESHOLDS},
-    }
+from utils.analysis.attack_figures import changes, common, compare_figures, compare_success, counts, success_figures
+from utils.analysis.attack_warnings import doubling_matters, trigger_warnings
+from utils.analysis.bootstrap import Resampling, bootstrap_ci
+from utils.analysis.measures import reaches_threshold, success_rate
+from utils.analysis.records import TriggerRecord, TriggerSearch, attackable, column, given
+from utils.analysis.results import (
+    AttackTests,
+    GradientFreeControl,
+    Interval,
+    ModelTriggers,
+    RandomControl,
+    Rouges,
+    SecondHalf,
+    TriggerCell,
+    TriggerFigures,
+    TriggerResults,
+    TriggerTransfer,
+    WorstPerExample,
+    WorstTrigger,
+)
+from utils.analysis.statistics import holm, in_family
+from utils.core.names import BASELINE, MONOTONIC
 
 
-def compare(
-    first: Sequence[Record],
-    second: Sequence[Record],
+def trigger_results(
+    sections: Mapping[str, Sequence[Any]],
+    model_keys: Sequence[str],
+    types: Sequence[str],
     *,
     threshold: float,
     samples: int,
     seed: int,
     confidence: float = 0.95,
-) -> dict[str, Any]:
-    """Paired tests on common attackable examples, difference = second − first (see hotflip_summary.compare)."""
-    ci = {"samples": samples, "seed": seed, "confidence": confidence}
-    a, b = common(first, second)
-    result: dict[str, Any] = {
-        "num_common": len(a),
-        "success": mcnemar(
-            reaches_threshold(column(a, "relative_drop"), threshold),
-            reaches_threshold(column(b, "relative_drop"), threshold),
-            confidence=confidence,
-        ),
-        "relative_drop": compare_models(column(a, "relative_drop"), column(b, "relative_drop"), **ci),
-        "delta_rougeL": compare_models(_delta(a), _delta(b), **ci),
-        "nll_increase": compare_models(column(a, "loss_increase"), column(b, "loss_increase"), **ci),
+) -> TriggerResults:
+    """The results of stage 5 from the records of its sections alone.
+
+    `search/TYPE/MODEL`, `free_search/TYPE/MODEL` (one TriggerSearch), `attack/TYPE/SOURCE/TARGET`, `random/TYPE/MODEL`,
+    `free/TYPE/MODEL`, `halfway/TYPE/MODEL` (TriggerRecord). `threshold`: relative ROUGE-L drop that counts as success.
+    """
+    ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
+
+    def figures(name: str) -> TriggerFigures:
+        return summarise(sections[name], threshold=threshold, **ci)
+
+    def cell(kind: str, key: str) -> TriggerCell:
+        found: TriggerSearch = sections[f"search/{kind}/{key}"][0]
+        attack = sections[f"attack/{kind}/{key}/{key}"]
+        random = RandomControl(**_fields(found.random_control) | _fields(figures(f"random/{kind}/{key}")))
+        free = None
+        if f"free/{kind}/{key}" in sections:
+            other: TriggerSearch = sections[f"free_search/{kind}/{key}"][0]
+            kept = ("trigger_ids", "trigger_text", "dev_gain", "forward_rows")
+            of_search = {name: getattr(other, name) for name in kept}
+            free = GradientFreeControl(**of_search | _fields(figures(f"free/{kind}/{key}")))
+        half = sections.get(f"halfway/{kind}/{key}")
+        gained = gained_since(half, attack, threshold) if half else None
+        of_search = _fields(found)
+        for name in ("section", "random_control", "converged"):
+            del of_search[name]
+        return TriggerCell(
+            **of_search | _fields(figures(f"attack/{kind}/{key}/{key}")),
+            random_control=random,
+            gradient_free_control=free,
+            control_comparison=compare(sections[f"random/{kind}/{key}"], attack, threshold=threshold, **ci),
+            halfway=gained,
+            converged=found.converged and not (gained is not None and doubling_matters(gained)),
+        )
+
+    models = {
+        key: ModelTriggers(
+            types={kind: cell(kind, key) for kind in types},
+            worst=worst_types({kind: sections[f"attack/{kind}/{key}/{key}"] for kind in types}, threshold=threshold),
+        )
+        for key in model_keys
     }
-    return result
-
-
-def gained_since(half: Sequence[Record], whole: Sequence[Record], threshold: float) -> dict[str, float | int | None]:
-    """What twice the iterations added, on common examples: change of success rate (a share) and of the NLL rise."""
-    a, b = common(half, whole)
-    if not a:
-        return {"num_common": 0, "success_change": None, "nll_change": None}
-    rates = [float(reaches_threshold(column(x, "relative_drop"), threshold).mean()) for x in (a, b)]
-    rises = [float(column(x, "loss_increase").mean()) for x in (a, b)]
-    return {"num_common": len(a), "success_change": rates[1] - rates[0], "nll_change": rises[1] - rises[0]}
-
-
-def correct_family(comparisons: Mapping[str, dict[str, Any]]) -> None:
-    """Holm over every test of every trigger type at once; writes `p_value_holm` and `family_size` in place."""
-    tests = ("success", "relative_drop", "delta_rougeL", "nll_increase")
-    family = {(kind, test): comparisons[kind][test]["p_value"] for kind in comparisons for test in tests}
-    for (kind, test), adjusted in holm(family).items():
-        comparisons[kind][test] |= {"p_value_holm": adjusted, "family_size": len(family)}
-
-
-def worst_types(by_type: Mapping[str, Sequence[Record]], *, threshold: float) -> dict[str, Any]:
-    """One model's worst trigger type by mean ROUGE-L change, and the worst over types example by example."""
-    changes: dict[str, float] = {}
-    drops: dict[str, float] = {}
-    deltas: dict[str, float] = {}
-    for kind, records in by_type.items():
-        live = attacked(records)
-        if live:
-            changes[kind] = float(_delta(live).mean())
-        for record, delta in zip(live, _delta(live), strict=True):
-            drops[record["id"]] = max(drops.get(record["id"], -np.inf), record["relative_drop"])
-            deltas[record["id"]] = min(deltas.get(record["id"], np.inf), float(delta))
-    values = np.array(list(drops.values()))
-    return {
-        "worst_type": min(changes, key=lambda kind: changes[kind]) if changes else None,
-        "per_example": {
-            "num_attackable": len(values),
-            "success_rate": success_rate(values, threshold),
-            "mean_degradation": float(values.mean()) if len(values) else None,
-            "delta_rougeL": float(np.mean(list(deltas.values()))) if deltas else None,
+    comparisons: dict[str, AttackTests] = {}
+    if {BASELINE, MONOTONIC} <= set(model_keys):
+        pairs = {kind: [sections[f"attack/{kind}/{key}/{key}"] for key in (BASELINE, MONOTONIC)] for kind in types}
+        comparisons = corrected_over_types(
+            {kind: compare(*pair, threshold=threshold, **ci) for kind, pair in pairs.items()}
+        )
+    results = TriggerResults(
+        models=models,
+        transfer_matrix={
+            kind: {
+                source: {target: _transfer(figures(f"attack/{kind}/{source}/{target}")) for target in model_keys}
+                for source in model_keys
+            }
+            for kind in types
         },
-    }
+        comparisons=comparisons,
+        warnings=[],
+    )
+    return replace(results, warnings=trigger_warnings(results))
 
 
-def _delta(records: Sequence[Record]) -> np.ndarray:
-    return np.array(
-        [rouge_change(r["clean_rouge"]["rougeL"], r["attacked_rouge"]["rougeL"]) for r in records], dtype=np.float64
+def learned_triggers_csv(results: TriggerResults) -> str:
+    """The text of learned_triggers.csv: model, trigger_type, trigger_text, trigger_ids (ids separated by spaces)."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "trigger_type", "trigger_text", "trigger_ids"])
+    for key, triggers in results.models.items():
+        for kind, cell in triggers.types.items():
+            writer.writerow([key, kind, cell.trigger_text, " ".join(map(str, cell.trigger_ids))])
+    return out.getvalue()
+
+
+def _fields(record: Any) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _transfer(figures: TriggerFigures) -> TriggerTransfer:
+    return TriggerTransfer(**{field.name: getattr(figures, field.name) for field in fields(TriggerTransfer)})
+
+
+def summarise(
+    records: Sequence[TriggerRecord], *, threshold: float, samples: int, seed: int, confidence: float = 0.95
+) -> TriggerFigures:
+    """One trigger on one model. ROUGE and losses are over all usable examples, success over attackable ones."""
+    usable = [record for record in records if record.loss_increase is not None]
+    ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
+    known = counts(records, threshold) | success_figures(attackable(records), threshold, ci)
+    if not usable:
+        return TriggerFigures(**known, clean=None, attacked=None, delta_rougeL=None, nll_increase=None)
+    delta, lower, upper = bootstrap_ci(changes(usable), **ci)
+    increase = column(usable, "loss_increase")
+    return TriggerFigures(
+        **known,
+        clean=_rouges(usable, "clean", ci),
+        attacked=_rouges(usable, "attacked", ci),
+        delta_rougeL=delta,
+        delta_rougeL_ci=(lower, upper),
+        nll_increase=float(increase.mean()),
+        nll_increase_ci=bootstrap_ci(increase, **ci)[1:],
+        clean_nll=float(column(usable, "clean_loss").mean()),
+        typable_count=sum(bool(record.typable) for record in usable),
+        num_usable=len(usable),
+        num_one_sentence=sum(bool(record.one_sentence) for record in usable),
     )
 
 
-def _interval(values: Sequence[float], ci: Mapping[str, Any]) -> dict[str, float]:
-    mean, low, high = bootstrap_ci(np.asarray(values), **ci)
-    return {"mean": mean, "lower": low, "upper": high}
+def _rouges(records: Sequence[TriggerRecord], side: str, ci: Resampling) -> Rouges:
+    def interval(metric: str) -> Interval:
+        mean, lower, upper = bootstrap_ci(column(records, f"{side}_{metric}"), **ci)
+        return Interval(mean=mean, lower=lower, upper=upper)
+
+    return Rouges(rouge1=interval("rouge1"), rouge2=interval("rouge2"), rougeL=interval("rougeL"))
+
+
+def compare(
+    first: Sequence[TriggerRecord],
+    second: Sequence[TriggerRecord],
+    *,
+    threshold: float,
+    samples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> AttackTests:
+    """Paired tests on common attackable examples, difference = second − first; not corrected."""
+    a, b = common(first, second)
+    figures = compare_figures(a, b, {"samples": samples, "seed": seed, "confidence": confidence})
+    return AttackTests(
+        num_common=len(a),
+        success=compare_success(a, b, threshold, confidence),
+        relative_drop=figures["relative_drop"],
+        delta_rougeL=figures["delta_rougeL"],
+        nll_increase=figures["loss_increase"],
+    )
+
+
+def corrected_over_types(comparisons: Mapping[str, AttackTests]) -> dict[str, AttackTests]:
+    """Holm over every test of every trigger type at once."""
+    names = ("success", "relative_drop", "delta_rougeL", "nll_increase")
+    family = {(kind, name): getattr(tests, name) for kind, tests in comparisons.items() for name in names}
+    adjusted = holm({key: test.p_value for key, test in family.items()})
+    return {
+        kind: replace(tests, **{n: in_family(family[kind, n], adjusted[kind, n], len(family)) for n in names})
+        for kind, tests in comparisons.items()
+    }
+
+
+def gained_since(half: Sequence[TriggerRecord], whole: Sequence[TriggerRecord], threshold: float) -> SecondHalf:
+    """What twice the iterations added, on common examples: change of success rate (a share) and of the NLL rise."""
+    a, b = common(half, whole)
+    if not a:
+        return SecondHalf(num_common=0, success_change=None, nll_change=None)
+    rates = [float(reaches_threshold(column(side, "relative_drop"), threshold).mean()) for side in (a, b)]
+    rises = [float(column(side, "loss_increase").mean()) for side in (a, b)]
+    return SecondHalf(num_common=len(a), success_change=rates[1] - rates[0], nll_change=rises[1] - rises[0])
+
+
+def worst_types(by_type: Mapping[str, Sequence[TriggerRecord]], *, threshold: float) -> WorstTrigger:
+    """One model's worst trigger type by mean ROUGE-L change, and the worst over types example by example."""
+    means: dict[str, float] = {}
+    drops: dict[str, float] = {}
+    deltas: dict[str, float] = {}
+    for kind, records in by_type.items():
+        live = attackable(records)
+        if live:
+            means[kind] = float(changes(live).mean())
+        for record, delta in zip(live, changes(live), strict=True):
+            drops[record.id] = max(drops.get(record.id, -np.inf), given(record.relative_drop))
+            deltas[record.id] = min(deltas.get(record.id, np.inf), float(delta))
+    values = np.array(list(drops.values()))
+    return WorstTrigger(
+        worst_type=min(means, key=lambda kind: means[kind]) if means else None,
+        per_example=WorstPerExample(
+            num_attackable=len(values),
+            success_rate=success_rate(values, threshold),
+            mean_degradation=float(values.mean()) if len(values) else None,
+            delta_rougeL=float(np.mean(list(deltas.values()))) if deltas else None,
+        ),
+    )

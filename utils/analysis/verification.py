@@ -1,177 +1,213 @@
 """Recompute every headline number of a seed from its per-example files, and follow the hashes that tie the files.
 
 The numbers are made again by the functions that made them, from the records and the settings in the metadata; they must
-come out equal, and so must the tables from the numbers. Times are not recomputed, nor losses (they need the model), nor
-what a search reports of itself (its curve, its queries).
+come out equal. What is made from the numbers (sentences, tables, page) is checked by reports/verification.py. Times are
+not recomputed, nor losses (they need the model), nor what a search reports of itself (its curve, its queries).
+Torch-free at import.
 """
 
 from __future__ import annotations
 
 import functools
-import html
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.analysis.aggregate import FILES, final_results, hashes_below
+from utils.analysis.aggregate import FILES, findings, hashes_below
+from utils.analysis.bootstrap import Resampling
 from utils.analysis.evaluation_summary import evaluation_results
+from utils.analysis.hotflip_summary import hotflip_results
 from utils.analysis.measures import relative_drop
-from utils.attacks.from_settings import hotflip_settings, trigger_settings
-from utils.attacks.hotflip.experiment import hotflip_results, sections_of
-from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results
+from utils.analysis.records import (
+    AttackRecord,
+    Prediction,
+    Row,
+    given,
+    hotflip_row,
+    read_rows,
+    sections_of,
+    trigger_row,
+)
+from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
+from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
+from utils.core.codec import RecordError, from_json, to_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl, sha256_of
 from utils.core.names import METRICS
-from utils.core.provenance import code_revision
 from utils.core.results import read_result
-from utils.core.settings import Settings
 from utils.evaluation.rouge import rouge_scores
-from utils.modeling.models import weights_sha256
-from utils.reports.files import text_files
-from utils.reports.tables import all_tables
 
 FINAL = "final_results.json"
 NOT_RECOMPUTED = {"seconds", "seconds_per_summary"}
 TOLERANCE = 1e-9  # relative; sums over examples are made in the same order
 PAIRS_AT_ONCE = 20_000  # summaries that are scored again together
-# What fills most of a record and no number is made from: left out, so that memory stays small.
-HEAVY = {"clean_ids", "adv_ids", "inputs", "labels", "steps", "flips", "attacked_document"}
 
 
 @dataclass
 class Check:
     """One check: what was looked at, what does not match, and what could not be looked at."""
 
-    what: str
+    title: str
     problems: list[str]
     unseen: list[str] = field(default_factory=list)
 
 
-def verify(directory: Path) -> Iterator[Check]:
-    """Every check of a results directory, from data to tables; InputError if a result file is missing or damaged."""
+@dataclass(frozen=True)
+class Scored:
+    """A summary, its reference, and the ROUGE that a file says it has."""
+
+    where: str
+    text: str
+    reference: str
+    scores: dict[str, float]
+
+
+def checks_of_numbers(directory: Path) -> Iterator[Check]:
+    """Every check of the numbers in a results directory; InputError if a result file is missing or damaged."""
     parts = {name: read_result(directory / file) for name, file in FILES.items()}
     final = read_result(directory / FINAL)
-    metadata = parts["evaluation"]["_metadata"]
-    settings, models = Settings(**metadata["settings"]), list(metadata["checkpoints"])
+    models = list(parts["evaluation"]["_metadata"]["checkpoints"])
     envelopes = {FILES[name]: envelope for name, envelope in parts.items()} | {FINAL: final}
     yield _chain(directory, envelopes)
     yield Check("weights: set-up, trainings, evaluation, attacks, exports", list(_weights(directory, envelopes)))
-    for name in ("predictions.jsonl", "hotflip_records.jsonl", "uat_records.jsonl"):
-        yield Check(f"scores in {name} from its texts", _tried(functools.partial(_rescored, directory / name)))
-    datasets = [key for key in parts["evaluation"]["results"] if key != "comparisons"]
+    readers: dict[str, Callable[[Path], Iterator[Prediction | Row]]] = {
+        "predictions.jsonl": _predictions,
+        "hotflip_records.jsonl": _hotflip_rows,
+        "uat_records.jsonl": _trigger_rows,
+    }
+    for name, read in readers.items():
+        yield Check(f"scores in {name} from its texts", _tried(functools.partial(_rescored, directory / name, read)))
     for name, records, recompute in (
-        ("evaluation", "predictions.jsonl", lambda rows: evaluation_results(list(rows), datasets, settings)),
-        ("hotflip", "hotflip_records.jsonl", functools.partial(_hotflip, parts["hotflip"]["_metadata"], models)),
-        ("uat", "uat_records.jsonl", functools.partial(_triggers, parts["uat"]["_metadata"], models)),
+        ("evaluation", "predictions.jsonl", functools.partial(_evaluation, parts["evaluation"])),
+        ("hotflip", "hotflip_records.jsonl", functools.partial(_hotflip, parts["hotflip"], models)),
+        ("uat", "uat_records.jsonl", functools.partial(_triggers, parts["uat"], models)),
     ):
         again = functools.partial(_again, recompute, directory / records, parts[name]["results"])
         yield Check(f"{FILES[name]} from {records}", _tried(again))
-    yield Check(f"{FINAL} from its parts", _tried(lambda: unequal(final_results(parts), final["results"], "")))
-    yield Check("tables, summary, cards and report from " + FINAL, _tried(lambda: _written(directory, final)))
-    csv = learned_triggers_csv(parts["uat"]["results"], models, settings_of(parts["uat"]).TRIGGER_TYPES)
-    same = csv == _text(directory / "learned_triggers.csv")
+    yield Check(f"{FINAL} from its parts", _tried(lambda: _put_together(parts, final["results"])))
+    csv = learned_triggers_csv(from_json(TriggerResults, parts["uat"]["results"], FILES["uat"]))
+    same = csv == text_of(directory / "learned_triggers.csv")
     yield Check(f"learned_triggers.csv from {FILES['uat']}", [] if same else ["learned_triggers.csv differs"])
-
-
-def settings_of(envelope: dict[str, Any]) -> Settings:
-    """The settings that a result was made with."""
-    return Settings(**envelope["_metadata"]["settings"])
 
 
 def _tried(check: Callable[[], Iterable[str]]) -> list[str]:
     """What the check finds; records that do not belong together, or lack a field, are a finding themselves."""
     try:
         return list(check())
+    except RecordError as error:
+        return [str(error)]
     except InputError:
         raise
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        return [f"cannot be made again: {type(error).__name__}: {error}"]
+        return [f"cannot be recomputed: {type(error).__name__}: {error}"]
 
 
-def _again(
-    recompute: Callable[[Iterator[dict[str, Any]]], dict[str, Any]], records: Path, found: dict[str, Any]
-) -> Iterator[str]:
-    rows = ({name: value for name, value in row.items() if name not in HEAVY} for row in _rows(records))
-    return unequal(recompute(rows), found, "")
+def _again(recompute: Callable[[Path], object], records: Path, written: dict[str, Any]) -> Iterator[str]:
+    return unequal(to_json(recompute(records)), written, "")
 
 
-def _hotflip(metadata: dict[str, Any], models: list[str], rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    settings = Settings(**metadata["settings"])
-    how = hotflip_settings(settings, metadata["seed"])
-    return hotflip_results(sections_of(rows), models, how, **_statistics(settings))
+def _predictions(path: Path) -> Iterator[Prediction]:
+    if not path.exists():
+        raise InputError(f"{path} is missing: the numbers cannot be recomputed without it.")
+    for number, row in enumerate(read_jsonl(path), 1):
+        yield from_json(Prediction, row, f"{path.name}, line {number}")
 
 
-def _triggers(metadata: dict[str, Any], models: list[str], rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    settings = Settings(**metadata["settings"])
-    how = trigger_settings(settings, metadata["seed"])
-    return trigger_results(sections_of(rows), models, how, **_statistics(settings))
+def _hotflip_rows(path: Path) -> Iterator[Row]:
+    return read_rows(path, hotflip_row)
 
 
-def _statistics(settings: Settings) -> dict[str, Any]:
-    return {"samples": settings.BOOTSTRAP_SAMPLES, "seed": settings.DATA_SEED, "confidence": settings.CONFIDENCE}
+def _trigger_rows(path: Path) -> Iterator[Row]:
+    return read_rows(path, trigger_row)
 
 
-def _rescored(records: Path) -> Iterator[str]:
+def _evaluation(envelope: dict[str, Any], records: Path) -> EvaluationResults:
+    datasets = [key for key in envelope["results"] if key != "comparisons"]
+    return evaluation_results(list(_predictions(records)), datasets, **_resampling(envelope))
+
+
+def _hotflip(envelope: dict[str, Any], models: list[str], records: Path) -> HotFlipResults:
+    sections = sections_of(row.without_texts() for row in _hotflip_rows(records))
+    threshold = envelope["_metadata"]["settings"]["ATTACK_SUCCESS_THRESHOLD"]
+    return hotflip_results(sections, models, threshold=threshold, **_resampling(envelope))
+
+
+def _triggers(envelope: dict[str, Any], models: list[str], records: Path) -> TriggerResults:
+    settings, sections = envelope["_metadata"]["settings"], sections_of(_trigger_rows(records))
+    types, threshold = settings["TRIGGER_TYPES"], settings["ATTACK_SUCCESS_THRESHOLD"]
+    return trigger_results(sections, models, types, threshold=threshold, **_resampling(envelope))
+
+
+def _resampling(envelope: dict[str, Any]) -> Resampling:
+    """How the intervals of a result were made."""
+    settings = envelope["_metadata"]["settings"]
+    return {
+        "samples": settings["BOOTSTRAP_SAMPLES"],
+        "seed": settings["DATA_SEED"],
+        "confidence": settings["CONFIDENCE"],
+    }
+
+
+def _put_together(parts: dict[str, dict[str, Any]], written: dict[str, Any]) -> Iterator[str]:
+    """What final_results.json has in figures; its sentences are checked with the report."""
+    figures = {name: value for name, value in written.items() if name not in ("verdict", "limits")}
+    return unequal(to_json(findings(parts)), figures, "")
+
+
+def _rescored(records: Path, read: Callable[[Path], Iterator[Prediction | Row]]) -> Iterator[str]:
     """Rows whose ROUGE is not that of their texts, or whose drop is not that of their ROUGE."""
     references: dict[str, str] = {}  # a replay of an attack leaves out the reference that the attack itself wrote
-    waiting: list[tuple[str, str, str, dict[str, float]]] = []
-    for row in _rows(records):
-        where = " ".join(str(row[name]) for name in ("section", "dataset", "model", "id") if name in row)
-        if row.get("reference") is not None:
-            references[row["id"]] = row["reference"]
-        if "prediction" in row:
-            waiting.append((where, row["prediction"], row["reference"], {m: row[m] for m in METRICS}))
-        for side in ("clean", "attacked"):
-            text, score = row.get(f"{side}_prediction"), row.get(f"{side}_rouge")
-            if text is not None and score is not None:
-                scores = score if isinstance(score, dict) else {"rougeL": score}
-                waiting.append((f"{where}, {side}", text, references[row["id"]], scores))
-        yield from _drop(row, where)
+    waiting: list[Scored] = []
+    for row in read(records):
+        if isinstance(row, Prediction):
+            scores = {metric: getattr(row, metric) for metric in METRICS}
+            waiting.append(Scored(f"{row.dataset} {row.model} {row.id}", row.prediction, row.reference, scores))
+        elif isinstance(row, AttackRecord):
+            where = f"{row.section} {row.id}"
+            if row.reference is not None:
+                references[row.id] = row.reference
+            for side in ("clean", "attacked"):
+                text, scores = getattr(row, f"{side}_prediction"), _scores(row, side)
+                if text is not None and scores:
+                    waiting.append(Scored(f"{where}, {side}", text, references[row.id], scores))
+            yield from _drop(row, where)
         if len(waiting) >= PAIRS_AT_ONCE:
             yield from _compared(waiting)
             waiting = []
     yield from _compared(waiting)
 
 
-def _drop(row: dict[str, Any], where: str) -> Iterator[str]:
-    if row.get("relative_drop") is None:
+def _scores(row: AttackRecord, side: str) -> dict[str, float]:
+    """The ROUGE that a record has of its clean or its attacked summary, by metric."""
+    found = {metric: getattr(row, f"{side}_{metric}", None) for metric in METRICS}
+    return {metric: score for metric, score in found.items() if score is not None}
+
+
+def _drop(row: AttackRecord, where: str) -> Iterator[str]:
+    if row.relative_drop is None:
         return
-    clean, after = (s["rougeL"] if isinstance(s, dict) else s for s in (row["clean_rouge"], row["attacked_rouge"]))
-    drop = relative_drop(clean, after)
-    if not math.isclose(drop, row["relative_drop"], rel_tol=TOLERANCE, abs_tol=1e-12):
-        yield f"{where}: relative_drop {row['relative_drop']} in the file, {drop} from its scores"
+    drop = relative_drop(given(row.clean_rougeL), given(row.attacked_rougeL))
+    if not math.isclose(drop, row.relative_drop, rel_tol=TOLERANCE, abs_tol=1e-12):
+        yield f"{where}: relative_drop {row.relative_drop} in the file, {drop} from its scores"
 
 
-def _compared(waiting: list[tuple[str, str, str, dict[str, float]]]) -> Iterator[str]:
-    pairs = list(dict.fromkeys((text, reference) for _, text, reference, _ in waiting))
+def _compared(waiting: Sequence[Scored]) -> Iterator[str]:
+    pairs = list(dict.fromkeys((row.text, row.reference) for row in waiting))
     scores = rouge_scores([text for text, _ in pairs], [reference for _, reference in pairs])
     place = {pair: number for number, pair in enumerate(pairs)}
-    for where, text, reference, found in waiting:
-        for metric, value in found.items():
-            made = float(scores[metric][place[text, reference]])
+    for row in waiting:
+        for metric, value in row.scores.items():
+            made = float(scores[metric][place[row.text, row.reference]])
             if not math.isclose(made, value, rel_tol=TOLERANCE, abs_tol=1e-12):
-                yield f"{where}: {metric} {value} in the file, {made} from its text"
-
-
-def _written(directory: Path, final: dict[str, Any]) -> Iterator[str]:
-    """Files of the report that are not what the numbers in final_results.json give."""
-    results = final["results"]
-    tables = all_tables(results)
-    made, now = final["_metadata"]["code"]["commit"], code_revision()["commit"]
-    note = "" if made == now else f" (written by code revision {made[:10]}, this is {now[:10]}: check with that one)"
-    for name, text in text_files(results, final["_metadata"], tables).items():
-        if _text(directory / name) != text:
-            yield f"{name} differs{note}"
-    page = _text(directory / "report.html")
-    shown = {table.name: table.html() for table in tables}
-    shown |= {f"verdict: {name}": html.escape(results["verdict"][name]) for name in ("attack", "triggers", "cost")}
-    yield from (f"report.html does not show {name}{note}" for name, part in shown.items() if part not in page)
+                yield f"{row.where}: {metric} {value} in the file, {made} from its text"
 
 
 def _weights(directory: Path, envelopes: dict[str, dict[str, Any]]) -> Iterator[str]:
+    from utils.modeling.models import weights_sha256  # here, because it loads torch
+
     wanted = envelopes[FILES["evaluation"]]["_metadata"]["checkpoints"]
     claims = [
         (f"{name}: {model}", model, digest)
@@ -209,13 +245,8 @@ def _chain(directory: Path, envelopes: dict[str, dict[str, Any]]) -> Check:
     return check
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        raise InputError(f"{path} is missing: the numbers cannot be made again without it.")
-    return read_jsonl(path)
-
-
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file; empty where there is none."""
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 

@@ -6,13 +6,15 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from utils.attacks.seeding import generator
+from utils.core.codec import RecordError, from_json, to_json
 from utils.core.files import write_json
 
 log = logging.getLogger(__name__)
 BLOCK_SIZE = 64  # examples that are attacked together: enough for full batches, few enough to lose to a stop
+Record = TypeVar("Record")
 
 
 def load_cached(path: Path, fingerprint: str) -> Any:
@@ -26,9 +28,19 @@ def load_cached(path: Path, fingerprint: str) -> Any:
     return saved["value"]
 
 
+def load_records(path: Path, fingerprint: str, record: type[Record]) -> list[Record] | None:
+    """The records saved at `path`, or None as for load_cached; also where another version wrote them."""
+    saved = load_cached(path, fingerprint)
+    try:
+        return saved if saved is None else [from_json(record, row, path.name) for row in saved]
+    except RecordError as error:
+        log.warning("%s; doing it again", error)
+        return None
+
+
 def save_cached(path: Path, fingerprint: str, value: Any) -> None:
-    """Write `value` (JSON-ready, finite) atomically under the fingerprint of what made it."""
-    write_json(path, {"fingerprint": fingerprint, "value": value})
+    """Write `value` (records, or JSON-ready; finite) atomically under the fingerprint of what made it."""
+    write_json(path, {"fingerprint": fingerprint, "value": to_json(value)})
 
 
 def blocks_of(ids: Sequence[str]) -> list[list[int]]:

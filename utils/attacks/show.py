@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from utils.analysis.measures import reaches_threshold, relative_drop
+from utils.analysis.records import given
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import LOW_CLEAN_ROUGE, Example, Segment, segments
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
@@ -59,31 +60,31 @@ def show_hotflip(context: AttackContext, victim: Victim, text: ShownText, settin
             context, victim, [example], replace(settings, min_clean_rouge=0.0), cache_dir=Path(name), every_budget=False
         )
     record = records[0]
-    if record["skipped"]:
-        raise StageError(f"this text cannot be attacked: {REASONS[record['skipped']]}")
+    if record.skipped:
+        raise StageError(f"this text cannot be attacked: {REASONS[record.skipped]}")
     (item,) = context.encode([example])
-    view = context.view
+    view, search, clean_rouge = context.view, given(record.search), given(record.clean_rougeL)
     steps = [
-        f"{flip['position'] - item.start + 1:>4}  {view.text([flip['old']]).strip()!r} -> "
-        f"{view.text([flip['new']]).strip()!r}  {flip['actual_gain']:+.3f} nats"
-        + ("" if flip["predicted_gain"] is None else f" (first order: {flip['predicted_gain']:+.3f})")
-        for flip in record["flips"]
+        f"{flip.position - item.start + 1:>4}  {view.text([flip.old]).strip()!r} -> "
+        f"{view.text([flip.new]).strip()!r}  {flip.actual_gain:+.3f} nats"
+        + ("" if flip.predicted_gain is None else f" (first order: {flip.predicted_gain:+.3f})")
+        for flip in search.flips
     ]
-    notes = [] if record["flips"] else ["No change raised the loss: the text stays as it is."]
-    if not record["typable"] and context.legal.typable:
+    notes = [] if search.flips else ["No change raised the loss: the text stays as it is."]
+    if not record.typable and context.legal.typable:
         notes.append("The attacked ids could not be written as text.")
     if item.end - item.start < len(context.tokenizer(text.document, add_special_tokens=False)["input_ids"]):
         notes.append(f"The model reads the first {item.end - item.start} tokens of this text.")
-    if text.reference is not None and not reaches_threshold(record["clean_rouge"], settings.min_clean_rouge):
+    if text.reference is not None and not reaches_threshold(clean_rouge, settings.min_clean_rouge):
         notes.append(f"In the experiment this text would not count: {REASONS[LOW_CLEAN_ROUGE]}.")
     return Shown(
-        title=f"HotFlip on {victim.key}, {len(record['flips'])} of at most {settings.num_flips} tokens changed,"
-        f" {record['queries']} exact scores",
-        segments=segments(view, item, record["adv_ids"]),
-        before=record["clean_prediction"],
-        after=record["attacked_prediction"],
-        loss=(record["clean_loss"], record["adv_loss"]),
-        rouge=None if text.reference is None else (record["clean_rouge"], record["attacked_rouge"]),
+        title=f"HotFlip on {victim.key}, {len(search.flips)} of at most {settings.num_flips} tokens changed,"
+        f" {search.queries} exact scores",
+        segments=segments(view, item, given(record.attacked_ids)),
+        before=given(record.clean_prediction),
+        after=given(record.attacked_prediction),
+        loss=(given(record.clean_loss), given(record.attacked_loss)),
+        rouge=None if text.reference is None else (clean_rouge, given(record.attacked_rougeL)),
         threshold=settings.success_threshold,
         steps=steps,
         notes=notes,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from utils.analysis.bootstrap import Resampling
+from utils.analysis.hotflip_summary import hotflip_results
+from utils.analysis.records import decoded, hotflip_row, rows_of, trigger_row
+from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
 from utils.attacks.context import Victim
 from utils.attacks.encoding import Example
 from utils.attacks.from_settings import (
@@ -13,20 +15,16 @@ from utils.attacks.from_settings import (
     hotflip_settings,
     trigger_settings,
 )
-from utils.attacks.hotflip.experiment import (
-    Sections,
-    hotflip_results,
-    hotflip_sections,
-    rows_of,
-)
-from utils.attacks.triggers.experiment import learned_triggers_csv, trigger_results, trigger_sections
+from utils.attacks.hotflip.experiment import hotflip_sections
+from utils.attacks.triggers.experiment import trigger_sections
+from utils.core.codec import to_json
 from utils.core.files import write_jsonl, write_text
 from utils.core.paths import models_of
 from utils.data.store import load_prepared, missing_datasets
 from utils.evaluation.predictions import evaluated_summaries
 from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
 from utils.pipeline.runner import StageContext
-from utils.pipeline.shards import join_shards
+from utils.pipeline.shards import Sections, join_shards
 
 
 class Attack:
@@ -61,7 +59,7 @@ class Attack:
         return [Example(*row) for row in zip(rows["id"], rows["document"], rows["summary"], strict=True)]
 
     @property
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self) -> Resampling:
         """How intervals are made."""
         settings = self.context.settings
         return {
@@ -83,14 +81,15 @@ def attack_with_hotflip(context: StageContext) -> None:
         attack.setup, attack.victim, attack.models, examples, how, controls, cache_dir=units, shard=context.shard
     )
 
-    def finish(sections: Sections) -> None:
-        results = hotflip_results(sections, attack.models, how, **attack.statistics)
+    def finish(parts: Sections) -> None:
+        sections = decoded(parts, hotflip_row)
+        results = hotflip_results(sections, attack.models, threshold=how.success_threshold, **attack.statistics)
         write_jsonl(paths.results(seed) / "hotflip_records.jsonl", rows_of(sections))
-        context.write_result("hotflip_results.json", results)
-        for key in attack.models:
-            context.log.info("HotFlip on %s: success %.1f %%", key, 100 * (results[key]["success_rate"] or 0))
+        context.write_result("hotflip_results.json", to_json(results))
+        for key, model in results.models.items():
+            context.log.info("HotFlip on %s: success %.1f %%", key, 100 * (model.success_rate or 0))
 
-    join_shards(context, units, sections, finish)
+    join_shards(context, units, to_json(sections), finish)
 
 
 def attack_with_triggers(context: StageContext) -> None:
@@ -111,13 +110,13 @@ def attack_with_triggers(context: StageContext) -> None:
         gradient_free_types=gradient_free_types(settings),
     )
 
-    def finish(sections: Sections) -> None:
-        results = trigger_results(sections, attack.models, how, **attack.statistics)
-        write_jsonl(paths.results(seed) / "uat_records.jsonl", rows_of(sections))
-        write_text(
-            paths.results(seed) / "learned_triggers.csv",
-            learned_triggers_csv(results, attack.models, settings.TRIGGER_TYPES),
+    def finish(parts: Sections) -> None:
+        sections = decoded(parts, trigger_row)
+        results = trigger_results(
+            sections, attack.models, how.types, threshold=how.success_threshold, **attack.statistics
         )
-        context.write_result("uat_results.json", results)
+        write_jsonl(paths.results(seed) / "uat_records.jsonl", rows_of(sections))
+        write_text(paths.results(seed) / "learned_triggers.csv", learned_triggers_csv(results))
+        context.write_result("uat_results.json", to_json(results))
 
-    join_shards(context, units, sections, finish)
+    join_shards(context, units, to_json(sections), finish)

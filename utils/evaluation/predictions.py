@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from utils.analysis.records import Prediction
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl
 from utils.core.names import METRICS
@@ -27,18 +28,18 @@ def score_summaries(
     references: Sequence[str],
     *,
     processes: int | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Prediction]:
     """One row per example: the summary, its reference and their ROUGE F-measures; `processes` as in `rouge_scores`."""
     scores = rouge_scores(summaries, references, processes=processes)
     return [
-        {
-            "dataset": dataset,
-            "model": model,
-            "id": id_,
-            "prediction": summary,
-            "reference": reference,
+        Prediction(
+            dataset=dataset,
+            model=model,
+            id=id_,
+            prediction=summary,
+            reference=reference,
             **{metric: float(scores[metric][i]) for metric in METRICS},
-        }
+        )
         for i, (id_, summary, reference) in enumerate(zip(ids, summaries, references, strict=True))
     ]
 

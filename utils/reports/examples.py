@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
-from utils.core.files import read_jsonl
+from utils.analysis.records import HotFlipRecord, given, hotflip_row, read_rows
 from utils.reports.table import MODELS
 
 AROUND = 8  # tokens shown on either side of a changed one
@@ -22,17 +21,31 @@ class Mark:
     new: str
 
 
-def shown_examples(records: Path, tokenizer: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class AttackedExample:
+    """An attacked example as it is shown: ROUGE-L and summary before and after, and where its text was changed."""
+
+    model: str
+    kind: str  # worst, or typical
+    id: str
+    clean: float
+    attacked: float
+    reference: str
+    clean_summary: str
+    attacked_summary: str
+    excerpt: list[str | Mark]
+
+
+def shown_examples(records: Path, tokenizer: Path) -> list[AttackedExample]:
     """Worst and median attacked example of each model; `tokenizer`: the tokenizer.json that names the tokens."""
     pieces = Tokenizer.from_file(str(tokenizer))
-    by_model: dict[str, list[dict[str, Any]]] = {model: [] for model in MODELS}
-    for row in read_jsonl(records):
-        main = row["section"].startswith("attack/") and row["model"] in by_model
-        if main and row["skipped"] is None and row["flips"]:
-            by_model[row["model"]].append(row)
+    by_model: dict[str, list[HotFlipRecord]] = {model: [] for model in MODELS}
+    for row in read_rows(records, hotflip_row, named={f"attack/{model}" for model in MODELS}):
+        if isinstance(row, HotFlipRecord) and row.skipped is None and row.search and row.search.flips:
+            by_model[row.model].append(row)
     shown = []
     for rows in by_model.values():
-        ranked = sorted(rows, key=lambda row: (-row["relative_drop"], row["id"]))
+        ranked = sorted(rows, key=lambda row: (-given(row.relative_drop), row.id))
         if ranked:
             shown.append(_shown(ranked[0], "worst", pieces))
         if len(ranked) > 2:
@@ -40,18 +53,19 @@ def shown_examples(records: Path, tokenizer: Path) -> list[dict[str, Any]]:
     return shown
 
 
-def _shown(row: dict[str, Any], kind: str, pieces: Tokenizer) -> dict[str, Any]:
-    return {
-        "model": row["model"],
-        "kind": kind,
-        "id": row["id"],
-        "clean": row["clean_rouge"],
-        "attacked": row["attacked_rouge"],
-        "reference": row["reference"],
-        "clean_summary": row["clean_prediction"],
-        "attacked_summary": row["attacked_prediction"],
-        "excerpt": excerpt(row["clean_ids"], {flip["position"]: flip["new"] for flip in row["flips"]}, pieces),
-    }
+def _shown(row: HotFlipRecord, kind: str, pieces: Tokenizer) -> AttackedExample:
+    changed = {flip.position: flip.new for flip in given(row.search).flips}
+    return AttackedExample(
+        model=row.model,
+        kind=kind,
+        id=row.id,
+        clean=given(row.clean_rougeL),
+        attacked=given(row.attacked_rougeL),
+        reference=given(row.reference),
+        clean_summary=given(row.clean_prediction),
+        attacked_summary=given(row.attacked_prediction),
+        excerpt=excerpt(given(row.clean_ids), changed, pieces),
+    )
 
 
 def excerpt(ids: list[int], changed: dict[int, int], pieces: Tokenizer) -> list[str | Mark]:

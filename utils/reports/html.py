@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
-from utils.reports.examples import Mark
+from utils.reports.examples import AttackedExample, Mark
 from utils.reports.table import Table
 
 CSS = """
@@ -76,7 +76,7 @@ def page(
     tables: list[Table],
     figures: Path,
     alternative: dict[str, str],
-    examples: list[dict[str, Any]],
+    examples: list[AttackedExample],
 ) -> str:
     """The page. `figures`: directory of the SVG files; `alternative`: their texts; `examples`: attacked examples."""
     by_name = {table.name: table for table in tables}
@@ -87,7 +87,7 @@ def page(
         parts += [by_name[name].html() for name in names if name in by_name]
         if parts:
             sections.append((title, (f"<p>{html.escape(words)}</p>" if words else "") + "".join(parts)))
-    raised = [f"{flag['model']}: {flag['message']}" for flag in results["flags"]] or ["none"]
+    raised = [f"{doubt['model']}: {doubt['message']}" for doubt in results["warnings"]] or ["none"]
     sections += [
         ("Attacked examples", "".join(map(_example, examples)) or "<p>No example could be attacked.</p>"),
         ("Data sets and their licences", items(_origins(results))),
@@ -97,7 +97,7 @@ def page(
     ]
     answer = results["verdict"]
     warnings = [answer["doubt"], *doubts(results)]
-    warnings += [f"The checks raise {len(results['flags'])} doubts: see below."] if results["flags"] else []
+    warnings += [f"The checks raise {len(results['warnings'])} doubts: see below."] if results["warnings"] else []
     return document(
         f"mono-s2s, seed {metadata['seed']}",
         [answer["attack"], answer["triggers"], answer["cost"]],
@@ -147,14 +147,14 @@ def _anchor(title: str) -> str:
     return title.lower().replace(" ", "-")
 
 
-def _example(row: dict[str, Any]) -> str:
-    title = f"{row['model']}, {row['kind']}: {row['id']}, ROUGE-L {row['clean']:.3f} to {row['attacked']:.3f}"
+def _example(row: AttackedExample) -> str:
+    title = f"{row.model}, {row.kind}: {row.id}, ROUGE-L {row.clean:.3f} to {row.attacked:.3f}"
     return (
         f'<div class="example"><h3>{html.escape(title)}</h3>'
-        f'<p class="note"><b>Changed:</b> {_marked(row["excerpt"])}</p>'
-        f'<p class="note"><b>Reference:</b> {html.escape(row["reference"])}</p>'
-        f'<div class="sides"><div><h4>Summary before</h4><p>{html.escape(row["clean_summary"])}</p></div>'
-        f"<div><h4>Summary after</h4><p>{html.escape(row['attacked_summary'])}</p></div></div></div>"
+        f'<p class="note"><b>Changed:</b> {_marked(row.excerpt)}</p>'
+        f'<p class="note"><b>Reference:</b> {html.escape(row.reference)}</p>'
+        f'<div class="sides"><div><h4>Summary before</h4><p>{html.escape(row.clean_summary)}</p></div>'
+        f"<div><h4>Summary after</h4><p>{html.escape(row.attacked_summary)}</p></div></div></div>"
     )
 
 

@@ -114,8 +114,8 @@ def warnings(results: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
 def doubts(results: dict[str, Any]) -> list[str]:
     """Every doubt once, with the seeds that have it."""
     seeds: dict[str, list[str]] = {}
-    for seed, flags in results["flags"].items():
-        for name in dict.fromkeys(f"{flag['model']}, {flag['flag'].replace('_', ' ')}" for flag in flags):
+    for seed, raised in results["warnings"].items():
+        for name in dict.fromkeys(f"{doubt['model']}, {doubt['warning'].replace('_', ' ')}" for doubt in raised):
             seeds.setdefault(name, []).append(seed)
     return [f"{name}: seed {', '.join(own)}" for name, own in sorted(seeds.items())]
 

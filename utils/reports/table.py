@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,14 +115,14 @@ def interval(cell: dict[str, float]) -> str:
     return f"{cell['mean']:.3f} [{cell['lower']:.3f}, {cell['upper']:.3f}]"
 
 
-def percent(value: float | None, bounds: list[float] | None = None) -> str:
+def percent(value: float | None, bounds: Sequence[float] | None = None) -> str:
     """0.25 as 25.0 %, with its interval; "not available" for None."""
     if value is None:
         return NOT_AVAILABLE
     return f"{100 * value:.1f} %" + (f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else "")
 
 
-def signed(value: float | None, bounds: list[float] | None = None, *, digits: int = 3) -> str:
+def signed(value: float | None, bounds: Sequence[float] | None = None, *, digits: int = 3) -> str:
     """A change with its sign and, where there is one, its interval; a rounded zero is +0.000, not -0.000."""
     if value is None:
         return NOT_AVAILABLE

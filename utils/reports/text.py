@@ -23,8 +23,8 @@ def summary(results: dict[str, Any], metadata: dict[str, Any], tables: list[Tabl
     parts += [_wrap(words) for words in doubts(results)]
     for table in tables:
         parts.append(table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else ""))
-    if results["flags"]:
-        raised = [_wrap(f"- {flag['model']}: {flag['message']}", "  ") for flag in results["flags"]]
+    if results["warnings"]:
+        raised = [_wrap(f"- {doubt['model']}: {doubt['message']}", "  ") for doubt in results["warnings"]]
         parts.append("Doubts raised by the checks\n" + "\n".join(raised))
     parts.append("Limits\n" + "\n".join(_wrap(f"- {limit}", "  ") for limit in results["limits"]))
     code = metadata["code"]

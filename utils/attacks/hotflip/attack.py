@@ -13,16 +13,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from utils.analysis.measures import reaches_threshold
-from utils.attacks.cache import blocks_of, load_cached, save_cached
+from utils.analysis.records import HotFlipRecord, attackable, column
+from utils.attacks.cache import blocks_of, load_records, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, EncodedText, Example
 from utils.attacks.hotflip.proposals import State
-from utils.attacks.hotflip.records import Clean, clean_summaries, found_json, make_records
+from utils.attacks.hotflip.records import Clean, Found, clean_summaries, make_records, search_trace
 from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.precision import search_objective
@@ -86,7 +86,7 @@ def attack_examples(
     cache_dir: Path,
     clean_file: Path | None = None,
     every_budget: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[HotFlipRecord]:
     """Attack `examples` on one model; one record per example, in the order of `examples`.
 
     `clean_file`: where the unattacked summaries are kept, for attacks on the same examples to share.
@@ -102,22 +102,24 @@ def attack_examples(
         _fingerprint(context, victim, settings, every_budget, [items[i] for i in block]) for block in blocks
     ]
     paths = [cache_dir / f"block_{b:04d}.json" for b in range(len(blocks))]
-    done = [load_cached(path, fingerprint) for path, fingerprint in zip(paths, fingerprints, strict=True)]
+    done = [load_records(path, mark, HotFlipRecord) for path, mark in zip(paths, fingerprints, strict=True)]
     if any(rows is None for rows in done):
         clean = clean_summaries(context, victim, items, done_file=clean_file or cache_dir / "clean.jsonl")
         objective: Objective | None = None
+        live: list[HotFlipRecord] = []  # attackable so far, for the progress bar
         with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
             for b, block in enumerate(blocks):
-                if done[b] is None:
+                rows = done[b]
+                if rows is None:
                     some, cleared = [items[i] for i in block], clean.part(block)
                     search_file = cache_dir / f"search_{b:04d}.json"
-                    found = load_cached(search_file, fingerprints[b])
+                    found = load_records(search_file, fingerprints[b], Found)
                     if found is None:
                         fine = [item for item in items if item.problem is None]
                         objective = objective or search_objective(context, victim, fine)
                         found = _search_block(context, victim, settings, objective, some, cleared)
                         save_cached(search_file, fingerprints[b], found)
-                    done[b] = make_records(
+                    rows = done[b] = make_records(
                         context,
                         victim,
                         some,
@@ -128,15 +130,15 @@ def attack_examples(
                         threshold=settings.success_threshold,
                         every_budget=every_budget,
                     )
-                    save_cached(paths[b], fingerprints[b], done[b])
+                    save_cached(paths[b], fingerprints[b], rows)
                 bar.update(len(block))
-                live = [row for rows in done[: b + 1] for row in rows if row["skipped"] is None]
+                live += attackable(rows)
                 if live:
-                    success, gain = (np.mean([row[name] for row in live]) for name in ("success", "loss_increase"))
+                    success, gain = column(live, "success").mean(), column(live, "loss_increase").mean()
                     bar.set_postfix(success=f"{success:.1%}", loss=f"+{gain:.3f}")
                 context.check_stop()
     by_index = {
-        i: record for block, rows in zip(blocks, done, strict=True) for i, record in zip(block, rows, strict=True)
+        i: record for block, rows in zip(blocks, done, strict=True) for i, record in zip(block, rows or [], strict=True)
     }
     return [by_index[i] for i in range(len(examples))]
 
@@ -155,28 +157,27 @@ def _search_block(
     objective: Objective,
     items: Sequence[EncodedText],
     clean: Clean,
-) -> list[dict[str, Any]]:
+) -> list[Found]:
     """What the search found for each example of a block."""
     began = time.perf_counter()
-    results: list[dict[str, Any]] = [{"skipped": item.problem} for item in items]
-    minimum = settings.min_clean_rouge
-    for result, rouge in zip(results, clean.rouges, strict=True):
-        if result["skipped"] is None and rouge is not None and not reaches_threshold(rouge, minimum):
-            result["skipped"] = LOW_CLEAN_ROUGE
-    live = [k for k, result in enumerate(results) if result["skipped"] is None]
+    skipped = [item.problem for item in items]
+    for k, rouge in enumerate(clean.rouges):
+        if skipped[k] is None and rouge is not None and not reaches_threshold(rouge, settings.min_clean_rouge):
+            skipped[k] = LOW_CLEAN_ROUGE
+    live = [k for k, reason in enumerate(skipped) if reason is None]
     if not live:
-        return results
+        return [Found(reason) for reason in skipped]
     own = settings.loss == "own_output"
     labels = context.labels([clean.texts[k] for k in live]) if own else [items[k].labels for k in live]
     targets = Targets(labels, objective.device)
     losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
     for k, loss in zip(live, losses, strict=True):
         if not math.isfinite(loss):
-            results[k]["skipped"] = LOSS_NOT_FINITE
+            skipped[k] = LOSS_NOT_FINITE
     kept = [n for n, loss in enumerate(losses) if math.isfinite(loss)]
     live, labels = [live[n] for n in kept], [labels[n] for n in kept]
     if not live:
-        return results
+        return [Found(reason) for reason in skipped]
     targets = Targets(labels, objective.device)
     chosen = [items[k] for k in live]
     proposer = _proposer(context, settings, objective, chosen, targets)
@@ -196,12 +197,12 @@ def _search_block(
         _exact_best(trajectory, *pair)
         for trajectory, pair in zip(trajectories, _exact(context, victim, trajectories, labels), strict=True)
     ]
-    for k, trajectory, states in zip(live, trajectories, best, strict=True):
-        results[k] |= found_json(trajectory, states, norms=settings.gradient_norms)
-        if trajectory.queries == 0:
-            results[k]["skipped"] = NO_LEGAL_FLIP
     seconds = (time.perf_counter() - began) / max(len(items), 1)
-    return [result | {"seconds": round(seconds, 5)} for result in results]
+    found = [Found(reason) for reason in skipped]
+    for k, trajectory, states in zip(live, trajectories, best, strict=True):
+        trace = search_trace(trajectory, states, norms=settings.gradient_norms, seconds=seconds)
+        found[k] = Found(None if trajectory.queries else NO_LEGAL_FLIP, trace)
+    return found
 
 
 def _proposer(

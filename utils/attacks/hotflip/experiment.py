@@ -1,20 +1,17 @@
-"""Stage 6 as a whole: the attack on every model, its controls, transfer, and the results made from the records.
+"""Stage 6 as a whole: the attack on every model, its controls, and transfer.
 
-`hotflip_sections` does the work and returns every record under the name of its section; `hotflip_results` turns
-sections into the result file. The second needs nothing but the records, so anyone can recompute it from the JSONL.
+Every record is returned under the name of its section; utils/analysis/hotflip_summary.py makes the results of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from utils.analysis.attack_warnings import hotflip_flags
-from utils.analysis.hotflip_summary import compare, long_curve, summarise, worst_case
+from utils.analysis.records import Sections
 from utils.attacks.cache import blocks_of, shard_of
 from utils.attacks.context import AttackContext, Victim
 from utils.attacks.encoding import EncodedText, Example
@@ -24,9 +21,7 @@ from utils.attacks.hotflip.long_budget import attack_without_limit
 from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
 from utils.attacks.transfer import attacked_inputs, replay
-from utils.core.names import MODEL_KEYS
 
-Sections = dict[str, list[dict[str, Any]]]
 Loader = Callable[[str], Victim]
 
 
@@ -77,7 +72,7 @@ def hotflip_sections(
                 cache_dir=home / key / "double",
                 every_budget=False,
             )
-        own = [r for r in sections[f"attack/{key}"] if r["id"] in long]
+        own = [r for r in sections[f"attack/{key}"] if r.id in long]
         if own:
             sections[f"long/{key}"] = attack_without_limit(
                 context,
@@ -130,7 +125,7 @@ def _attacks_on(
         clean_file=clean_file,
         every_budget=False,
     )
-    live = {record["id"] for record in main if record["skipped"] is None}
+    live = {record.id for record in main if record.skipped is None}
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     drawn: dict[str, dict[str, Sequence[int]]] = {}
     # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
@@ -184,80 +179,3 @@ def _controls_on(
         for item in items
     }
     return drawn
-
-
-def hotflip_results(
-    sections: Mapping[str, Sequence[Mapping[str, Any]]],
-    model_keys: Sequence[str],
-    settings: HotFlipSettings,
-    *,
-    samples: int,
-    seed: int,
-    confidence: float = 0.95,
-) -> dict[str, Any]:
-    """The `results` of hotflip_results.json, from the records alone.
-
-    Per model the attack's summary with its `controls` beside it and `worst_case` over everything tried;
-    `transfer_matrix[source][target]`; `comparisons` (the three models with each other, where they are there, and
-    each model's attack against its controls); `flags`: in words, where robustness may be masked gradients, where the
-    attack has not converged, and where it is no better than chance.
-    """
-    ci = {"samples": samples, "seed": seed, "confidence": confidence}
-    threshold = settings.success_threshold
-
-    def summary(name: str) -> dict[str, Any]:
-        return summarise(sections[name], threshold=threshold, **ci)
-
-    results: dict[str, Any] = {}
-    against: dict[str, Any] = {}
-    for key in model_keys:
-        names = [n for n in ("random", "greedy", "one_shot", "all_replaced", "double") if f"{n}/{key}" in sections]
-        results[key] = summary(f"attack/{key}") | {"controls": {name: summary(f"{name}/{key}") for name in names}}
-        tried = [
-            sections[f"{name}/{key}"] for name in ("attack", *(n for n in names if n not in ("all_replaced", "double")))
-        ]
-        # A control arm adds nothing to the figures of the three models: they are the same with and without it.
-        sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
-        tried += [sections[f"transfer/{source}/{key}"] for source in sources]
-        if f"long/{key}" in sections:
-            results[key]["long_budget_curve"] = long_curve(sections[f"long/{key}"], threshold=threshold)
-        results[key]["worst_case"] = worst_case(tried, threshold=threshold)
-        against[key] = {
-            name: compare(sections[f"{name}/{key}"], sections[f"attack/{key}"], threshold=threshold, **ci)
-            for name in names
-        }
-    matrix = {
-        source: {
-            target: summary(f"attack/{target}" if source == target else f"transfer/{source}/{target}")
-            for target in model_keys
-        }
-        for source in model_keys
-    }
-    kept = ("num_attackable", "success_rate", "success_rate_ci", "mean_degradation", "mean_loss_increase")
-    results["transfer_matrix"] = {
-        source: {target: {name: cell[name] for name in kept if name in cell} for target, cell in row.items()}
-        for source, row in matrix.items()
-    }
-    comparisons: dict[str, Any] = {"attack_minus_control": against}
-    for first, second in (("baseline", "monotonic"), ("standard", "baseline"), ("standard", "monotonic")):
-        if {first, second} <= set(model_keys):
-            comparisons[f"{first}_vs_{second}"] = compare(
-                sections[f"attack/{first}"], sections[f"attack/{second}"], threshold=threshold, **ci
-            )
-    results["comparisons"] = comparisons
-    results["flags"] = hotflip_flags(results, model_keys)
-    return results
-
-
-def rows_of(sections: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Every record with its `section`, for one JSONL file."""
-    return [{"section": name, **record} for name, records in sections.items() for record in records]
-
-
-def sections_of(rows: Iterable[Mapping[str, Any]]) -> Sections:
-    """The sections again from the rows of one or several JSONL files (the shards of an array)."""
-    sections: Sections = {}
-    for row in rows:
-        record = dict(row)
-        sections.setdefault(record.pop("section"), []).append(record)
-    return sections

@@ -9,16 +9,17 @@ that fill the budget, scored exactly; the strongest is taken if it raises the lo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.analysis.measures import relative_drop
-from utils.attacks.cache import blocks_of, load_cached, save_cached
+from utils.analysis.records import HotFlipRecord, LongBudgetRecord, given
+from utils.attacks.cache import blocks_of, load_records, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import GAIN_ELEMENTS
@@ -30,8 +31,6 @@ from utils.attacks.seeding import generator
 GUIDED, RANDOM = 6, 2  # sets of flips that are scored at each budget: by first-order gain, and at random
 DEPTH = 4  # tokens per position that a guided set may choose from
 EVERYTHING = 1 << 30  # the last budget: no limit
-
-Record = Mapping[str, Any]
 
 
 def long_budgets(num_flips: int, longest: int) -> list[int]:
@@ -46,7 +45,7 @@ def long_budgets(num_flips: int, longest: int) -> list[int]:
 def attack_without_limit(
     context: AttackContext,
     victim: Victim,
-    own: Sequence[Record],
+    own: Sequence[HotFlipRecord],
     items: Sequence[EncodedText],
     *,
     num_flips: int,
@@ -54,54 +53,54 @@ def attack_without_limit(
     threshold: float,
     seed: int,
     cache_dir: Path,
-) -> list[dict[str, Any]]:
+) -> list[LongBudgetRecord]:
     """Go on from the attacks in `own` (HotFlip records of `items`, in their order); one record per example.
 
     A record's `budgets` begin with `num_flips`, the attack's own state, and end with None: every token. `num_flips`,
-    `losses`, `rouges`, `drops` and `inputs` (ids) belong to them. `longest` decides the budgets: it must not depend on
+    `losses`, `rougeL`, `drops` and `inputs` (ids) belong to them. `longest` decides the budgets: it must not depend on
     a job array's shard.
     """
     budgets = long_budgets(num_flips, longest)
-    fingerprint = context.fingerprint(
-        victim.fingerprint, budgets, threshold, seed, [(r["id"], r.get("adv_ids")) for r in own]
-    )
+    content = [(record.id, record.attacked_ids) for record in own]
+    fingerprint = context.fingerprint(victim.fingerprint, budgets, threshold, seed, content)
     path = cache_dir / f"long_on_{victim.key}.json"
-    saved = load_cached(path, fingerprint)
+    saved = load_records(path, fingerprint, LongBudgetRecord)
     if saved is not None:
-        records: list[dict[str, Any]] = saved
-        return records
+        return saved
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     records = [
-        {"id": r["id"], "model": victim.key, "method": "long", "skipped": r["skipped"], "clean_rouge": r["clean_rouge"]}
-        for r in own
+        LongBudgetRecord(id=record.id, model=victim.key, skipped=record.skipped, clean_rougeL=record.clean_rougeL)
+        for record in own
     ]
     live: list[int] = []
     flat: list[list[int]] = []
     losses: list[float] = []
     width = len(budgets) + 1
-    for block in blocks_of([r["id"] for r in own]):
-        some = [i for i in block if own[i]["skipped"] is None]
-        inputs = _climb(objective, context.legal, [items[i] for i in some], [own[i] for i in some], budgets, seed)
+    for block in blocks_of([record.id for record in own]):
+        chosen = [i for i in block if own[i].skipped is None]
+        inputs = _climb(objective, context.legal, [items[i] for i in chosen], [own[i] for i in chosen], budgets, seed)
         rows = [ids.tolist() for several in inputs for ids in several]
-        losses += exact_losses(context, victim, rows, [own[i]["labels"] for i in some for _ in range(width)]).tolist()
-        live += some
+        labels = [given(own[i].labels) for i in chosen for _ in range(width)]
+        losses += exact_losses(context, victim, rows, labels).tolist()
+        live += chosen
         flat += rows
     what = f"{victim.key}: budgets beyond {num_flips}"
     texts = summaries(context, victim, flat, done_file=path.with_suffix(".jsonl"), what=what)
-    scores = rouge_l(context, texts, [own[i]["reference"] for i in live for _ in range(width)])
+    scores = rouge_l(context, texts, [given(own[i].reference) for i in live for _ in range(width)])
     for n, i in enumerate(live):
-        part, clean = slice(n * width, (n + 1) * width), own[i]["clean_rouge"]
+        part = slice(n * width, (n + 1) * width)  # the budgets of one example lie together
         rouges = scores[part].tolist()
-        records[i] |= {
-            "clean_loss": own[i]["clean_loss"],
-            "budgets": [num_flips, *(None if b == EVERYTHING else b for b in budgets)],
-            "num_flips": [int(np.sum(np.array(ids) != np.array(items[i].ids))) for ids in flat[part]],
-            "tokens": items[i].end - items[i].start,
-            "losses": [round(x, 6) if math.isfinite(x) else None for x in losses[part]],
-            "rouges": rouges,
-            "drops": [relative_drop(clean, value) for value in rouges],
-            "inputs": flat[part],
-        }
+        records[i] = replace(
+            records[i],
+            clean_loss=own[i].clean_loss,
+            budgets=[num_flips, *(None if b == EVERYTHING else b for b in budgets)],
+            num_flips=[int(np.sum(np.array(ids) != np.array(items[i].ids))) for ids in flat[part]],
+            tokens=items[i].end - items[i].start,
+            losses=[round(x, 6) if math.isfinite(x) else None for x in losses[part]],
+            rougeL=rouges,
+            drops=[relative_drop(given(own[i].clean_rougeL), value) for value in rouges],
+            inputs=flat[part],
+        )
     save_cached(path, fingerprint, records)
     return records
 
@@ -110,12 +109,12 @@ def _climb(
     objective: Objective,
     legal: LegalTokens,
     items: Sequence[EncodedText],
-    own: Sequence[Record],
+    own: Sequence[HotFlipRecord],
     budgets: Sequence[int],
     seed: int,
 ) -> list[list[np.ndarray]]:
     """Per example its input at each budget, the attack's own first; the loss never falls from one to the next."""
-    states = [np.array(record["adv_ids"], dtype=np.int64) for record in own]
+    states = [np.array(given(record.attacked_ids), dtype=np.int64) for record in own]
     found = [[state] for state in states]
     targets = Targets([item.labels for item in items], objective.device)
     owner = np.arange(len(items))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
+from utils.analysis.records import Flip, HotFlipRecord, SearchTrace
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import EncodedText, attacked_document, reads_as
 from utils.attacks.hotflip.proposals import State
@@ -43,34 +43,44 @@ def clean_summaries(context: AttackContext, victim: Victim, items: Sequence[Enco
     return clean
 
 
-def found_json(trajectory: SearchTrajectory, states: Sequence[State], *, norms: bool = True) -> dict[str, Any]:
-    """The JSON of one search: flips and losses at each budget 0..num_flips, the trace, and what it cost."""
+@dataclass(frozen=True)
+class Found:
+    """What the search found for one example: nothing where it was `skipped` before the search."""
+
+    skipped: str | None
+    search: SearchTrace | None = None
+
+
+def search_trace(
+    trajectory: SearchTrajectory, states: Sequence[State], *, norms: bool = True, seconds: float = 0.0
+) -> SearchTrace:
+    """The record of one search from its best states with 0..num_flips flips; `norms`: keep the gradient's norm."""
     final = states[-1]
-    trace = [
-        {
-            "position": flip.position,
-            "old": flip.old,
-            "new": flip.new,
-            "predicted_gain": number(flip.predicted),
-            "actual_gain": round(gain, 6),
-            "random": flip.random,
-        }
-        for flip, gain in zip(final.flips, final.gains, strict=True)
-    ]
-    return {
-        "losses": [state.loss for state in states],
-        "budgets": [[[flip.position, flip.new] for flip in state.flips] for state in states],
-        "flips": trace,
-        "steps": trajectory.steps,
-        "queries": trajectory.queries,
-        "gradients": trajectory.gradients,
-        "bad_losses": trajectory.bad_losses,
-        "gradient_norm": number(trajectory.gradient_norm) if norms else None,
-        "zero_gradient": bool(trajectory.gradient_norm == 0.0),
-        "fidelity": _fidelity([p for p in trajectory.pairs if p[2]]),
-        "fidelity_top": _fidelity([p for p in trajectory.pairs if not p[2]]),
-        "fidelity_pairs": [[round(a, 5), round(b, 5)] for a, b, random in trajectory.pairs if random],
-    }
+    return SearchTrace(
+        losses=[state.loss for state in states],
+        budgets=[[[flip.position, flip.new] for flip in state.flips] for state in states],
+        flips=[
+            Flip(
+                position=flip.position,
+                old=flip.old,
+                new=flip.new,
+                predicted_gain=number(flip.predicted),
+                actual_gain=round(gain, 6),
+                random=flip.random,
+            )
+            for flip, gain in zip(final.flips, final.gains, strict=True)
+        ],
+        steps=trajectory.steps,
+        queries=trajectory.queries,
+        gradients=trajectory.gradients,
+        bad_losses=trajectory.bad_losses,
+        gradient_norm=number(trajectory.gradient_norm) if norms else None,
+        zero_gradient=bool(trajectory.gradient_norm == 0.0),
+        fidelity=_fidelity([p for p in trajectory.pairs if p[2]]),
+        fidelity_top=_fidelity([p for p in trajectory.pairs if not p[2]]),
+        fidelity_pairs=[[round(a, 5), round(b, 5)] for a, b, random in trajectory.pairs if random],
+        seconds=round(seconds, 5),
+    )
 
 
 def _fidelity(pairs: Sequence[tuple[float, float, bool]]) -> float | None:
@@ -100,69 +110,73 @@ def make_records(
     victim: Victim,
     items: Sequence[EncodedText],
     clean: Clean,
-    found: Sequence[dict[str, Any]],
+    found: Sequence[Found],
     *,
     method: str,
     num_flips: int,
     threshold: float,
     every_budget: bool,
-) -> list[dict[str, Any]]:
+) -> list[HotFlipRecord]:
     """Summarise and score the attacks of one block at every budget, and write down one record per example."""
-    live = [i for i, one in enumerate(found) if one["skipped"] is None]
+    records = [
+        HotFlipRecord(
+            id=item.id,
+            model=victim.key,
+            method=method,
+            skipped=one.skipped,
+            search=one.search,
+            attackable_positions=len(item.attackable),
+            short_article=len(item.attackable) < num_flips,
+            clean_ids=list(item.ids),
+            labels=list(item.labels),
+            reference=item.summary,
+            clean_prediction=text,
+            clean_rougeL=rouge,
+        )
+        for item, one, text, rouge in zip(items, found, clean.texts, clean.rouges, strict=True)
+    ]
+    budgets = {i: one.search.budgets for i, one in enumerate(found) if one.skipped is None and one.search}
     first = 1 if every_budget else -1
-    inputs = {i: [attacked_ids(items[i], flips) for flips in found[i]["budgets"][first:]] for i in live}
-    flat = [row for i in live for row in inputs[i]]
+    inputs = {i: [attacked_ids(items[i], flips) for flips in many[first:]] for i, many in budgets.items()}
+    # All budgets of all examples are summarised in one call, so that batches are full; `outcomes` sorts them out again.
+    flat = [ids for many in inputs.values() for ids in many]
     texts = summaries(context, victim, flat, done_file=None, what="")
-    scores = rouge_l(context, texts, [items[i].summary for i in live for _ in inputs[i]])
+    scores = rouge_l(context, texts, [items[i].summary for i, many in inputs.items() for _ in many])
     each = zip(texts, scores.tolist(), strict=True)
-    outcomes = {i: [next(each) for _ in inputs[i]] for i in live}  # (summary, ROUGE-L) at each budget
-    documents = {i: attacked_document(context.view, items[i], inputs[i][-1]) for i in live}
+    outcomes = {i: [next(each) for _ in many] for i, many in inputs.items()}  # (summary, ROUGE-L) at each budget
+    documents = {i: attacked_document(context.view, items[i], many[-1]) for i, many in inputs.items()}
     typable = reads_as(
         context.view,
-        [documents[i] for i in live],
-        [inputs[i][-1] for i in live],
+        list(documents.values()),
+        [many[-1] for many in inputs.values()],
         prefix=context.prefix,
         max_input_length=context.max_input_length,
     )
-    reference = exact_losses(
+    losses = exact_losses(
         context,
         victim,
-        [row for i in live for row in (items[i].ids, inputs[i][-1])],
-        [items[i].labels for i in live for _ in range(2)],
-    ).reshape(-1, 2)
-    records = [
-        {
-            "id": item.id,
-            "model": victim.key,
-            "method": method,
-            **one,
-            "attackable_positions": len(item.attackable),
-            "short_article": len(item.attackable) < num_flips,
-            "clean_ids": list(item.ids),
-            "labels": list(item.labels),
-            "reference": item.summary,
-            "clean_prediction": text,
-            "clean_rouge": rouge,
-        }
-        for item, one, text, rouge in zip(items, found, clean.texts, clean.rouges, strict=True)
-    ]
-    for n, i in enumerate(live):
-        rouge = clean.rouges[i] or 0.0
-        drop = [relative_drop(rouge, value) for _, value in outcomes[i]]
-        records[i] |= {
-            "adv_ids": inputs[i][-1],
-            "num_flips": len(found[i]["budgets"][-1]),
-            "perturbed_share": len(found[i]["budgets"][-1]) / max(items[i].end - items[i].start, 1),
-            "clean_loss": number(reference[n, 0]),
-            "adv_loss": number(reference[n, 1]),
-            "loss_increase": number(loss_increase(reference[n, 0], reference[n, 1])),
-            "attacked_prediction": outcomes[i][-1][0],
-            "attacked_rouge": outcomes[i][-1][1],
-            "relative_drop": drop[-1],
-            "success": reaches_threshold(drop[-1], threshold),
-            "attacked_document": documents[i],
-            "typable": bool(typable[n]),
-        }
-        if every_budget:
-            records[i] |= {"budget_rouge": [value for _, value in outcomes[i]], "budget_drop": drop}
+        [ids for i, many in inputs.items() for ids in (items[i].ids, many[-1])],
+        [items[i].labels for i in inputs for _ in range(2)],
+    ).reshape(-1, 2)  # [examples, (clean, attacked)]
+    for n, (i, many) in enumerate(inputs.items()):
+        before, after = losses[n].tolist()
+        drops = [relative_drop(clean.rouges[i] or 0.0, score) for _, score in outcomes[i]]
+        num_changed = len(budgets[i][-1])
+        records[i] = replace(
+            records[i],
+            attacked_ids=many[-1],
+            num_flips=num_changed,
+            perturbed_share=num_changed / max(items[i].end - items[i].start, 1),
+            clean_loss=number(before),
+            attacked_loss=number(after),
+            loss_increase=number(loss_increase(before, after)),
+            attacked_prediction=outcomes[i][-1][0],
+            attacked_rougeL=outcomes[i][-1][1],
+            relative_drop=drops[-1],
+            success=reaches_threshold(drops[-1], threshold),
+            attacked_document=documents[i],
+            typable=bool(typable[n]),
+            budget_rougeL=[score for _, score in outcomes[i]] if every_budget else None,
+            budget_drop=drops if every_budget else None,
+        )
     return records

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from utils.analysis.records import SearchStep
 from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import (
     EditablePositions,
@@ -46,7 +47,7 @@ class SearchTrajectory:
     gradients: int = 0
     gradient_norm: float = math.nan  # of the loss at the clean input, over the positions that may change
     pairs: list[tuple[float, float, bool]] = field(default_factory=list)  # (predicted, actual, random) of all scored
-    steps: list[dict[str, float | int | bool]] = field(default_factory=list)
+    steps: list[SearchStep] = field(default_factory=list)
     bad_losses: int = 0  # candidates whose loss was not finite: never accepted
 
 
@@ -277,13 +278,13 @@ def _select(trajectory: SearchTrajectory, children: list[State], *, step: int, b
     top = trajectory.states[0]
     scored = max((c.loss for c in children), default=math.nan)
     trajectory.steps.append(
-        {
-            "step": step,
-            "accepted": top is not top_before,
-            "loss": top.loss,
-            "best_candidate_loss": scored if math.isfinite(scored) else None,
-            "queries": trajectory.queries,
-        }
+        SearchStep(
+            step=step,
+            accepted=top is not top_before,
+            loss=top.loss,
+            best_candidate_loss=scored if math.isfinite(scored) else None,
+            queries=trajectory.queries,
+        )
     )
     trajectory.best.append(top if top.loss > trajectory.best[-1].loss else trajectory.best[-1])
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
-from utils.attacks.cache import load_cached, save_cached
+from utils.analysis.records import TriggerRecord
+from utils.attacks.cache import load_records, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, reads_as
 from utils.attacks.triggers.inputs import TriggerExample, check_in_place
 from utils.evaluation.rouge import rouge_scores
 
-ROUGES = ("rouge1", "rouge2", "rougeL")
+ROUGES = ("rouge1", "rouge2", "rougeL")  # the metrics of a TriggerRecord
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def evaluate_trigger(
     seed: int,
     cache_dir: Path,
     name: str = "attack",
-) -> list[dict[str, Any]]:
+) -> list[TriggerRecord]:
     """One record per example: `trigger` (found on model `source`) put into every text that `victim` summarises.
 
     The trigger's presence is checked on the final ids of every example. `success`: relative ROUGE-L drop of at least
@@ -79,10 +79,9 @@ def evaluate_trigger(
     fingerprint = context.fingerprint(
         victim.fingerprint, list(map(int, trigger)), threshold, min_clean_rouge, seed, content
     )
-    saved = load_cached(cache_dir / f"{stem}.json", fingerprint)
+    saved = load_records(cache_dir / f"{stem}.json", fingerprint, TriggerRecord)
     if saved is not None:
-        records: list[dict[str, Any]] = saved
-        return records
+        return saved
     live = [n for n, item in enumerate(items) if item.problem is None]
     places = {n: items[n].draw_boundary(trigger_type, seed, "evaluate") for n in live}
     for n in live:
@@ -100,35 +99,40 @@ def evaluate_trigger(
     typed = [items[n].attacked_text(trigger_type, words, context.prefix, places[n]) for n in live]
     typable = reads_as(context.view, typed, inputs, prefix="", max_input_length=context.max_input_length)
     records = [
-        {"id": item.id, "source": source, "target": victim.key, "trigger_type": trigger_type, "skipped": item.problem}
+        TriggerRecord(id=item.id, source=source, model=victim.key, trigger_type=trigger_type, skipped=item.problem)
         for item in items
     ]
     for place, n in enumerate(live):
-        record, item = records[n], items[n]
-        before = {metric: float(clean.rouge[metric][n]) for metric in ROUGES}
-        after = {metric: float(scores[metric][place]) for metric in ROUGES}
+        item, clean_rouge, attacked_rouge = items[n], float(clean.rouge["rougeL"][n]), float(scores["rougeL"][place])
         increase = float(loss_increase(clean.losses[n], losses[place]))
+        skipped = None
         if not math.isfinite(increase):
-            record["skipped"] = LOSS_NOT_FINITE
-        elif not reaches_threshold(before["rougeL"], min_clean_rouge):
-            record["skipped"] = LOW_CLEAN_ROUGE
-        drop = relative_drop(before["rougeL"], after["rougeL"])
-        record |= {
-            "clean_rouge": before,
-            "attacked_rouge": after,
-            "relative_drop": drop,
-            "success": record["skipped"] is None and reaches_threshold(drop, threshold),
-            "clean_loss": _finite(clean.losses[n]),
-            "attacked_loss": _finite(losses[place]),
-            "loss_increase": _finite(increase),
-            "slot": item.slot(trigger_type, places[n]),
-            "input_length": len(inputs[place]),
-            "one_sentence": item.one_sentence,
-            "typable": bool(typable[place]),
-            "clean_prediction": clean.texts[n],
-            "attacked_prediction": texts[place],
-            "reference": item.summary,
-        }
+            skipped = LOSS_NOT_FINITE
+        elif not reaches_threshold(clean_rouge, min_clean_rouge):
+            skipped = LOW_CLEAN_ROUGE
+        drop = relative_drop(clean_rouge, attacked_rouge)
+        records[n] = replace(
+            records[n],
+            skipped=skipped,
+            clean_rouge1=float(clean.rouge["rouge1"][n]),
+            clean_rouge2=float(clean.rouge["rouge2"][n]),
+            clean_rougeL=clean_rouge,
+            attacked_rouge1=float(scores["rouge1"][place]),
+            attacked_rouge2=float(scores["rouge2"][place]),
+            attacked_rougeL=attacked_rouge,
+            relative_drop=drop,
+            success=skipped is None and reaches_threshold(drop, threshold),
+            clean_loss=_finite(clean.losses[n]),
+            attacked_loss=_finite(losses[place]),
+            loss_increase=_finite(increase),
+            slot=item.slot(trigger_type, places[n]),
+            input_length=len(inputs[place]),
+            one_sentence=item.one_sentence,
+            typable=bool(typable[place]),
+            clean_prediction=clean.texts[n],
+            attacked_prediction=texts[place],
+            reference=item.summary,
+        )
     save_cached(cache_dir / f"{stem}.json", fingerprint, records)
     return records
 

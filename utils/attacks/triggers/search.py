@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.analysis.records import RandomTrigger, TriggerCurvePoint, TriggerFound, TriggerSearch
 from utils.attacks.cache import load_cached, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim
 from utils.attacks.objective import Objective
@@ -25,6 +26,7 @@ from utils.attacks.seeding import generator
 from utils.attacks.triggers.candidates import candidate_triggers, random_triggers
 from utils.attacks.triggers.inputs import TriggerExample
 from utils.attacks.triggers.objective import UNUSABLE, TriggerObjective, slot_gains
+from utils.core.codec import from_json
 from utils.core.errors import Interrupted, StageError, UsageError
 from utils.core.names import TRIGGER_TYPES
 from utils.core.progress import progress
@@ -115,13 +117,11 @@ def optimise_trigger(
     settings: TriggerSettings,
     *,
     state_file: Path,
-) -> dict[str, Any]:
+) -> TriggerSearch:
     """Search one trigger of `trigger_type` against one model; goes on from `state_file` after an interruption.
 
-    Returns a JSON-ready dict: `trigger_ids`, `trigger_text`, `dev_gain` (mean NLL increase in nats on the dev part,
-    float32), `restarts` (each one's best trigger and dev gain), `random_control` (the best of `random_controls` random
-    triggers on the same dev examples), `halfway_trigger_ids` (what half of the iterations had found), `curve`, costs,
-    and `converged` (by the dev gain alone).
+    Its dev gain is the mean NLL increase on the dev part in float32; the random control is the best of
+    `random_controls` random triggers on the same dev examples; `converged` is by the dev gain alone.
     """
     train_items, dev_items = split_examples(items, settings.seed)
     content = [(item.id, item.ids, item.labels) for item in (*train_items, *dev_items)]
@@ -129,8 +129,7 @@ def optimise_trigger(
     fingerprint = context.fingerprint(victim.key, victim.weights, trigger_type, settings, constants, content)
     saved = load_cached(state_file, fingerprint)
     if saved and saved.get("result"):
-        result: dict[str, Any] = saved["result"]
-        return result
+        return from_json(TriggerSearch, saved["result"], state_file.name)
     state = TriggerSearchState(**saved["state"]) if saved else TriggerSearchState()
     train = TriggerObjective(objective, train_items, trigger_type, settings.seed)
     dev = TriggerObjective(objective, dev_items, trigger_type, settings.seed)
@@ -296,7 +295,7 @@ def _result(
     kind: str,
     settings: TriggerSettings,
     state: TriggerSearchState,
-) -> dict[str, Any]:
+) -> TriggerSearch:
     """Choose among all restarts' snapshots by float32 loss on the whole dev part, and set it beside random triggers."""
     exact = TriggerObjective(Objective(victim.model, batch_tokens=context.batch_tokens), dev_items, kind, settings.seed)
     clean = exact.clean_losses()
@@ -312,33 +311,38 @@ def _result(
     for r in range(settings.restarts):
         own = [(loss, trigger) for (owner, trigger), loss in zip(pool, losses, strict=True) if owner == r]
         loss, trigger = max(own, key=lambda pair: pair[0])
-        restarts.append({"trigger_ids": trigger, "trigger_text": context.view.text(trigger).strip(),
-                         "dev_gain": float(loss - clean.mean())})  # fmt: skip
+        restarts.append(
+            TriggerFound(
+                trigger_ids=trigger,
+                trigger_text=context.view.text(trigger).strip(),
+                dev_gain=float(loss - clean.mean()),
+            )
+        )
     trigger = pool[winner][1]
-    return {
-        "trigger_type": kind,
-        "source": victim.key,
-        "method": settings.method,
-        "trigger_ids": trigger,
-        "trigger_text": context.view.text(trigger).strip(),
-        "dev_gain": float(losses[winner] - clean.mean()),
-        "restarts": restarts,
-        "random_control": {
-            "trigger_ids": random[best],
-            "trigger_text": context.view.text(random[best]).strip(),
-            "dev_gain": float(random_gains[best]),
-            "dev_gain_mean": float(random_gains.mean()),
-            "draws": len(random),
-        },
-        "num_dev": len(dev_items),
-        "iterations": state.iteration,
-        "halfway_trigger_ids": state.halfway,
-        "curve": state.curve,
-        "converged": _converged(state),
-        "forward_rows": state.forward_rows,
-        "gradient_rows": state.gradient_rows,
-        "seconds": round(state.seconds, 3),
-    }
+    return TriggerSearch(
+        trigger_type=kind,
+        source=victim.key,
+        method="gradient" if settings.method == "gradient" else "random",
+        trigger_ids=trigger,
+        trigger_text=context.view.text(trigger).strip(),
+        dev_gain=float(losses[winner] - clean.mean()),
+        restarts=restarts,
+        random_control=RandomTrigger(
+            trigger_ids=random[best],
+            trigger_text=context.view.text(random[best]).strip(),
+            dev_gain=float(random_gains[best]),
+            dev_gain_mean=float(random_gains.mean()),
+            draws=len(random),
+        ),
+        num_dev=len(dev_items),
+        iterations=state.iteration,
+        halfway_trigger_ids=state.halfway,
+        curve=[from_json(TriggerCurvePoint, point) for point in state.curve],
+        converged=_converged(state),
+        forward_rows=state.forward_rows,
+        gradient_rows=state.gradient_rows,
+        seconds=round(state.seconds, 3),
+    )
 
 
 def _converged(state: TriggerSearchState) -> bool:

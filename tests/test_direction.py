@@ -1,0 +1,349 @@
+"""Which way the answer points: three examples and two models worked out by hand, from summaries to the sentences.
+
+Everything below is small enough for a pencil. Elsewhere results are compared with results; here they are compared with
+what a person computes, so that swapped models, signs or words cannot pass.
+
+The references are four words of one sentence each ("a b c d"). ROUGE F of a summary is 2 * common / (words + 4), for
+ROUGE-L with the common words in order.
+
+Evaluation. Summaries, and their ROUGE-L against "a b c d":
+
+    example   baseline              monotonic
+    1         a b c d      1.00     a b c x      2*3/8 = 0.75
+    2         a b c d      1.00     a b x y      2*2/8 = 0.50
+    3         a b c x      0.75     a b          2*2/6 = 2/3
+    mean               11/12                  23/36
+    monotonic minus baseline: -0.25, -0.50, -1/12, mean -5/18 = -0.2778: the constraint costs quality
+    words of all summaries: baseline 12, monotonic 10, references 12: brevity 1 and 10/12
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from utils.analysis.evaluation_summary import evaluation_results
+from utils.analysis.final import FinalResults, Findings
+from utils.analysis.hotflip_summary import hotflip_results
+from utils.analysis.multi_seed import SeedRun, aggregate, over_seeds, paired
+from utils.analysis.records import HotFlipRecord, Prediction, RandomTrigger, TriggerRecord, TriggerSearch
+from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
+from utils.analysis.trigger_summary import trigger_results
+from utils.core.codec import to_json
+from utils.core.files import write_jsonl
+from utils.evaluation.predictions import score_summaries
+from utils.reports import result_tables
+from utils.reports.verdict import final_results, verdict_over_seeds
+
+MODELS = ("standard", "baseline", "monotonic")
+CI = {"samples": 200, "seed": 0, "confidence": 0.95}
+REFERENCE = "a b c d"
+SUMMARIES = {
+    "standard": ["x y z w", "x y z w", "a y z w"],
+    "baseline": ["a b c d", "a b c d", "a b c x"],
+    "monotonic": ["a b c x", "a b x y", "a b"],
+}
+THRESHOLD = 0.15
+
+
+@pytest.fixture(scope="module")
+def predictions() -> list[Prediction]:
+    ids = ["1", "2", "3"]
+    return [
+        row
+        for model in MODELS
+        for row in score_summaries("cnn_dm", model, ids, SUMMARIES[model], [REFERENCE] * 3, processes=1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluation(predictions: list[Prediction]) -> EvaluationResults:
+    return evaluation_results(predictions, ["cnn_dm"], **CI)
+
+
+def test_quality_and_its_differences(evaluation: EvaluationResults) -> None:
+    cells = evaluation.datasets["cnn_dm"]
+    assert cells["baseline"].rougeL.mean == pytest.approx(11 / 12)
+    assert cells["monotonic"].rougeL.mean == pytest.approx(23 / 36)
+    assert cells["standard"].rougeL.mean == pytest.approx(1 / 12)  # one word of four, once in three examples
+    assert cells["baseline"].brevity == 1.0 and cells["monotonic"].brevity == pytest.approx(10 / 12)
+    assert cells["monotonic"].length.mean == pytest.approx(10 / 3) and cells["monotonic"].length.min == 2
+    test = evaluation.comparisons["cnn_dm"]["rougeL"]
+    assert (test.mean_a, test.mean_b) == (pytest.approx(11 / 12), pytest.approx(23 / 36))
+    assert test.difference == pytest.approx(-5 / 18) and test.lower <= test.difference <= test.upper < 0
+    assert test.cohens_dz == pytest.approx((-5 / 18) / np.std([-0.25, -0.5, -1 / 12], ddof=1))
+    # All three differences are negative: of the 8 ways to sign them 2 are as extreme.
+    assert test.p_value == pytest.approx(2 / 8)
+    assert test.against_standard["baseline"].difference == pytest.approx(11 / 12 - 1 / 12)
+    assert test.against_standard["monotonic"].difference == pytest.approx(23 / 36 - 1 / 12)
+
+
+# Attacks. Clean ROUGE-L, ROUGE-L under attack and losses, chosen so that every model has its own pattern:
+#
+#     example          baseline                                monotonic
+#              clean attacked drop  loss                clean attacked drop   loss
+#     1        0.80  0.40     50 %  1.0 -> 3.0          0.60  0.60      0 %   2.0 -> 2.1
+#     2        0.50  0.425    15 %  1.0 -> 2.0          0.50  0.45     10 %   2.0 -> 2.3
+#     3        0.40  0.20     50 %  1.0 -> 1.6          0.40  0.50    -25 %   2.0 -> 2.2
+#     success       3 of 3 (15 % is the threshold: it counts)    0 of 3
+#     mean drop     115/3 %                             -5 %
+#     loss rise     (2 + 1 + 0.6) / 3 = 1.2             (0.1 + 0.3 + 0.2) / 3 = 0.2
+#     ROUGE change  (-0.4 - 0.075 - 0.2) / 3 = -0.225   (0 - 0.05 + 0.1) / 3 = 1/60
+#     monotonic's score rose by 15 % or more once (25 %): improved 1/3; baseline's never
+ATTACKS = {
+    "baseline": [(0.80, 0.40, 1.0, 3.0), (0.50, 0.425, 1.0, 2.0), (0.40, 0.20, 1.0, 1.6)],
+    "monotonic": [(0.60, 0.60, 2.0, 2.1), (0.50, 0.45, 2.0, 2.3), (0.40, 0.50, 2.0, 2.2)],
+    "standard": [(0.20, 0.10, 3.0, 3.5)] * 3,
+}
+DROPS = {"baseline": [0.5, 0.15, 0.5], "monotonic": [0.0, 0.1, -0.25], "standard": [0.5] * 3}
+
+
+def hotflip_record(pattern: str, number: int, **changes: object) -> HotFlipRecord:
+    clean, attacked, clean_loss, attacked_loss = ATTACKS[pattern][number % 3]
+    drop = DROPS[pattern][number % 3]
+    values: dict[str, object] = {
+        "section": f"attack/{pattern}",
+        "id": str(number + 1),
+        "model": pattern,
+        "method": "gradient",
+        "skipped": None,
+        "clean_rougeL": clean,
+        "attacked_rougeL": attacked,
+        "relative_drop": drop,
+        "success": drop >= THRESHOLD,
+        "clean_loss": clean_loss,
+        "attacked_loss": attacked_loss,
+        "loss_increase": attacked_loss - clean_loss,
+    }
+    return HotFlipRecord(**values | changes)  # type: ignore[arg-type]
+
+
+def hotflip_of(copies: int = 1, swapped: bool = False) -> HotFlipResults:
+    """The results of the three examples, each written `copies` times; `swapped`: with the two models exchanged."""
+    numbers = range(3 * copies)
+    other = {"baseline": "monotonic", "monotonic": "baseline", "standard": "standard"}
+    sections: dict[str, list[HotFlipRecord]] = {}
+    for model in MODELS:
+        of = other[model] if swapped else model
+        sections[f"attack/{model}"] = [hotflip_record(of, n, model=model) for n in numbers]
+        # The control changes nothing at all: no drop, no rise.
+        still = {"attacked_rougeL": ATTACKS[of][0][0], "relative_drop": 0.0, "success": False, "loss_increase": 0.0}
+        sections[f"random/{model}"] = [hotflip_record(of, n, model=model, **still) for n in numbers]
+        for target in MODELS:
+            if target != model:  # flips found elsewhere do nothing either
+                sections[f"transfer/{model}/{target}"] = [
+                    hotflip_record(other[target] if swapped else target, n, model=target, **still) for n in numbers
+                ]
+    return hotflip_results(sections, MODELS, threshold=THRESHOLD, **CI)
+
+
+def test_hotflip_and_its_differences() -> None:
+    results = hotflip_of()
+    baseline, monotonic = results.models["baseline"], results.models["monotonic"]
+    assert (baseline.success_rate, monotonic.success_rate) == (1.0, 0.0)
+    assert baseline.mean_degradation == pytest.approx(1.15 / 3)
+    assert monotonic.mean_degradation == pytest.approx(-0.05)
+    assert (baseline.improved_rate, monotonic.improved_rate) == (0.0, pytest.approx(1 / 3))
+    assert baseline.mean_loss_increase == pytest.approx(1.2) and monotonic.mean_loss_increase == pytest.approx(0.2)
+    assert baseline.delta_rougeL == pytest.approx(-0.225) and monotonic.delta_rougeL == pytest.approx(1 / 60)
+    assert baseline.relative_loss_increase == pytest.approx(1.2) and monotonic.relative_loss_increase == pytest.approx(
+        0.1
+    )
+    main = results.comparisons.baseline_vs_monotonic
+    assert main is not None and main.loss_increase is not None
+    assert (main.success.rate_a, main.success.rate_b, main.success.difference) == (1.0, 0.0, -1.0)
+    assert (main.success.only_a, main.success.only_b, main.success.both) == (3, 0, 0)
+    assert main.success.p_value == pytest.approx(stats.binomtest(3, 3).pvalue)  # 2 * (1/2)^3
+    assert main.relative_drop.difference == pytest.approx(-0.05 - 1.15 / 3)
+    assert main.loss_increase.difference == pytest.approx(0.2 - 1.2)
+    assert main.delta_rougeL.difference == pytest.approx(1 / 60 + 0.225)
+    against = results.comparisons.attack_minus_control["baseline"]["random"]
+    assert against.success.difference == 1.0 and against.loss_increase is not None
+    assert against.loss_increase.difference == pytest.approx(1.2)  # the attack minus its control
+    assert results.transfer_matrix["monotonic"]["baseline"].success_rate == 0.0  # found on monotonic
+    assert results.transfer_matrix["baseline"]["baseline"].success_rate == 1.0
+
+
+# Triggers: one type. ROUGE-L 0.5 before; after it baseline has 0.1, 0.2, 0.3 (change -0.3), monotonic 0.5, 0.5, 0.35
+# (change -0.05). Losses rise by 1.0 and by 0.2.
+AFTER = {"baseline": [0.1, 0.2, 0.3], "monotonic": [0.5, 0.5, 0.35], "standard": [0.4, 0.4, 0.4]}
+RISE = {"baseline": 1.0, "monotonic": 0.2, "standard": 0.5}
+
+
+@pytest.fixture(scope="module")
+def triggers() -> TriggerResults:
+    def records(source: str, target: str, strength: float) -> list[TriggerRecord]:
+        return [
+            TriggerRecord(
+                id=str(n),
+                model=target,
+                source=source,
+                trigger_type="lead",
+                skipped=None,
+                relative_drop=strength * (0.5 - after) / 0.5,
+                success=strength * (0.5 - after) / 0.5 >= THRESHOLD,
+                clean_loss=1.0,
+                attacked_loss=1.0 + strength * RISE[target],
+                loss_increase=strength * RISE[target],
+                **{f"clean_{m}": 0.5 for m in ("rouge1", "rouge2", "rougeL")},
+                **{f"attacked_{m}": 0.5 - strength * (0.5 - after) for m in ("rouge1", "rouge2", "rougeL")},
+            )
+            for n, after in enumerate(AFTER[target])
+        ]
+
+    sections: dict[str, list[object]] = {}
+    for model in MODELS:
+        sections[f"search/lead/{model}"] = [
+            TriggerSearch(
+                trigger_ids=[7], trigger_text=f"of {model}", dev_gain=1.0, trigger_type="lead", source=model,
+                method="gradient", restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[],
+                converged=True, forward_rows=1, gradient_rows=1, seconds=0.0,
+                random_control=RandomTrigger(trigger_ids=[8], trigger_text="r", dev_gain=0, dev_gain_mean=0, draws=1),
+            )
+        ]  # fmt: skip
+        sections[f"random/lead/{model}"] = [*records(model, model, 0.0)]
+        for target in MODELS:
+            sections[f"attack/lead/{model}/{target}"] = [*records(model, target, 1.0 if model == target else 0.1)]
+    return trigger_results(sections, MODELS, ["lead"], threshold=THRESHOLD, **CI)
+
+
+def test_triggers_and_their_differences(triggers: TriggerResults) -> None:
+    baseline, monotonic = (triggers.models[model].types["lead"] for model in ("baseline", "monotonic"))
+    assert baseline.delta_rougeL == pytest.approx(-0.3) and monotonic.delta_rougeL == pytest.approx(-0.05)
+    assert baseline.success_rate == 1.0 and monotonic.success_rate == pytest.approx(1 / 3)
+    test = triggers.comparisons["lead"]
+    assert test.delta_rougeL.difference == pytest.approx(0.25) and test.nll_increase is not None
+    assert test.nll_increase.difference == pytest.approx(0.2 - 1.0)
+    assert test.success.difference == pytest.approx(-2 / 3)
+    assert baseline.control_comparison.nll_increase is not None
+    assert baseline.control_comparison.nll_increase.difference == pytest.approx(1.0)  # the trigger minus its control
+    assert triggers.transfer_matrix["lead"]["monotonic"]["baseline"].nll_increase == pytest.approx(0.1)
+
+
+# ---- the sentences -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class OneSet:
+    """What the sentences take from a data set."""
+
+    title: str = "CNN/DM"
+
+
+@dataclasses.dataclass(frozen=True)
+class SomeData:
+    """What the sentences take from the data."""
+
+    attack_dataset: str = "cnn_dm"
+    sets: dict[str, OneSet] = dataclasses.field(default_factory=lambda: {"cnn_dm": OneSet()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What several seeds take from a training."""
+
+    best_validation_loss: float = 1.0
+    total_seconds: float = 1.0
+
+
+def findings_of(evaluation: EvaluationResults, hotflip: HotFlipResults, triggers: TriggerResults) -> Findings:
+    """What the sentences and tables of results are made from; set-up, data and trainings play no part in them."""
+
+    nothing: dict[str, object] = dict.fromkeys(("setup", "baseline_training", "monotonic_training"))
+    return Findings(
+        confidence=0.95, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),
+        warnings=[*triggers.warnings, *hotflip.warnings], missing_datasets={}, sources={}, **nothing,
+    )  # fmt: skip
+
+
+def test_harder_is_said_where_fewer_attacks_succeed(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
+    """Four copies of the examples, so that the test has something to say: 12 successes against none, p = 2 / 2^12.
+
+    Four tests are one family: Holm multiplies the smallest p-value by 4, 4 * 2 / 2^12 = 0.002. Agresti and Min's
+    interval of the difference: -12 / 14 +- 1.96 * sqrt(13 - 144 / 14) / 14, cut at -1: [-1, -0.626].
+    """
+    final = final_results(findings_of(evaluation, hotflip_of(copies=4), triggers))
+    assert final.verdict.attack == (
+        "Monotonic is harder to attack than baseline: HotFlip succeeds on 0.0 % of its summaries and on 100.0 % of "
+        "baseline's (-100.0 [-100.0, -62.6] points on 12 common examples, McNemar p = 0.002, Holm-corrected)."
+    )
+    assert final.verdict.cost.startswith("On CNN/DM monotonic's ROUGE-L differs from baseline's by -0.2778 [-0.5")
+    assert final.verdict.triggers.startswith("The worst universal trigger changes ROUGE-L by -0.300 [")
+    assert "on baseline (lead) and by -0.050 [" in final.verdict.triggers
+    assert final.verdict.triggers.endswith("on monotonic (lead).") and final.verdict.doubt == ""
+
+
+def test_easier_is_said_where_more_attacks_succeed(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
+    final = final_results(findings_of(evaluation, hotflip_of(copies=4, swapped=True), triggers))
+    assert final.verdict.attack.startswith(
+        "Monotonic is easier to attack than baseline: HotFlip succeeds on 100.0 % of its summaries and on 0.0 % of "
+        "baseline's (+100.0 [+62.6, +100.0] points"
+    )
+
+
+def test_nothing_is_said_where_the_test_shows_nothing(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
+    final = final_results(findings_of(evaluation, hotflip_of(copies=1), triggers))  # 3 against 0: p = 0.25
+    assert final.verdict.attack.startswith("Monotonic is not shown to be harder or easier to attack than baseline:")
+
+
+def test_tables_name_the_models_whose_figures_they_show(
+    evaluation: EvaluationResults, triggers: TriggerResults
+) -> None:
+    results = to_json(final_results(findings_of(evaluation, hotflip_of(copies=4), triggers)))
+    rows = {row[0]: row for row in result_tables.hotflip(results).rows}
+    assert rows["baseline"][1].startswith("100.0 %") and rows["monotonic"][1].startswith("0.0 %")
+    assert rows["baseline"][2].startswith("38.3 %") and rows["monotonic"][3].startswith("+0.200")
+    compared = {row[0]: row for row in result_tables.comparisons(results).rows}
+    assert compared["CNN/DM ROUGE-L"][1].startswith("-0.2778")
+    tests = {row[0]: row for row in result_tables.attack_tests(results).rows}
+    assert tests["HotFlip success, points"][1].startswith("-100.0")
+    assert tests["HotFlip NLL rise"][1].startswith("-1.000")
+
+
+# ---- over seeds ----------------------------------------------------------------------------------------------------
+
+
+def test_over_seeds_the_difference_is_monotonic_minus_baseline() -> None:
+    baseline, monotonic = over_seeds([0.9, 0.8, 1.0]), over_seeds([0.5, 0.6, 0.7])
+    test = paired([baseline, monotonic])
+    assert test.differences == pytest.approx([-0.4, -0.2, -0.3]) and test.difference == pytest.approx(-0.3)
+    assert test.p_value_t == pytest.approx(stats.ttest_rel([0.5, 0.6, 0.7], [0.9, 0.8, 1.0]).pvalue)
+
+
+def test_the_verdict_over_seeds_points_the_same_way(
+    predictions: list[Prediction], evaluation: EvaluationResults, triggers: TriggerResults, tmp_path: Path
+) -> None:
+    """Three seeds: HotFlip succeeds on 100 %, 100 % and 2/3 of baseline's summaries, on none of monotonic's."""
+
+    runs = []
+    for seed in (1, 2, 3):
+        rows = {model: [hotflip_record(model, n) for n in range(3)] for model in ("baseline", "monotonic")}
+        hotflip = hotflip_of()
+        if seed == 3:  # its second example keeps everything
+            rows["baseline"][1] = hotflip_record("baseline", 1, relative_drop=0.0, success=False)
+            weaker = dataclasses.replace(hotflip.models["baseline"], success_rate=2 / 3)
+            hotflip = dataclasses.replace(hotflip, models={**hotflip.models, "baseline": weaker})
+        directory = tmp_path / str(seed)
+        write_jsonl(directory / "hotflip_records.jsonl", [to_json(row) for part in rows.values() for row in part])
+        write_jsonl(directory / "predictions.jsonl", map(to_json, predictions))
+        final: FinalResults = final_results(findings_of(evaluation, hotflip, triggers))
+        final = dataclasses.replace(final, baseline_training=Trained(), monotonic_training=Trained())
+        metadata = dict.fromkeys(("run_id", "config_fingerprint", "checkpoints", "code"), "")
+        runs.append(SeedRun(seed, directory, final, metadata))
+    results = aggregate(runs, samples=200, seed=0)
+    assert results.hotflip["baseline"].success_rate.mean == pytest.approx(8 / 9)
+    test = results.monotonic_minus_baseline["HotFlip success"]
+    assert test.differences == pytest.approx([-1.0, -1.0, -2 / 3]) and test.difference == pytest.approx(-8 / 9)
+    assert results.monotonic_minus_baseline["cnn_dm rougeL"].difference == pytest.approx(-5 / 18)
+    assert results.hierarchical_bootstrap["HotFlip success"].difference == pytest.approx(-8 / 9)
+    assert results.hierarchical_bootstrap["cnn_dm rougeL"].difference == pytest.approx(-5 / 18)
+    sentence = verdict_over_seeds(results)
+    assert "HotFlip succeeds on 0.0 % of its summaries and on 88.9 % of baseline's (-88.9 [" in sentence
+    # -1, -1, -2/3: t = -8 on 2 degrees of freedom, p = 0.015; four figures are tested, two of which vary.
+    p = stats.ttest_1samp([-1, -1, -2 / 3], 0).pvalue
+    assert test.p_value_t == pytest.approx(p) and p == pytest.approx(0.0153, abs=1e-4)
+    assert "harder to attack" in sentence and f"p: {test.p_value_holm:.3f}" in sentence

@@ -1,0 +1,236 @@
+"""The whole tree of final_results.json, and with it the sections that other rooms write: set-up, data, training.
+
+Whoever adds a key to one of those files adds it here: an unknown key is refused, so that nothing is in the final
+results that the documented schema does not have. Torch-free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from utils.analysis.records import Count, Loss, Share
+from utils.analysis.results import (
+    AttackWarning,
+    EvaluationResults,
+    HotFlipResults,
+    Models,
+    PairedTest,
+    Seconds,
+    SuccessTest,
+    TriggerResults,
+)
+from utils.core.codec import Pattern, Range
+from utils.data.records import DataStatistics
+
+Sha256 = Annotated[str, Pattern("[0-9a-f]{64}")]
+
+
+# ---- where it comes from -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """Revision of the code."""
+
+    commit: str
+    dirty: Annotated[bool | None, "tracked files differed; null: not known"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Code, versions and machine of a stage."""
+
+    code: Code
+    versions: Annotated[dict[str, str], "of Python and the packages that results depend on"]
+    device: str
+    host: str
+    slurm_job_id: str | None
+    slurm_restarts: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Surroundings):
+    """Where stage 0 ran."""
+
+    free_gb: Annotated[float, "on the work directory's file system, 10^9 bytes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The pretrained model."""
+
+    source: str
+    revision: str | None
+    parameters: Count
+    weights_sha256: Sha256
+    vocabulary: Count
+    feed_forward: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What stage 0 found."""
+
+    model: Model
+    machine: Machine
+    directories: dict[str, str]
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSummary:
+    """Gradient norms of an epoch, before clipping."""
+
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """One epoch of a training history."""
+
+    epoch: Annotated[Count, "from 1"]
+    steps: Annotated[Count, "optimizer steps"]
+    train_loss: Annotated[Loss, "nats per token"]
+    validation_loss: Annotated[Loss, "nats per token"]
+    learning_rate: Annotated[float, "at the last step"]
+    gradient_norm: Annotated[NormSummary | None, "with COMPUTE_GRADIENT_NORMS"]
+    seconds: Seconds
+    examples_per_second: float
+    tokens_per_second: float
+    peak_memory_mb: Annotated[float, "of the GPU, else of the process, MiB"]
+    cumulative_seconds: Annotated[float, "over all sessions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataHashes:
+    """The data that a model was trained on."""
+
+    train: Sha256
+    validation: Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The constraint, measured on the exported model."""
+
+    min_weight: float
+    negative_weight_share: Share
+    zero_weight_share: Share
+    ffn_matrices: Count
+    ffn_weights: Count
+    ffn_class: str
+    monotone_ffn_blocks: Annotated[bool, "no violation was found"]
+    violations: Annotated[Count, "outputs that fell though an input rose"]
+    comparisons: Annotated[Count, "outputs looked at"]
+    largest_relative_decrease: float
+    tried: str
+    scope: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A finished training."""
+
+    arm: str
+    epochs: list[EpochRow]
+    best_epoch: Annotated[Count, "lowest validation loss: the exported one"]
+    best_validation_loss: Annotated[Loss, "nats per token"]
+    total_steps: Count
+    total_seconds: Annotated[Seconds, "of all sessions"]
+    resumes: Annotated[Count, "times it was stopped and resumed"]
+    sessions: Annotated[list[dict[str, Any]], "when and where"]
+    settings: Annotated[dict[str, Any], "every setting of this training"]
+    bfloat16: Annotated[bool, "mixed precision was used"]
+    parameters: Count
+    ffn_parameters: Annotated[Count, "in feed-forward matrices"]
+    min_ffn_weight: Annotated[float, "smallest feed-forward weight of the export: at least 0 for monotonic"]
+    initial_weights_sha256: Sha256
+    weights_sha256: Sha256
+    data_sha256: DataHashes
+    audit: Annotated[Audit | None, "not for baseline"] = None
+
+
+# ---- all together --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer in sentences, and the figures behind them."""
+
+    attack: str
+    triggers: str
+    cost: str
+    doubt: Annotated[str, "empty without doubt"]
+    success: Annotated[SuccessTest, "HotFlip, baseline (a) and monotonic (b)"]
+    quality: Annotated[PairedTest, "ROUGE-L on CNN/DM, baseline (a) and monotonic (b)"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a section comes from."""
+
+    run_id: str
+    config_fingerprint: str
+    code: Code
+    seconds: Annotated[float | None, "whole stage"]
+    device: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that one seed of the experiment found, in figures."""
+
+    confidence: Annotated[float, Range(0, 1), "of every interval"]
+    setup: Setup
+    data: DataStatistics
+    baseline_training: Training
+    monotonic_training: Training
+    evaluation: EvaluationResults
+    uat: TriggerResults
+    hotflip: HotFlipResults
+    warnings: Annotated[list[AttackWarning], "all doubts raised by the checks"]
+    missing_datasets: Annotated[dict[str, str], "data set: why"]
+    sources: Annotated[dict[str, Source], "by section"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalResults(Findings):
+    """Everything that one seed of the experiment found, and the answer in words."""
+
+    verdict: Verdict
+    limits: Annotated[list[str], "what the result does not say"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata(Surroundings):
+    """When, where and from what a result file was made."""
+
+    timestamp: Annotated[str, Pattern(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), "local time"]
+    run_id: Annotated[str, Pattern(r"\d{8}_\d{6}_seed\d+")]
+    seed: Annotated[Count, "of the training"]
+    unix_timestamp: Annotated[float, "start of the stage"]
+    stage: str
+    profile: Literal["full", "quick", "demo"]
+    full_test_sets: bool
+    settings: Annotated[dict[str, Any], "every setting that this file depends on"]
+    config_fingerprint: Annotated[str, "hash of those settings"]
+    seconds: Seconds
+    inputs: Annotated[dict[str, Sha256], "files that this was made from"]
+    checkpoints: Annotated[dict[str, Sha256], Models, "weights of each model"]
+    missing_datasets: Annotated[dict[str, str], "data set: why"]
+    files: Annotated[dict[str, Sha256], "every other file of the results directory"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalFile:
+    """final_results.json of mono-s2s.
+
+    ROUGE, rates and shares are from 0 to 1, losses in nats per token, times in seconds.
+    """
+
+    results: FinalResults
+    _metadata: Metadata
