@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,33 +90,40 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, of the wrong type or makes no sense; the message names it and the fix."""
+    """Settings that are unknown, of the wrong type or make no sense; the message names all of them and the fix."""
 
 
 def apply(constants: dict[str, Any]) -> None:
     """Replace the values of the upper-case `constants` in place by what profile, file or environment say."""
     names = [name for name in constants if name.isupper()]
     frozen = os.environ.get(SETTINGS_FILE)
+    problems: list[str] = []
     if frozen:
         values = _read_frozen(Path(frozen), names, constants)
     else:
-        values = _with_absolute_paths({name: constants[name] for name in names}, _from_environment(names, constants))
+        given = _from_environment(names, constants, problems)
+        values = _with_absolute_paths({name: constants[name] for name in names}, given)
     constants.update(values)
-    check({name: constants[name] for name in names})
+    _refuse([*problems, *_problems({name: constants[name] for name in names})])
 
 
-def _from_environment(names: list[str], constants: dict[str, Any]) -> dict[str, Any]:
+def _from_environment(names: list[str], constants: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """What variables and the profile say; a variable that is wrong is told in `problems` and left out."""
     given: dict[str, Any] = {}
     for variable, text in os.environ.items():
         if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
             continue
         name = variable.removeprefix(PREFIX)
         if name not in names:
-            raise SettingsError(_unknown(variable, name, names))
-        given[name] = parse(variable, text, constants[name])
+            problems.append(_unknown(variable, name, names))
+            continue
+        try:
+            given[name] = parse(variable, text, constants[name])
+        except SettingsError as error:
+            problems.append(str(error))
     profile = given.get("PROFILE", constants["PROFILE"])
     if profile not in PROFILES:
-        raise SettingsError(f"PROFILE: {profile!r} is not one of {', '.join(PROFILES)}.")
+        _refuse([*problems, f"PROFILE: {profile!r} is not one of {', '.join(PROFILES)}."])
     values = dict(PROFILES[profile])
     if profile == "demo":
         start = Path.cwd() if given.get("DEMO_DIR") else CHECKOUT
@@ -212,40 +220,49 @@ def parse(variable: str, text: str, like: Any) -> Any:
 
 
 def check(settings: dict[str, Any]) -> None:
-    """Refuse settings that make no sense or an unfair comparison (SettingsError)."""
+    """Refuse settings that make no sense or an unfair comparison (SettingsError names all of them)."""
+    _refuse(list(_problems(settings)))
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise SettingsError(" ".join(problems))
+
+
+def _problems(settings: dict[str, Any]) -> Iterator[str]:
     for name, allowed in CHOICES.items():
         if settings[name] not in allowed:
-            raise SettingsError(f"{name}: {settings[name]!r} is not one of {', '.join(allowed)}.")
+            yield f"{name}: {settings[name]!r} is not one of {', '.join(allowed)}."
     for name in POSITIVE:
         if not settings[name] > 0:
-            raise SettingsError(f"{name}={settings[name]}: must be greater than 0.")
+            yield f"{name}={settings[name]}: must be greater than 0."
     for name in NOT_NEGATIVE:
         if settings[name] < 0:
-            raise SettingsError(f"{name}={settings[name]}: must not be negative.")
+            yield f"{name}={settings[name]}: must not be negative."
     for name in SHARES:
         if not 0 <= settings[name] < 1:
-            raise SettingsError(f"{name}={settings[name]}: a share, at least 0 and below 1.")
+            yield f"{name}={settings[name]}: a share, at least 0 and below 1."
     if settings["NUM_EPOCHS"] != settings["MONOTONIC_NUM_EPOCHS"]:
-        raise SettingsError(
+        yield (
             f"NUM_EPOCHS={settings['NUM_EPOCHS']} but MONOTONIC_NUM_EPOCHS={settings['MONOTONIC_NUM_EPOCHS']}: "
             "unequal training would not be a fair comparison. Set both to the same value."
         )
     if settings["MIN_NEW_TOKENS"] > settings["MAX_NEW_TOKENS"]:
-        raise SettingsError("MIN_NEW_TOKENS is greater than MAX_NEW_TOKENS: no summary could be generated.")
+        yield "MIN_NEW_TOKENS is greater than MAX_NEW_TOKENS: no summary could be generated."
     if settings["MAX_INPUT_LENGTH"] < 4 * settings["TRIGGER_LENGTH"]:
-        raise SettingsError(
-            "MAX_INPUT_LENGTH leaves no room for a document beside a trigger: at least 4 TRIGGER_LENGTH."
-        )
+        yield ("MAX_INPUT_LENGTH leaves no room for a document beside a trigger: at least 4 TRIGGER_LENGTH.")
     sets = tuple(dict.fromkeys((*choices.TRAIN_SETS, *choices.TEST_SETS, *_own_sets(settings["DATASETS_FILE"]))))
-    _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], sets)
-    _subset("TEST_DATASETS", settings["TEST_DATASETS"], sets)
-    _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], choices.TRIGGER_TYPES)
+    yield from _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], sets)
+    yield from _subset("TEST_DATASETS", settings["TEST_DATASETS"], sets)
+    yield from _subset("TRIGGER_TYPES", settings["TRIGGER_TYPES"], choices.TRIGGER_TYPES)
     if settings["TRIGGER_GRADIENT_FREE_TYPES"]:
-        _subset("TRIGGER_GRADIENT_FREE_TYPES", settings["TRIGGER_GRADIENT_FREE_TYPES"], choices.TRIGGER_TYPES)
+        yield from _subset(
+            "TRIGGER_GRADIENT_FREE_TYPES", settings["TRIGGER_GRADIENT_FREE_TYPES"], choices.TRIGGER_TYPES
+        )
     if (attacked := settings["ATTACK_DATASET"]) not in settings["TEST_DATASETS"]:
-        raise SettingsError(f"TEST_DATASETS: {attacked} must be among them, it is the ATTACK_DATASET.")
+        yield f"TEST_DATASETS: {attacked} must be among them, it is the ATTACK_DATASET."
     if settings["CONTROL_ARMS"]:
-        _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], choices.CONTROL_ARMS)
+        yield from _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], choices.CONTROL_ARMS)
 
 
 def _own_sets(datasets_file: str) -> tuple[str, ...]:
@@ -256,6 +273,6 @@ def _own_sets(datasets_file: str) -> tuple[str, ...]:
         return ()
 
 
-def _subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+def _subset(name: str, values: tuple[str, ...], allowed: tuple[str, ...]) -> Iterator[str]:
     if not values or len(set(values)) != len(values) or not set(values) <= set(allowed):
-        raise SettingsError(f"{name}={','.join(values) or '(empty)'}: give some of {', '.join(allowed)}, each once.")
+        yield f"{name}={','.join(values) or '(empty)'}: give some of {', '.join(allowed)}, each once."

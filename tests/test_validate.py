@@ -1,10 +1,12 @@
 """validate_setup.sh: says what is ready and what is not, with what to do, and touches nothing."""
 
+import math
 import os
 
 import pytest
 
 from tests.shell_world import World
+from utils.operations.cluster_checks import minutes_of
 
 
 @pytest.fixture
@@ -68,3 +70,111 @@ def test_settings_places_and_a_silent_hub_are_named(world, tmp_path):
 def test_wrong_usage_names_itself(world):
     result = validate(world, "--fix")
     assert result.returncode == 2 and "--fix" in result.stderr
+
+
+# ---- the cluster's limits -------------------------------------------------------------------------------------------
+
+ACCEPTS_ALL = """
+echo "$*" >> {log}
+exit 0
+"""
+SINFO = """case "$*" in
+*%l*) printf 'acpu|1-00:00:00|512000|64|(null)|up\\nshort|1:00:00|128000|32|(null)|up\\n'
+      printf 'aa100|1-00:00:00|256000|64|gpu:a100_80gb:3(S:0-1)|up\\nold|infinite|60000|8|gpu:v100:1|down\\n' ;;
+*%R*) printf 'acpu\\nshort\\naa100\\nold\\n' ;;
+*%G*) printf 'gpu:a100_80gb:3(S:0-1)\\n' ;;
+esac
+"""
+
+
+@pytest.fixture
+def site(world, tmp_path):
+    """A site whose sbatch --test-only accepts everything (EnforcePartLimits=NO, the default) and notes each call."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    programs = {
+        "sbatch": ACCEPTS_ALL.format(log=folder / "calls"),
+        "sinfo": SINFO,
+        "squeue": "exit 0",
+        "sacctmgr": "exit 1",
+    }
+
+    def install(**replaced):
+        for name, body in (programs | replaced).items():
+            (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+            (folder / name).chmod(0o755)
+        world.environment["PATH"] = f"{folder}{os.pathsep}{world.environment['PATH']}"
+        return folder / "calls"
+
+    return install
+
+
+def check_cluster(world, **settings):
+    environment = {f"MONO_S2S_{name}": value for name, value in settings.items()}
+    result = validate(world, **{"HF_ENDPOINT": "http://127.0.0.1:9", "MONO_S2S_DEVICE": "cpu", **environment})
+    return [
+        text
+        for text in result.stdout.splitlines()
+        if any(f" {name} " in text for name in ("SLURM", "CPU jobs", "GPU jobs"))
+    ]
+
+
+def test_every_distinct_request_is_tried(world, site):
+    calls = site()
+    assert [text[:2] for text in check_cluster(world)] == ["ok", "ok"]
+    tried = {tuple(word for word in line.split() if word.startswith(("--partition", "--time", "--mem", "--gres")))
+             for line in calls.read_text().splitlines()}  # fmt: skip
+    # Stages 0, 1, 7 and the aggregate; 2 and 3 alike, 4, 5, 6.
+    assert len(tried) == 8 and len(calls.read_text().splitlines()) == 8
+    refusing = "[[ $* != *--mem=32768M*--time=02:00:00* ]] || { echo 'too long for the QoS' >&2; exit 1; }"
+    site(sbatch=refusing)
+    problems = [text for text in check_cluster(world) if text.startswith("PROBLEM")]
+    assert len(problems) == 1 and "1_prepare_data" in problems[0] and "too long for the QoS" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"SLURM_TIME_SCALE": "2.5"}, ["2_train_baseline, 3_train_monotonic (30:00:00", "24:00:00 at most"]),
+        ({"SLURM_CPU_PARTITION": "short"}, ["1_prepare_data (02:00:00", "01:00:00 at most"]),
+        ({"SLURM_MEMORY_SCALE": "5"}, ["2_train_baseline", "no node of aa100 has more than 250 GB"]),
+        ({"SLURM_CPUS_PER_TASK": "48", "SLURM_CPU_PARTITION": "short"}, ["more than 32 cores"]),
+        ({"SLURM_GRES": "gpu:a100_80gb:4"}, ["no node of aa100 has gpu:a100_80gb:4 (at most 3)"]),
+        ({"SLURM_PARTITION": "old", "SLURM_GRES": "gpu:1"}, ["partition old is down"]),
+    ],
+)
+def test_what_no_partition_allows_is_a_problem_though_sbatch_accepts_it(world, site, settings, said):
+    site()
+    problems = [text for text in check_cluster(world, **settings) if text.startswith("PROBLEM")]
+    assert any(all(words in text for words in said) for text in problems), problems
+
+
+def test_all_wrong_settings_are_named_at_once(world, site):
+    site()
+    wrong = validate(world, MONO_S2S_NUM_EPOCHS="x", MONO_S2S_BATCHSIZE="1", MONO_S2S_BEAMS="2", MONO_S2S_DEVICE="tpu")
+    said = next(text for text in wrong.stdout.splitlines() if " settings " in text)
+    assert all(name in said for name in ("NUM_EPOCHS", "BATCHSIZE", "BEAMS", "DEVICE")) and wrong.returncode == 1
+
+
+def test_a_controller_that_does_not_answer_is_called_that(world, site):
+    site(sinfo="echo 'slurm_load_partitions: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    (line,) = check_cluster(world)
+    assert line.startswith("PROBLEM") and "the controller does not answer" in line and "edit" not in line
+    site(sbatch="echo 'allocation failure: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    lines = check_cluster(world)
+    assert lines and all("the controller does not answer" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [
+        ("30:00", 30),
+        ("1:00:00", 60),
+        ("1-00:00:00", 1440),
+        ("7-12:30:00", 10830),
+        ("infinite", math.inf),
+        ("n/a", math.inf),
+    ],
+)
+def test_time_limits_are_read_as_sinfo_writes_them(limit, minutes):
+    assert minutes_of(limit) == minutes

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.errors import UserError
@@ -22,12 +21,12 @@ from utils.core.settings import Settings, load_settings
 from utils.core.text import last_line, slurm_time
 from utils.data.hub import known_pin
 from utils.data.registry import DatasetSource, chosen_sources, sources
+from utils.operations.check import OK, PROBLEM, WARNING, Check
+from utils.operations.cluster_checks import cluster_checks
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
-from utils.slurm import cluster, sbatch
+from utils.slurm import sbatch
 
-OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
-COLOURS = {OK: "\033[32m", WARNING: "\033[33m", PROBLEM: "\033[31m"}
 HUB_SECONDS = 10
 QUOTA_SECONDS = 20
 SMOKE_SECONDS = 300
@@ -36,31 +35,21 @@ EPOCH_GB = 0.24
 DATA_GB = 12.0  # downloads 9 GB, tokenised cache 1.5 GB, the model
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line of the table."""
-
-    state: str
-    what: str
-    found: str
-    fix: str = ""
-
-
 def main(python: str) -> int:
     """Check everything for stages that `python` ("" for none) will run; returns 0 ready, 1 there is a problem."""
     try:
         settings = load_settings()
         paths = Paths.of(settings)
     except UserError as error:
-        _show(Check(PROBLEM, "settings", str(error), "mend configs/experiment_config.py or the variable named"))
+        Check(PROBLEM, "settings", str(error), "correct configs/experiment_config.py or the variables named").show()
         return 1
     worst = 0
     for check in _checks(settings, paths, python):
-        _show(check)
+        check.show()
         worst = max(worst, check.state == PROBLEM)
     print()
     print(_needs(settings))
-    print("\nnot ready: mend what is called PROBLEM." if worst else "\nready.")
+    print("\nNot ready: fix the items marked PROBLEM." if worst else "\nready.")
     return int(worst)
 
 
@@ -71,7 +60,7 @@ def _checks(settings: Settings, paths: Paths, python: str) -> Iterator[Check]:
         yield from _packages(python)
     yield _revision()
     yield from _directories(settings, paths)
-    yield from _cluster(settings)
+    yield from cluster_checks(settings)
     yield from _inputs(settings, paths)
     if python:
         yield _smoke(settings, python)
@@ -148,34 +137,6 @@ def _quota() -> Iterator[Check]:
         yield Check(OK, "quota", "nothing over its limit, as far as quota tells")
 
 
-def _cluster(settings: Settings) -> Iterator[Check]:
-    if not cluster.has_slurm():
-        yield Check(WARNING, "SLURM", "sbatch is not found here", "on this machine: ./run_all.sh --local or --demo")
-        return
-    try:
-        site = cluster.resolve(settings)
-    except UserError as error:
-        yield Check(PROBLEM, "SLURM", str(error), "edit the cluster's lines in configs/experiment_config.py")
-        return
-    for stage, what in ((STAGES[0], "CPU jobs"), (STAGES[2], "GPU jobs")):
-        words = sbatch.command(stage, settings, site, name="mono_s2s_validate", arguments=["--seed", "42"])
-        words.insert(1, "--test-only")
-        where = f"partition {site.partition if stage.gpu else site.cpu_partition}, "
-        where += f"QoS {site.qos if stage.gpu else site.cpu_qos}, account {site.account}"
-        where += f", {site.gres}" if stage.gpu else ""
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, env=sbatch.environment(), timeout=60)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            yield Check(PROBLEM, what, f"sbatch --test-only: {error}", "try again later")
-            continue
-        if done.returncode:
-            said = " ".join((done.stderr or done.stdout).split())
-            fix = "edit SLURM_PARTITION, SLURM_QOS, SLURM_ACCOUNT or SLURM_GRES (sinfo; sacctmgr show assoc user=$USER)"
-            yield Check(PROBLEM, what, f"refused with {where}: {said}", fix)
-        else:
-            yield Check(OK, what, f"accepted: {where}")
-
-
 def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
     model_done, data_done = (problem_of(stage, 42, paths, settings) is None for stage in STAGES[:2])
     if model_done and data_done:
@@ -192,7 +153,7 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
         keys = settings.TRAIN_DATASETS, settings.TEST_DATASETS, settings.ATTACK_DATASET
         wanted = list(chosen_sources(sources(file), *keys).values())
     except UserError as error:
-        yield Check(PROBLEM, "data", str(error), "mend DATASETS_FILE")
+        yield Check(PROBLEM, "data", str(error), "correct DATASETS_FILE")
         return
     local = settings.PROFILE == "demo" or all(source.files for source in wanted)
     model = settings.PROFILE == "demo" or Path(settings.MODEL_NAME).is_dir() or model_done
@@ -274,11 +235,3 @@ def _needs(settings: Settings) -> str:
         lines.append(f"  {stage.key:<18} {times}{slurm_time(minutes)}  {memory:>6}  {kind}")
     lines.append(f"  together at most {gpu_minutes / 60:.1f} GPU hours, and {_disk_gb(settings):.1f} GB of scratch")
     return "\n".join(lines)
-
-
-def _show(check: Check) -> None:
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    word = f"{COLOURS[check.state]}{check.state:<8}\033[0m" if colour else f"{check.state:<8}"
-    print(f"{word} {check.what:<18} {check.found}", flush=True)
-    if check.fix:
-        print(f"{'':<8} {'':<18} -> {check.fix}", flush=True)
