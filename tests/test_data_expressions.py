@@ -22,7 +22,7 @@ ROOMS = ("data", "evaluation", "attacks", "analysis", "reports")  # rooms in whi
 PIECES = list("aA1 .:;'\"-_<>/\\[](){}|*\n\t\u00a0\u200b\u200d中ก\u0301!")
 PIECES += ["a ", " .", ".\n", "a:", "a.", "<s", "</", "<extra_id_1", "1.", "Mr. ", "a' ", "\n\n", " \n", "a\u200d"]
 PIECES += ["中\u200d", ". A", "e.g. ", "U.S. ", '." ']
-SIZE, SECONDS = 200_000, 1.5
+SIZE, SECONDS = 100_000, 1.0
 
 
 def expressions() -> dict[str, re.Pattern[str]]:
