@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.data_world import tokenizer, words
 from tests.tiny import write_model
-from utils.data.cleaning import clean_text, problem_of
+from utils.data.cleaning import clean_text, count_words, problem_of
 from utils.data.contamination import OverlapIndex, fingerprint
 from utils.data.rows import Encoding
 from utils.data.statistics import SplitStatistics, draw, lead3, novel_ngrams
@@ -27,6 +27,16 @@ CLEAN = {
     "one form of each letter": ("cafe\u0301", "caf\u00e9"),
     "half a character": ("a\ud83db", "a?b"),
     "nothing": (" \n\u200b\t", ""),
+    "an emoji family": (
+        "hi \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "hi \U0001f468\u200d\U0001f469\u200d\U0001f467",
+    ),
+    "Persian, whose letters do not join": (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    ),
+    "joiners in Latin text": ("so\u200dft \u200ctext\u200d", "soft text"),
+    "a control word in joiners": ("a <\u200d/s> b", "a b"),
 }
 
 
@@ -37,7 +47,9 @@ def test_cleaning(name):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(alphabet=st.sampled_from(list("ab \n\r\t\v\x85\u2028\u200b\u0301</s>pad\ud800é")), max_size=40))
+@given(
+    st.text(alphabet=st.sampled_from(list("ab \n\r\t\v\x85\u2028\u200b\u200d\u0301\u4e2d</s>pad\ud800é")), max_size=40)
+)
 def test_cleaning_twice_is_cleaning_once_and_leaves_words_and_lines_alone(text):
     clean = clean_text(text)
     assert clean_text(clean) == clean
@@ -175,3 +187,107 @@ def test_samples_are_seeded_spread_and_independent_of_order():
     for other in (draw(ids, 200, seed=1, purpose="attack"), draw(ids, 200, seed=0, purpose="quick")):
         assert len(set(other) & set(drawn)) < 60  # 20 are expected
     assert draw(ids[:5], 200, seed=0, purpose="attack") == [0, 1, 2, 3, 4]
+
+
+CHINESE = "昨天下午三点钟左右我们在学校门口见到了老师他说明天不上课所以大家都很高兴然后一起去公园里玩了很久才回家吃饭"
+SCRIPTS = {
+    "Chinese": CHINESE,
+    "Japanese": "昨日の午後三時ごろ学校の門の前で先生に会いました明日は授業がないと言ったのでみんなで公園へ行って遊びました",
+    "Thai": "เมื่อวานตอนบ่ายเราพบคุณครูที่หน้าโรงเรียนครูบอกว่าพรุ่งนี้ไม่มีเรียนพวกเราจึงไปเล่นที่สวนสาธารณะด้วยกันจนเย็น",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_without_spaces_are_counted_and_compared_by_characters(script):
+    text = SCRIPTS[script]
+    assert count_words(text) > 40 and problem_of(text, text[:6], test=False) is None
+    assert problem_of(text[:4], text[:6], test=False) == "too_short"
+    rng = random.Random(3)
+    others = ["".join(rng.sample(text, len(text))) for _ in range(30)]
+    index = OverlapIndex(fingerprint(other) for other in others)
+    index.add("set/test", ["set/test/0", "set/test/1"], [fingerprint(text), fingerprint(others[0])])
+    place = len(text) // 2
+    changed = text[:place] + "X" + text[place + 1 :]
+    assert index.find(fingerprint(changed)).kind == "near"
+    assert index.find(fingerprint(text[: 3 * len(text) // 4])).id == "set/test/0"
+    assert all(index.find(fingerprint(other)) is None for other in others[1:])
+
+
+def test_words_between_spaces_are_what_they_were_and_mixed_text_adds_up():
+    rng = random.Random(4)
+    for text in ("", "a", "it's 3.5 °C — ok", words(rng, 50), "привет мир", "안녕 세상"):
+        assert count_words(text) == len(text.split())
+    assert count_words("我 like 苹果 and T恤") == 1 + 1 + 2 + 1 + 2
+
+
+def test_signs_alone_are_the_same_as_themselves_only():
+    marks = [fingerprint(text).digest for text in ("", "\U0001f600", "\U0001f622", "!!!")]
+    assert len(set(marks)) == 4
+
+
+def test_an_indic_word_is_one_word():
+    hindi = "हिन्दी में यह एक छोटा वाक्य है और यह दूसरा वाक्य है"
+    assert len(fingerprint(hindi).ngrams) == len(hindi.split()) - 3
+
+
+WEATHER = (
+    "Good evening, here is the weather for {0}. Tomorrow the day begins with {1} in the north and {2} in the south. "
+    "Temperatures reach {3} degrees at noon and fall to {4} degrees during the night. The wind comes from the {5} at "
+    "{6} kilometres an hour. The outlook for {7}: {8}. Thank you for watching, and have a nice evening."
+)
+MATCH = (
+    "Full time at the {0} ground. The home side won {3} to {4} in front of {6} thousand people. The first goal came from "
+    "{1} after a corner kick in minute {5}, and {2} added another one before the break. The visitors made {7} changes "
+    "in the second half but could not find a way through. The next match is on {8} and tickets are on sale now."
+)
+PAGE = (
+    "This page includes the show transcript. Use the transcript to help students with reading comprehension. At the "
+    "bottom of the page, comment for a chance to be mentioned on the show. You must be a teacher or a student of age {3} "
+    "or older. {0} {1} {2} {7} {8} On this page you will find today's show transcript and a place for you to leave "
+    "feedback. Students in grade {4} can answer {5} questions, or {6} of them, for extra credit with their teacher."
+)
+
+
+@pytest.mark.parametrize("held", [3, 10, 11, 20, 40])
+@pytest.mark.parametrize("template", [WEATHER, MATCH, PAGE])
+def test_templates_are_no_copies_however_few_are_held_out(template, held):
+    rng = random.Random(f"{held}")
+
+    def report() -> str:
+        number = lambda: str(rng.randrange(100))  # noqa: E731
+        return template.format(words(rng, 3), words(rng, 3), words(rng, 3), number(), number(), number(), number(),
+                               words(rng, 3), words(rng, 5))  # fmt: skip
+
+    texts = [report() for _ in range(held)]
+    others = [fingerprint(report()) for _ in range(200)]
+    index = OverlapIndex(others)
+    index.add("set/test", [str(number) for number in range(held)], [fingerprint(text) for text in texts])
+    assert sum(index.find(other) is not None for other in others) == 0
+    copies = [index.find(fingerprint(text.upper())) for text in texts]
+    assert [match.id for match in copies] == [str(number) for number in range(held)]
+    near = [index.find(fingerprint(edited(rng, text, 0.03))) for text in texts]
+    assert sum(match is not None for match in near) >= 0.6 * held
+
+
+def test_the_weight_of_a_sequence_falls_smoothly_with_the_documents_that_have_it():
+    """One phrase in ever more of the others: what two texts share by it fades, without a cliff."""
+    rng = random.Random(12)
+    phrase, own = words(rng, 30), [words(rng, 30) for _ in range(2)]
+    seen = []
+    for count in range(0, 60, 2):
+        others = [fingerprint(phrase + " " + words(rng, 30)) for _ in range(count)]
+        index = OverlapIndex(others)
+        index.add("set/test", ["0"], [fingerprint(f"{phrase} {own[0]}")])
+        match = index._nearest(fingerprint(f"{phrase} {own[1]}").ngrams)
+        seen.append(match[2] if match else 0.0)
+    assert seen[0] > 0.45 and seen[-1] == 0.0
+    steps = [before - after for before, after in zip(seen, seen[1:], strict=False) if after]
+    assert all(-1e-9 <= step < 0.06 for step in steps) and len(steps) > 6
+
+
+def test_a_document_in_many_copies_is_still_found():
+    rng = random.Random(13)
+    text = dialogue(rng)
+    index = OverlapIndex(fingerprint(edited(rng, text, 0.02)) for _ in range(30))
+    index.add("set/test", ["0"], [fingerprint(text)])
+    assert index.find(fingerprint(edited(rng, text, 0.05))).id == "0"
