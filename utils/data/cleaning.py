@@ -36,7 +36,7 @@ def clean_text(text: str) -> str:
     text = _INVISIBLE.sub("", text)
     text = unicodedata.normalize("NFC", _SURROGATES.sub("?", text))
     if "\u200c" in text or "\u200d" in text:
-        text = _JOINERS.sub(_shaping, text)
+        text = unicodedata.normalize("NFC", _JOINERS.sub(_shaping, text))  # what a joiner held apart may compose
     text = _CONTROL_WORDS.sub(" ", text)
     return "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
 
