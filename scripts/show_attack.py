@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of a second or two would only push the picture up
 
 from utils.core.errors import InputError, UsageError, UserError
+from utils.core.names import BASELINE, MODEL_KEYS, TRIGGER_TYPES
 from utils.core.paths import Paths
 from utils.core.settings import Settings, load_settings, run_command
 
@@ -39,7 +40,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     model = parser.add_argument_group("which model")
-    model.add_argument("--model", choices=("standard", "baseline", "monotonic"), default="baseline",
+    model.add_argument("--model", choices=MODEL_KEYS, default=BASELINE,
                        help="model of the experiment (default baseline)")  # fmt: skip
     model.add_argument("--seed", type=number(0), default=42, help="training seed of that model (default 42)")
     model.add_argument("--demo", action="store_true", help="the models and examples of ./run_all.sh --demo")
@@ -62,7 +63,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         "--attack-seed", type=number(0), metavar="N", help="random choices (default: --seed, as in stage 6)"
     )
     attack.add_argument("--trigger", metavar="WORDS", help="put these words into the text instead of HotFlip")
-    attack.add_argument("--trigger-type", choices=("lead", "instruction", "tail", "infix", "natural"), default=None,
+    attack.add_argument("--trigger-type", choices=TRIGGER_TYPES, default=None,
                         help="where the trigger stands; without --trigger: the one that stage 5 learned")  # fmt: skip
     return parser.parse_args(argv)
 

@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from scipy.stats import spearmanr
 from tests import attack_world as world
 from utils.analysis.attack_warnings import doubling_matters, hotflip_warnings, trigger_warnings
 from utils.analysis.hotflip_summary import hotflip_results, summarise, worst_case
-from utils.analysis.records import HotFlipRecord, Sections, attackable, decoded, hotflip_row, rows_of, sections_of
+from utils.analysis.records import HotFlipRecord, attackable, decoded, encoded, hotflip_row, rows_of, sections_of
 from utils.analysis.results import (
     AttackTests,
     AttackWarning,
@@ -41,14 +42,17 @@ from utils.analysis.results import (
     WorstPerExample,
     WorstTrigger,
 )
+from utils.analysis.sections import SectionKey, Sections
 from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
+from utils.attacks import cache
 from utils.attacks.context import Victim
 from utils.attacks.hotflip.attack import HotFlipSettings
 from utils.attacks.hotflip.controls import all_replaced, one_shot, random_sets
-from utils.attacks.hotflip.experiment import ControlSettings, hotflip_sections
+from utils.attacks.hotflip.experiment import ControlSettings, HotFlipPlan, attack_with_controls, flips_of_others
 from utils.attacks.objective import Objective
 from utils.attacks.transfer import attacked_inputs, replay
-from utils.attacks.triggers.experiment import trigger_sections
+from utils.attacks.triggers import search
+from utils.attacks.triggers.experiment import measure_triggers, search_triggers
 from utils.attacks.triggers.search import TriggerSettings
 from utils.core.codec import from_json, to_json
 from utils.core.errors import Interrupted
@@ -87,10 +91,32 @@ def _record(**values: object) -> HotFlipRecord:
     return HotFlipRecord(**record | values)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "BLOCK_SIZE", 3)
+        patch.setattr(search, "RACE_EXAMPLES", 4)
+        patch.setattr(search, "CONFIRM_EXAMPLES", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> Sections:
     home = tmp_path_factory.mktemp("hotflip")
-    return hotflip_sections(CONTEXT, _load, MODELS, world.planted_examples(8), HOTFLIP, CONTROLS, cache_dir=home)
+    sections = _attack(MODELS, home)
+    for key in MODELS:
+        sections |= flips_of_others(CONTEXT, _load(key), sections, HOTFLIP, cache_dir=home / "transfer")
+    return sections
+
+
+def _attack(models: tuple[str, ...], home: Path, shard: tuple[int, int] = (0, 1)) -> Sections:
+    """Attack and controls on each model, as stage 6 does it."""
+    plan = HotFlipPlan.of(CONTEXT, world.planted_examples(8), CONTROLS, shard)
+    sections: Sections = {}
+    for key in models:
+        cache_dir = cache.shard_dir(home, shard) / key
+        sections |= attack_with_controls(CONTEXT, _load(key), plan, HOTFLIP, CONTROLS, cache_dir=cache_dir)
+    return sections
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +157,8 @@ def test_worst_case_is_taken_example_by_example() -> None:
 
 def test_every_section_covers_every_example(sections: Sections) -> None:
     for name, records in sections.items():
-        assert len(records) == {"double": 1, "long": 5}.get(name.split("/")[0], 8), name
-    names = {name.split("/")[0] for name in sections}
+        assert len(records) == {"double": 1, "long": 5}.get(name.part, 8), name
+    names = {name.part for name in sections}
     assert names == {
         "attack",
         "greedy",
@@ -153,7 +179,7 @@ def test_results_come_from_the_records_alone(sections: Sections, results: HotFli
     lean = {name: [record.without_texts() for record in records] for name, records in again.items()}
     assert hotflip_results(lean, MODELS, threshold=0.15, **CI) == results  # what verification keeps in memory
     assert from_json(HotFlipResults, json.loads(json.dumps(to_json(results), allow_nan=False))) == results
-    assert decoded(to_json(sections), hotflip_row) == sections
+    assert decoded(encoded(sections), hotflip_row) == sections
 
 
 def test_the_contract_of_hotflip_results(results: HotFlipResults) -> None:
@@ -175,7 +201,7 @@ def test_the_contract_of_hotflip_results(results: HotFlipResults) -> None:
 
 
 def test_fidelity_is_spearman_of_predicted_and_actual_gain(sections: Sections, results: HotFlipResults) -> None:
-    live = attackable(sections["attack/baseline"])
+    live = attackable(sections[SectionKey("attack", "baseline")])
     pairs = np.array([pair for record in live for pair in record.search.fidelity_pairs])
     expected = spearmanr(pairs[:, 0], pairs[:, 1]).statistic
     assert results.models["baseline"].taylor_fidelity_spearman.pooled == pytest.approx(expected)
@@ -183,8 +209,8 @@ def test_fidelity_is_spearman_of_predicted_and_actual_gain(sections: Sections, r
 
 
 def test_transfer_replays_the_very_ids(sections: Sections) -> None:
-    source = {record.id: record for record in sections["attack/monotonic"]}
-    live = attackable(sections["transfer/monotonic/baseline"])
+    source = {record.id: record for record in sections[SectionKey("attack", "monotonic")]}
+    live = attackable(sections[SectionKey("transfer", "baseline", source="monotonic")])
     assert live
     model = world.planted_model()
     for record in live:
@@ -195,8 +221,8 @@ def test_transfer_replays_the_very_ids(sections: Sections) -> None:
 
 
 def test_the_budget_grows_until_nothing_is_left(sections: Sections, results: HotFlipResults) -> None:
-    own = {record.id: record for record in sections["attack/baseline"]}
-    live = attackable(sections["long/baseline"])
+    own = {record.id: record for record in sections[SectionKey("attack", "baseline")]}
+    live = attackable(sections[SectionKey("long", "baseline")])
     assert live
     start = len(TOKENIZER("summarize: ", add_special_tokens=False)["input_ids"])
     for record in live:
@@ -222,7 +248,10 @@ def _loss(ids: list[int], labels: list[int]) -> float:
 
 
 def test_a_replay_that_was_stopped_goes_on(sections: Sections, tmp_path: Path) -> None:
-    attacks, own = attacked_inputs(sections["attack/monotonic"]), sections["attack/baseline"]
+    attacks, own = (
+        attacked_inputs(sections[SectionKey("attack", "monotonic")]),
+        sections[SectionKey("attack", "baseline")],
+    )
     asked: list[int] = []
     stop = {"stop_requested": lambda: bool(asked.append(1)) or len(asked) == 3, "generation_tokens": 60}
     arguments = (attacks, own)
@@ -236,18 +265,20 @@ def test_a_replay_that_was_stopped_goes_on(sections: Sections, tmp_path: Path) -
         replace(CONTEXT, **(stop | {"stop_requested": lambda: False})), _load("baseline"), *arguments, **how
     )
     assert file.read_text().startswith(before)  # what was done was not done again
-    assert records == [replace(r, method="flips") for r in sections["transfer/monotonic/baseline"]]
+    assert records == [
+        replace(r, method="flips") for r in sections[SectionKey("transfer", "baseline", source="monotonic")]
+    ]
 
 
 def test_control_arms_change_nothing_in_the_figures_of_the_three(sections: Sections, results: HotFlipResults) -> None:
-    def named(key: str) -> str:
-        return key.replace("standard", "sign_frozen")
+    def named(key: SectionKey) -> SectionKey:
+        return SectionKey.parse(str(key).replace("standard", "sign_frozen"))
 
-    more = dict(sections) | {named(name): rows for name, rows in sections.items() if "standard" in name}
+    of_standard = [key for key in sections if "standard" in (key.model, key.source)]
+    more = dict(sections) | {named(key): sections[key] for key in of_standard}
     for key in (*MODELS, "sign_frozen"):
-        more |= {
-            f"transfer/{a}/{b}": sections["attack/baseline"] for a, b in ((key, "sign_frozen"), ("sign_frozen", key))
-        }
+        for a, b in ((key, "sign_frozen"), ("sign_frozen", key)):
+            more[SectionKey("transfer", b, source=a)] = sections[SectionKey("attack", "baseline")]
     found = hotflip_results(more, (*MODELS, "sign_frozen"), threshold=0.15, **CI)
     assert {key: found.models[key] for key in MODELS} == results.models
     assert found.comparisons.baseline_vs_monotonic == results.comparisons.baseline_vs_monotonic
@@ -255,19 +286,16 @@ def test_control_arms_change_nothing_in_the_figures_of_the_three(sections: Secti
 
 
 def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
-    examples = world.planted_examples(8)
     joined: Sections = {}
     for shard in range(2):
-        part = hotflip_sections(
-            CONTEXT, _load, ("baseline",), examples, HOTFLIP, CONTROLS, cache_dir=tmp_path, shard=(shard, 2)
-        )
+        part = _attack(("baseline",), tmp_path, (shard, 2))
         for name, records in part.items():
             joined.setdefault(name, []).extend(records)
     for name in ("attack", "greedy", "random", "one_shot", "all_replaced", "double", "long"):
-        name += "/baseline"
-        whole = {r.id: r for r in sections[name]}
-        assert {r.id for r in joined[name]} == set(whole)
-        for record in joined[name]:
+        key = SectionKey(name, "baseline")
+        whole = {r.id: r for r in sections[key]}
+        assert {r.id for r in joined[key]} == set(whole)
+        for record in joined[key]:
             same = whole[record.id]
             for field in ("skipped", "attacked_rougeL", "attacked_ids", "losses", "rougeL", "inputs"):
                 assert getattr(record, field, None) == getattr(same, field, None), (name, field)
@@ -411,13 +439,24 @@ def test_each_warning_has_its_cause() -> None:
     assert "nothing_attackable" in _doubts(num_attackable=0)
 
 
+def _triggers(settings: TriggerSettings, home: Path, models: tuple[str, ...]) -> Sections:
+    """Triggers searched on each model and measured on all, as stage 5 does it."""
+    searched: Sections = {}
+    for key in models:
+        searched |= search_triggers(CONTEXT, _load(key), settings.types, world.planted_examples(12), settings,
+                                    cache_dir=home / key, gradient_free_types=("lead",))  # fmt: skip
+    sections = dict(searched)
+    for key in models:
+        examples = world.planted_examples(6, seed=3)
+        sections |= measure_triggers(CONTEXT, _load(key), searched, examples, settings, cache_dir=home / key)
+    return sections
+
+
 def test_triggers_end_to_end(tmp_path: Path) -> None:
     settings = TriggerSettings(types=("lead", "infix"), iterations=4, restarts=2, candidates=8, gradient_examples=4,
                                dev_every=2, random_controls=4)  # fmt: skip
     models = ("baseline", "monotonic")
-    arguments = (CONTEXT, _load, models, world.planted_examples(12), world.planted_examples(6, seed=3), settings)
-    free = {"gradient_free_types": ("lead",)}
-    whole = trigger_sections(*arguments, cache_dir=tmp_path / "whole", **free)
+    whole = _triggers(settings, tmp_path / "whole", models)
     results = trigger_results(whole, models, settings.types, threshold=0.15, **CI)
     written = json.loads(json.dumps(to_json(results), allow_nan=False))
     for key in models:
@@ -430,12 +469,12 @@ def test_triggers_end_to_end(tmp_path: Path) -> None:
             assert set(written[key][kind]["clean"]["rougeL"]) == {"mean", "lower", "upper"}
             assert cell.random_control.nll_increase is not None
             assert results.transfer_matrix[kind][key][key].nll_increase == cell.nll_increase
-            half = whole.get(f"halfway/{kind}/{key}")
+            half = whole.get(SectionKey("halfway", key, kind))
             assert (half is not None) == (cell.halfway_trigger_ids not in ([], cell.trigger_ids))
             assert (cell.halfway is None) == (half is None)
             if half:
                 rises = [[r.loss_increase for r in attackable(rows)]
-                         for rows in (half, whole[f"attack/{kind}/{key}/{key}"])]  # fmt: skip
+                         for rows in (half, whole[SectionKey("attack", key, kind, key)])]  # fmt: skip
                 assert cell.halfway.nll_change == pytest.approx(np.mean(rises[1]) - np.mean(rises[0]))
         types = results.models[key].types
         assert types["lead"].gradient_free_control and types["infix"].gradient_free_control is None
@@ -453,9 +492,9 @@ def test_triggers_end_to_end(tmp_path: Path) -> None:
         assert TOKENIZER(row["trigger_text"], add_special_tokens=False)["input_ids"] == ids
 
     joined: Sections = {}
-    for shard in range(2):
-        joined |= trigger_sections(*arguments, cache_dir=tmp_path / "parts", shard=(shard, 2), **free)
+    for trigger_type in settings.types:  # as tasks of a job array deal them out
+        joined |= _triggers(replace(settings, types=(trigger_type,)), tmp_path / "parts", models)
     assert set(joined) == set(whole)
     for name in whole:
-        if not name.split("/")[0].endswith("search"):
+        if not name.part.endswith("search"):
             assert joined[name] == whole[name], name

@@ -32,6 +32,7 @@ from utils.analysis.hotflip_summary import hotflip_results
 from utils.analysis.multi_seed import SeedRun, aggregate, over_seeds, paired
 from utils.analysis.records import HotFlipRecord, Prediction, RandomTrigger, TriggerRecord, TriggerSearch
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
+from utils.analysis.sections import SectionKey
 from utils.analysis.trigger_summary import trigger_results
 from utils.core.codec import to_json
 from utils.core.files import write_jsonl
@@ -126,16 +127,16 @@ def hotflip_of(copies: int = 1, swapped: bool = False) -> HotFlipResults:
     """The results of the three examples, each written `copies` times; `swapped`: with the two models exchanged."""
     numbers = range(3 * copies)
     other = {"baseline": "monotonic", "monotonic": "baseline", "standard": "standard"}
-    sections: dict[str, list[HotFlipRecord]] = {}
+    sections: dict[SectionKey, list[HotFlipRecord]] = {}
     for model in MODELS:
         of = other[model] if swapped else model
-        sections[f"attack/{model}"] = [hotflip_record(of, n, model=model) for n in numbers]
+        sections[SectionKey("attack", model)] = [hotflip_record(of, n, model=model) for n in numbers]
         # The control changes nothing at all: no drop, no rise.
         still = {"attacked_rougeL": ATTACKS[of][0][0], "relative_drop": 0.0, "success": False, "loss_increase": 0.0}
-        sections[f"random/{model}"] = [hotflip_record(of, n, model=model, **still) for n in numbers]
+        sections[SectionKey("random", model)] = [hotflip_record(of, n, model=model, **still) for n in numbers]
         for target in MODELS:
             if target != model:  # flips found elsewhere do nothing either
-                sections[f"transfer/{model}/{target}"] = [
+                sections[SectionKey("transfer", target, source=model)] = [
                     hotflip_record(other[target] if swapped else target, n, model=target, **still) for n in numbers
                 ]
     return hotflip_results(sections, MODELS, threshold=THRESHOLD, **CI)
@@ -195,9 +196,9 @@ def triggers() -> TriggerResults:
             for n, after in enumerate(AFTER[target])
         ]
 
-    sections: dict[str, list[object]] = {}
+    sections: dict[SectionKey, list[object]] = {}
     for model in MODELS:
-        sections[f"search/lead/{model}"] = [
+        sections[SectionKey("search", model, "lead")] = [
             TriggerSearch(
                 trigger_ids=[7], trigger_text=f"of {model}", dev_gain=1.0, trigger_type="lead", source=model,
                 method="gradient", restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[],
@@ -205,9 +206,11 @@ def triggers() -> TriggerResults:
                 random_control=RandomTrigger(trigger_ids=[8], trigger_text="r", dev_gain=0, dev_gain_mean=0, draws=1),
             )
         ]  # fmt: skip
-        sections[f"random/lead/{model}"] = [*records(model, model, 0.0)]
+        sections[SectionKey("random", model, "lead")] = [*records(model, model, 0.0)]
         for target in MODELS:
-            sections[f"attack/lead/{model}/{target}"] = [*records(model, target, 1.0 if model == target else 0.1)]
+            sections[SectionKey("attack", target, "lead", model)] = [
+                *records(model, target, 1.0 if model == target else 0.1)
+            ]
     return trigger_results(sections, MODELS, ["lead"], threshold=THRESHOLD, **CI)
 
 

@@ -14,6 +14,8 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.core.settings import Settings
+
 Floats = NDArray[np.float64]
 
 
@@ -23,6 +25,11 @@ class Resampling(TypedDict):
     samples: int
     seed: int
     confidence: float
+
+
+def resampling(settings: Settings) -> Resampling:
+    """How the settings say; every seed's intervals are made with the same draws."""
+    return Resampling(samples=settings.BOOTSTRAP_SAMPLES, seed=settings.DATA_SEED, confidence=settings.CONFIDENCE)
 
 
 # Resamples drawn at once. A constant, because the random stream is cut by it: changing it changes the draws.

@@ -27,6 +27,7 @@ from utils.analysis.results import (
     Norms,
     WorstCase,
 )
+from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import holm, in_family
 from utils.core.names import BASELINE, MODEL_KEYS, MONOTONIC, STANDARD
 
@@ -35,7 +36,7 @@ NOT_AN_ATTACK = ("all_replaced", "double")  # an upper bound, and the attack its
 
 
 def hotflip_results(
-    sections: Mapping[str, Sequence[Any]],
+    sections: Mapping[SectionKey, Sequence[Any]],
     model_keys: Sequence[str],
     *,
     threshold: float,
@@ -50,17 +51,20 @@ def hotflip_results(
     between attack and control attack minus control.
     """
     ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
-    controls = {key: [name for name in CONTROLS if f"{name}/{key}" in sections] for key in model_keys}
+    controls = {key: [name for name in CONTROLS if SectionKey(name, key) in sections] for key in model_keys}
 
-    def tests(first: str, second: str) -> AttackTests:
+    def figures(key: SectionKey) -> HotFlipFigures:
+        return summarise(sections[key], threshold=threshold, **ci)
+
+    def tests(first: SectionKey, second: SectionKey) -> AttackTests:
         return compare(sections[first], sections[second], threshold=threshold, **ci)
 
     models = {
         key: HotFlipCell(
-            **_fields(summarise(sections[f"attack/{key}"], threshold=threshold, **ci)),
-            controls={name: summarise(sections[f"{name}/{key}"], threshold=threshold, **ci) for name in controls[key]},
-            long_budget_curve=long_curve(sections[f"long/{key}"], threshold=threshold)
-            if f"long/{key}" in sections
+            **_fields(figures(SectionKey("attack", key))),
+            controls={name: figures(SectionKey(name, key)) for name in controls[key]},
+            long_budget_curve=long_curve(sections[SectionKey("long", key)], threshold=threshold)
+            if SectionKey("long", key) in sections
             else None,
             worst_case=worst_case(
                 [sections[name] for name in _attacks_on(key, controls[key], model_keys)], threshold=threshold
@@ -74,9 +78,7 @@ def hotflip_results(
         transfer_matrix={
             source: {
                 target: _transfer(
-                    models[target]
-                    if source == target
-                    else summarise(sections[f"transfer/{source}/{target}"], threshold=threshold, **ci)
+                    models[target] if source == target else figures(SectionKey("transfer", target, source=source))
                 )
                 for target in model_keys
             }
@@ -84,10 +86,11 @@ def hotflip_results(
         },
         comparisons=HotFlipComparisons(
             attack_minus_control={
-                key: {name: tests(f"{name}/{key}", f"attack/{key}") for name in controls[key]} for key in model_keys
+                key: {name: tests(SectionKey(name, key), SectionKey("attack", key)) for name in controls[key]}
+                for key in model_keys
             },
             **{
-                f"{first}_vs_{second}": tests(f"attack/{first}", f"attack/{second}")
+                f"{first}_vs_{second}": tests(SectionKey("attack", first), SectionKey("attack", second))
                 for first, second in pairs
                 if {first, second} <= set(model_keys)
             },
@@ -97,12 +100,12 @@ def hotflip_results(
     return replace(results, warnings=hotflip_warnings(results))
 
 
-def _attacks_on(key: str, controls: Sequence[str], model_keys: Sequence[str]) -> list[str]:
+def _attacks_on(key: str, controls: Sequence[str], model_keys: Sequence[str]) -> list[SectionKey]:
     """The sections of every attack that was tried on a model, flips found on other models included."""
-    tried = [f"{name}/{key}" for name in ("attack", *controls) if name not in NOT_AN_ATTACK]
+    tried = [SectionKey(name, key) for name in ("attack", *controls) if name not in NOT_AN_ATTACK]
     # A control arm adds nothing to the figures of the three models: they are the same with and without it.
     sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
-    return tried + [f"transfer/{source}/{key}" for source in sources]
+    return tried + [SectionKey("transfer", key, source=source) for source in sources]
 
 
 def _fields(figures: HotFlipFigures) -> dict[str, Any]:

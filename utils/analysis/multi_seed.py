@@ -20,6 +20,7 @@ from utils.analysis.final import FinalResults
 from utils.analysis.measures import reaches_threshold
 from utils.analysis.records import HotFlipRecord, Prediction, given, hotflip_row, read_rows
 from utils.analysis.results import AttackWarning, HotFlipCell, TriggerCell
+from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import holm
 from utils.core.codec import from_json
 from utils.core.errors import InputError, UsageError
@@ -352,7 +353,9 @@ def _rouge_pairs(run: SeedRun, dataset: str) -> np.ndarray:
 def _success_pairs(run: SeedRun) -> np.ndarray:
     threshold = run.results.hotflip.models[BASELINE].threshold
     scores: dict[str, dict[str, float]] = {model: {} for model in TRAINED_KEYS}
-    for row in read_rows(run.directory / "hotflip_records.jsonl", hotflip_row, named={f"attack/{m}" for m in scores}):
+    for row in read_rows(
+        run.directory / "hotflip_records.jsonl", hotflip_row, named={str(SectionKey("attack", m)) for m in scores}
+    ):
         if isinstance(row, HotFlipRecord) and row.skipped is None:
             scores[row.model][row.id] = float(reaches_threshold(given(row.relative_drop), threshold))
     return _difference(scores)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.analysis.sections import SectionKey, Sections
 from utils.core.codec import Range, from_json, to_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl
@@ -232,7 +233,6 @@ class TriggerSearch(TriggerSearchFacts):
 
 Row = HotFlipRecord | LongBudgetRecord | TriggerRecord | TriggerSearch
 Value = TypeVar("Value")
-Sections = dict[str, list[Any]]
 AnyRow = TypeVar("AnyRow", HotFlipRecord, LongBudgetRecord, TriggerRecord)
 
 
@@ -255,19 +255,19 @@ def column(records: Sequence[object], name: str) -> NDArray[np.float64]:
 
 def hotflip_row(section: str) -> type[HotFlipRecord] | type[LongBudgetRecord]:
     """The class of a row of hotflip_records.jsonl."""
-    return LongBudgetRecord if section.startswith("long/") else HotFlipRecord
+    return LongBudgetRecord if SectionKey.parse(section).part == "long" else HotFlipRecord
 
 
 def trigger_row(section: str) -> type[TriggerRecord] | type[TriggerSearch]:
     """The class of a row of uat_records.jsonl."""
-    return TriggerSearch if section.startswith(("search/", "free_search/")) else TriggerRecord
+    return TriggerSearch if SectionKey.parse(section).part in ("search", "free_search") else TriggerRecord
 
 
-def rows_of(sections: Mapping[str, Sequence[Row]]) -> Iterator[dict[str, Any]]:
+def rows_of(sections: Mapping[SectionKey, Sequence[Row]]) -> Iterator[dict[str, Any]]:
     """Every record as JSON with its `section`, for one JSONL file."""
-    for name, records in sections.items():
+    for key, records in sections.items():
         for record in records:
-            yield to_json(record) | {"section": name}
+            yield to_json(record) | {"section": str(key)}
 
 
 def read_rows(path: Path, kind: Callable[[str], type[Row]], named: Container[str] | None = None) -> Iterator[Row]:
@@ -280,17 +280,26 @@ def read_rows(path: Path, kind: Callable[[str], type[Row]], named: Container[str
     for number, row in enumerate(read_jsonl(path), 1):
         if named is not None and row.get("section") not in named:
             continue
-        yield from_json(kind(str(row.get("section"))), row, f"{path.name}, line {number}")
+        try:
+            record = kind(str(row.get("section")))
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
+        yield from_json(record, row, f"{path.name}, line {number}")
+
+
+def encoded(sections: Mapping[SectionKey, Sequence[Row]]) -> dict[str, list[dict[str, Any]]]:
+    """The sections as JSON, as the parts of a job array keep them."""
+    return {str(key): [to_json(record) for record in records] for key, records in sections.items()}
 
 
 def decoded(parts: Mapping[str, Sequence[dict[str, Any]]], kind: Callable[[str], type[Row]]) -> Sections:
-    """The sections again from their JSON, as the parts of a job array keep them."""
-    return {name: [from_json(kind(name), row, name) for row in rows] for name, rows in parts.items()}
+    """The sections again from what `encoded` made of them."""
+    return {SectionKey.parse(name): [from_json(kind(name), row, name) for row in rows] for name, rows in parts.items()}
 
 
 def sections_of(rows: Iterable[Row]) -> Sections:
     """Records by their section."""
     sections: Sections = {}
     for row in rows:
-        sections.setdefault(row.section, []).append(row)
+        sections.setdefault(SectionKey.parse(row.section), []).append(row)
     return sections

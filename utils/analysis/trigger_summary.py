@@ -30,12 +30,13 @@ from utils.analysis.results import (
     WorstPerExample,
     WorstTrigger,
 )
+from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import holm, in_family
 from utils.core.names import BASELINE, MONOTONIC
 
 
 def trigger_results(
-    sections: Mapping[str, Sequence[Any]],
+    sections: Mapping[SectionKey, Sequence[Any]],
     model_keys: Sequence[str],
     types: Sequence[str],
     *,
@@ -51,29 +52,33 @@ def trigger_results(
     """
     ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
 
-    def figures(name: str) -> TriggerFigures:
+    def figures(name: SectionKey) -> TriggerFigures:
         return summarise(sections[name], threshold=threshold, **ci)
 
+    def own(kind: str, key: str) -> Sequence[TriggerRecord]:
+        """Records of the trigger that was found on the model itself."""
+        return sections[SectionKey("attack", key, kind, key)]
+
     def cell(kind: str, key: str) -> TriggerCell:
-        found: TriggerSearch = sections[f"search/{kind}/{key}"][0]
-        attack = sections[f"attack/{kind}/{key}/{key}"]
-        random = RandomControl(**_fields(found.random_control) | _fields(figures(f"random/{kind}/{key}")))
+        found: TriggerSearch = sections[SectionKey("search", key, kind)][0]
+        attack = own(kind, key)
+        random = RandomControl(**_fields(found.random_control) | _fields(figures(SectionKey("random", key, kind))))
         free = None
-        if f"free/{kind}/{key}" in sections:
-            other: TriggerSearch = sections[f"free_search/{kind}/{key}"][0]
+        if SectionKey("free", key, kind) in sections:
+            other: TriggerSearch = sections[SectionKey("free_search", key, kind)][0]
             kept = ("trigger_ids", "trigger_text", "dev_gain", "forward_rows")
             of_search = {name: getattr(other, name) for name in kept}
-            free = GradientFreeControl(**of_search | _fields(figures(f"free/{kind}/{key}")))
-        half = sections.get(f"halfway/{kind}/{key}")
+            free = GradientFreeControl(**of_search | _fields(figures(SectionKey("free", key, kind))))
+        half = sections.get(SectionKey("halfway", key, kind))
         gained = gained_since(half, attack, threshold) if half else None
         of_search = _fields(found)
         for name in ("section", "random_control", "converged"):
             del of_search[name]
         return TriggerCell(
-            **of_search | _fields(figures(f"attack/{kind}/{key}/{key}")),
+            **of_search | _fields(figures(SectionKey("attack", key, kind, key))),
             random_control=random,
             gradient_free_control=free,
-            control_comparison=compare(sections[f"random/{kind}/{key}"], attack, threshold=threshold, **ci),
+            control_comparison=compare(sections[SectionKey("random", key, kind)], attack, threshold=threshold, **ci),
             halfway=gained,
             converged=found.converged and not (gained is not None and doubling_matters(gained)),
         )
@@ -81,13 +86,13 @@ def trigger_results(
     models = {
         key: ModelTriggers(
             types={kind: cell(kind, key) for kind in types},
-            worst=worst_types({kind: sections[f"attack/{kind}/{key}/{key}"] for kind in types}, threshold=threshold),
+            worst=worst_types({kind: own(kind, key) for kind in types}, threshold=threshold),
         )
         for key in model_keys
     }
     comparisons: dict[str, AttackTests] = {}
     if {BASELINE, MONOTONIC} <= set(model_keys):
-        pairs = {kind: [sections[f"attack/{kind}/{key}/{key}"] for key in (BASELINE, MONOTONIC)] for kind in types}
+        pairs = {kind: [own(kind, key) for key in (BASELINE, MONOTONIC)] for kind in types}
         comparisons = corrected_over_types(
             {kind: compare(*pair, threshold=threshold, **ci) for kind, pair in pairs.items()}
         )
@@ -95,7 +100,9 @@ def trigger_results(
         models=models,
         transfer_matrix={
             kind: {
-                source: {target: _transfer(figures(f"attack/{kind}/{source}/{target}")) for target in model_keys}
+                source: {
+                    target: _transfer(figures(SectionKey("attack", target, kind, source))) for target in model_keys
+                }
                 for source in model_keys
             }
             for kind in types

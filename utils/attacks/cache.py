@@ -54,6 +54,12 @@ def blocks_of(ids: Sequence[str]) -> list[list[int]]:
     return [order[i : i + BLOCK_SIZE] for i in range(0, len(order), BLOCK_SIZE)]
 
 
+def shard_dir(cache_dir: Path, shard: tuple[int, int]) -> Path:
+    """Where a task of a job array keeps its own cache entries; a single job needs no directory of its own."""
+    index, count = shard
+    return cache_dir if count == 1 else cache_dir / f"shard_{index}_of_{count}"
+
+
 def shard_of(ids: Sequence[str], shard: tuple[int, int]) -> list[int]:
     """Indices of the examples of shard (index, of how many): whole blocks, so numbers do not depend on shards."""
     index, of = shard

@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from utils.analysis.records import HotFlipRecord, given, hotflip_row, read_rows
+from utils.analysis.sections import SectionKey
 from utils.reports.table import MODELS
 
 AROUND = 8  # tokens shown on either side of a changed one
@@ -40,7 +41,7 @@ def shown_examples(records: Path, tokenizer: Path) -> list[AttackedExample]:
     """Worst and median attacked example of each model; `tokenizer`: the tokenizer.json that names the tokens."""
     pieces = Tokenizer.from_file(str(tokenizer))
     by_model: dict[str, list[HotFlipRecord]] = {model: [] for model in MODELS}
-    for row in read_rows(records, hotflip_row, named={f"attack/{model}" for model in MODELS}):
+    for row in read_rows(records, hotflip_row, named={str(SectionKey("attack", model)) for model in MODELS}):
         if isinstance(row, HotFlipRecord) and row.skipped is None and row.search and row.search.flips:
             by_model[row.model].append(row)
     shown = []

@@ -24,6 +24,7 @@ from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FL
 from utils.attacks.hotflip.proposals import State
 from utils.attacks.hotflip.records import Clean, Found, clean_summaries, make_records, search_trace
 from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
+from utils.attacks.legal_tokens import TokenIds
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.precision import search_objective
 from utils.core.errors import UsageError
@@ -167,8 +168,9 @@ def _search_block(
     live = [k for k, reason in enumerate(skipped) if reason is None]
     if not live:
         return [Found(reason) for reason in skipped]
-    own = settings.loss == "own_output"
-    labels = context.labels([clean.texts[k] for k in live]) if own else [items[k].labels for k in live]
+    labels: list[TokenIds] = [items[k].labels for k in live]
+    if settings.loss == "own_output":
+        labels = [*context.labels([clean.texts[k] for k in live])]
     targets = Targets(labels, objective.device)
     losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
     for k, loss in zip(live, losses, strict=True):
@@ -233,7 +235,7 @@ def _proposer(
 
 
 def _exact(
-    context: AttackContext, victim: Victim, trajectories: Sequence[SearchTrajectory], labels: Sequence[Sequence[int]]
+    context: AttackContext, victim: Victim, trajectories: Sequence[SearchTrajectory], labels: Sequence[TokenIds]
 ) -> list[tuple[list[State], np.ndarray]]:
     """The budget states of each trajectory with their float32 losses (a bf16 search only ranked them)."""
     flat = [(state, labels[e]) for e, trajectory in enumerate(trajectories) for state in trajectory.best]

@@ -1,17 +1,17 @@
-"""Stage 6 as a whole: the attack on every model, its controls, and transfer.
+"""The parts of stage 6: the attack on a model with its controls, and flips of other models replayed on it.
 
-Every record is returned under the name of its section; utils/analysis/hotflip_summary.py makes the results of them.
+Every record is returned under the key of its section; utils/analysis/hotflip_summary.py makes the results of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from utils.analysis.records import Sections
+from utils.analysis.sections import SectionKey, Sections
 from utils.attacks.cache import blocks_of, shard_of
 from utils.attacks.context import AttackContext, Victim
 from utils.attacks.encoding import EncodedText, Example
@@ -21,8 +21,6 @@ from utils.attacks.hotflip.long_budget import attack_without_limit
 from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
 from utils.attacks.transfer import attacked_inputs, replay
-
-Loader = Callable[[str], Victim]
 
 
 @dataclass(frozen=True)
@@ -39,111 +37,133 @@ class ControlSettings:
     long_examples: int = 200
 
 
-def hotflip_sections(
+@dataclass(frozen=True)
+class HotFlipPlan:
+    """Which examples a task of a job array attacks, and on which of them it does more.
+
+    `examples`: the task's own; `doubled`, `unlimited`: ids that are attacked with twice the candidates, and beyond the
+    budget; `longest`: the most attackable tokens of any example of all tasks, which decides the long budgets.
+    """
+
+    examples: list[Example]
+    doubled: frozenset[str]
+    unlimited: frozenset[str]
+    longest: int
+
+    @classmethod
+    def of(
+        cls,
+        context: AttackContext,
+        examples: Sequence[Example],
+        controls: ControlSettings | None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> HotFlipPlan:
+        """The plan for shard (index, count) of all `examples`."""
+        ids = [example.id for example in examples]
+        mine = [examples[i] for i in shard_of(ids, shard)]
+        if controls is None:
+            return cls(mine, frozenset(), frozenset(), 0)
+        # Samples are the first of all examples in the order of the blocks: the same ones whatever the shards.
+        order = [ids[i] for block in blocks_of(ids) for i in block]
+        tenth = -(-len(order) // 10)
+        unlimited = frozenset(order[: controls.long_examples])
+        longest = max((len(item.attackable) for item in context.encode(examples)), default=0) if unlimited else 0
+        return cls(mine, frozenset(order[: min(controls.convergence_examples, tenth)]), unlimited, longest)
+
+
+def attack_with_controls(
     context: AttackContext,
-    load: Loader,
-    model_keys: Sequence[str],
-    examples: Sequence[Example],
+    victim: Victim,
+    plan: HotFlipPlan,
     settings: HotFlipSettings,
     controls: ControlSettings | None,
     *,
     cache_dir: Path,
-    shard: tuple[int, int] = (0, 1),
 ) -> Sections:
-    """Attack, control and transfer records of every model on the shard's examples; one model in memory at a time."""
-    chosen = [examples[i] for i in shard_of([e.id for e in examples], shard)]
-    home = cache_dir if shard[1] == 1 else cache_dir / f"shard_{shard[0]}_of_{shard[1]}"
-    # Samples are the first of all examples in the order of the blocks: the same ones whatever the shards.
-    order = [examples[i].id for block in blocks_of([e.id for e in examples]) for i in block]
-    double = set(order[: min(controls.convergence_examples, -(-len(order) // 10))]) if controls else set()
-    long = set(order[: controls.long_examples]) if controls else set()
-    longest = max((len(item.attackable) for item in context.encode(examples)), default=0) if long else 0
-    sections: Sections = {}
-    for key in model_keys:
-        victim = load(key)
-        sections |= _attacks_on(context, victim, chosen, settings, controls, home / key)
-        some = [e for e in chosen if e.id in double]
-        if some:
-            sections[f"double/{key}"] = attack_examples(
-                context,
-                victim,
-                some,
-                replace(settings, candidates=2 * settings.candidates),
-                cache_dir=home / key / "double",
-                every_budget=False,
-            )
-        own = [r for r in sections[f"attack/{key}"] if r.id in long]
-        if own:
-            sections[f"long/{key}"] = attack_without_limit(
-                context,
-                victim,
-                own,
-                context.encode([e for e in chosen if e.id in long]),
-                num_flips=settings.num_flips,
-                longest=longest,
-                threshold=settings.success_threshold,
-                seed=settings.seed,
-                cache_dir=home / key,
-            )
-        del victim
-    for target in model_keys:
-        victim = load(target)
-        for source in model_keys:
-            if source != target:
-                sections[f"transfer/{source}/{target}"] = replay(
-                    context,
-                    victim,
-                    attacked_inputs(sections[f"attack/{source}"]),
-                    sections[f"attack/{target}"],
-                    name=f"flips of {source}",
-                    threshold=settings.success_threshold,
-                    cache_dir=home / "transfer",
-                )
-        del victim
-    return sections
-
-
-def _attacks_on(
-    context: AttackContext,
-    victim: Victim,
-    examples: Sequence[Example],
-    settings: HotFlipSettings,
-    controls: ControlSettings | None,
-    home: Path,
-) -> Sections:
-    key, clean_file = victim.key, home / "clean.jsonl"
-    main = attack_examples(context, victim, examples, settings, cache_dir=home / "attack", clean_file=clean_file)
-    sections: Sections = {f"attack/{key}": main}
-    if not controls:
+    """HotFlip on one model, and with `controls` beside it what it must beat and whether more effort would find more."""
+    key, clean_file = victim.key, cache_dir / "clean.jsonl"
+    records = attack_examples(
+        context, victim, plan.examples, settings, cache_dir=cache_dir / "attack", clean_file=clean_file
+    )
+    sections: Sections = {SectionKey("attack", key): records}
+    if controls is None:
         return sections
-    sections[f"greedy/{key}"] = attack_examples(
+    sections[SectionKey("greedy", key)] = attack_examples(
         context,
         victim,
-        examples,
+        plan.examples,
         replace(settings, method="greedy"),
-        cache_dir=home / "greedy",
+        cache_dir=cache_dir / "greedy",
         clean_file=clean_file,
         every_budget=False,
     )
-    live = {record.id for record in main if record.skipped is None}
-    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
-    drawn: dict[str, dict[str, Sequence[int]]] = {}
-    # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
-    for block in blocks_of([e.id for e in examples]):
-        items = [item for item in context.encode([examples[i] for i in block]) if item.id in live]
-        for name, attacks in _controls_on(context, objective, items, settings, controls).items():
-            drawn.setdefault(name, {}).update(attacks)
-    for name, attacks in drawn.items():
-        sections[f"{name}/{key}"] = replay(
+    attacked = {record.id for record in records if record.skipped is None}
+    for name, inputs in _searchless(context, victim, plan.examples, attacked, settings, controls).items():
+        sections[SectionKey(name, key)] = replay(
+            context, victim, inputs, records, name=name, threshold=settings.success_threshold, cache_dir=cache_dir
+        )
+    doubled = [example for example in plan.examples if example.id in plan.doubled]
+    if doubled:
+        sections[SectionKey("double", key)] = attack_examples(
             context,
             victim,
-            attacks,
-            main,
-            name=name,
+            doubled,
+            replace(settings, candidates=2 * settings.candidates),
+            cache_dir=cache_dir / "double",
+            every_budget=False,
+        )
+    unlimited = [record for record in records if record.id in plan.unlimited]
+    if unlimited:
+        sections[SectionKey("long", key)] = attack_without_limit(
+            context,
+            victim,
+            unlimited,
+            context.encode([example for example in plan.examples if example.id in plan.unlimited]),
+            num_flips=settings.num_flips,
+            longest=plan.longest,
             threshold=settings.success_threshold,
-            cache_dir=home,
+            seed=settings.seed,
+            cache_dir=cache_dir,
         )
     return sections
+
+
+def flips_of_others(
+    context: AttackContext, victim: Victim, sections: Sections, settings: HotFlipSettings, *, cache_dir: Path
+) -> Sections:
+    """What the flips that `sections` has of every other model do to `victim`."""
+    return {
+        SectionKey("transfer", victim.key, source=key.model): replay(
+            context,
+            victim,
+            attacked_inputs(records),
+            sections[SectionKey("attack", victim.key)],
+            name=f"flips of {key.model}",
+            threshold=settings.success_threshold,
+            cache_dir=cache_dir,
+        )
+        for key, records in sections.items()
+        if key.part == "attack" and key.model != victim.key
+    }
+
+
+def _searchless(
+    context: AttackContext,
+    victim: Victim,
+    examples: Sequence[Example],
+    attacked: set[str],
+    settings: HotFlipSettings,
+    controls: ControlSettings,
+) -> dict[str, dict[str, Sequence[int]]]:
+    """Attacked ids of the controls that need no search, by control and example id, of the examples `attacked`."""
+    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
+    inputs: dict[str, dict[str, Sequence[int]]] = {}
+    # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
+    for block in blocks_of([example.id for example in examples]):
+        items = [item for item in context.encode([examples[i] for i in block]) if item.id in attacked]
+        for name, of_block in _controls_on(context, objective, items, settings, controls).items():
+            inputs.setdefault(name, {}).update(of_block)
+    return inputs
 
 
 def _controls_on(
@@ -153,10 +173,9 @@ def _controls_on(
     settings: HotFlipSettings,
     controls: ControlSettings,
 ) -> dict[str, dict[str, Sequence[int]]]:
-    """Attacked ids of the attacks that need no search, by control and example id."""
-    drawn: dict[str, dict[str, Sequence[int]]] = {}
+    inputs: dict[str, dict[str, Sequence[int]]] = {}
     if not items:
-        return drawn
+        return inputs
     if controls.random_draws:
         sets = strongest_random(
             objective,
@@ -166,16 +185,16 @@ def _controls_on(
             draws=controls.random_draws,
             rngs=[generator(settings.seed, "random control", item.id) for item in items],
         )
-        drawn["random"] = {}
+        inputs["random"] = {}
         for item, flips in zip(items, sets, strict=True):
-            ids = np.asarray(item.ids, dtype=np.int64).copy()
-            ids[[f.position for f in flips]] = [f.new for f in flips]
-            drawn["random"][item.id] = ids.tolist()
+            ids = np.array(item.ids, dtype=np.int64)
+            ids[[flip.position for flip in flips]] = [flip.new for flip in flips]
+            inputs["random"][item.id] = ids.tolist()
     shots = one_shot(objective, context.legal, items, num_flips=settings.num_flips)
-    drawn["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
-    drawn["all_replaced"] = {
+    inputs["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
+    inputs["all_replaced"] = {
         # "floor" was the control's name: it stays in the key, so that draws stay what they were.
         item.id: all_replaced(context.legal, item, generator(settings.seed, "floor", item.id)).tolist()
         for item in items
     }
-    return drawn
+    return inputs
