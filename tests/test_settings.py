@@ -221,3 +221,13 @@ def test_behind_a_link_dot_dot_is_what_the_file_system_says(tmp_path):
 def test_a_home_that_nobody_has_is_named():
     result = read("", MONO_S2S_SCRATCH_DIR="~nobody-of-that-name/x")
     assert result.returncode and "home directory" in result.stderr.splitlines()[-1]
+
+
+def test_every_setting_that_code_reads_exists_and_every_one_is_read():
+    """mypy cannot see the names: `Settings` makes attributes of the constants."""
+    names = set(json.loads(read("import json; print(json.dumps([n for n in dir() if n.isupper()]))").stdout))
+    files = [path for room in ("utils", "scripts") for path in (ROOT / room).rglob("*.py")]
+    used = {name for path in files for name in re.findall(r"\bsettings\.([A-Z][A-Z_]+)\b", path.read_text())}
+    assert used <= names
+    text = "".join(path.read_text() for path in files)
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", text)] == ["DEMO_DIR"]  # configs/ reads it

@@ -56,7 +56,7 @@ def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, st
     for name, value in environment.items():
         if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
             patch.setenv(name, value)
-    patch.delitem(sys.modules, "configs.experiment_config", raising=False)  # it reads the environment once
+    sys.modules.pop("configs.experiment_config", None)  # it reads the environment once
     patch.setattr(sys, "argv", [script, "--seed", str(SEED)])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
     try:
@@ -64,6 +64,7 @@ def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, st
     except SystemExit as end:
         return int(end.code or 0)
     finally:
+        sys.modules.pop("configs.experiment_config", None)  # no later test shall get these settings
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return 0
@@ -87,6 +88,8 @@ def traced(tmp_path_factory) -> dict[int, set[str]]:
         for stage in STAGES:
             assert run_script(patch, stage.script, run.environment) == 0, stage.key
             reads[stage.number] = set().union(*(settings.read for settings in made))
+            progress = stage.progress(runner.Paths.of(made[-1]), SEED)
+            assert not stage.resumable or any(path.is_dir() for path in progress), "--force would remove nothing"
             made.clear()
         return reads
 

@@ -42,3 +42,15 @@ def quiet_end() -> int:
     os.dup2(nowhere, 1)
     os.close(nowhere)
     return 0
+
+
+def drop_what_cannot_be_written() -> None:
+    """At the end of a process: a log on a full disk must not turn its exit code into Python's 120."""
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -35,7 +35,7 @@ from utils.core.errors import (
 from utils.core.files import write_text
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
-from utils.core.output import keep_working_without_reader
+from utils.core.output import drop_what_cannot_be_written, keep_working_without_reader
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
@@ -139,6 +139,8 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
     except UserError as error:
         print(f"stage {stage.key}: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        drop_what_cannot_be_written()
 
 
 def _run(
