@@ -87,4 +87,6 @@ def in_process(
         code: int = importlib.import_module(f"scripts.{script}").main()
     except SystemExit as left:
         code = int(left.code or 0)
+    finally:
+        sys.modules.pop("configs.experiment_config", None)  # no later test shall get these settings
     return code

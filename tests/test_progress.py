@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize(("what", "shown"), [("baseline: HotFlip", True), ("", False)])
 def test_a_log_file_gets_the_bar_unless_it_has_no_name(what, shown, capfd):
-    for _ in progress(range(3), what=what):
+    for _ in progress(range(3), label=what):
         pass
     lines = capfd.readouterr().err.split("\n")
     assert any(line.startswith(f"{what}: 100%|") for line in lines) == shown
@@ -31,7 +31,7 @@ from utils.core.output import drop_what_cannot_be_written, keep_working_without_
 p.SECONDS_BETWEEN_LOG_LINES = 0.0
 keep_working_without_reader(OSError)
 print("a line")
-for _ in p.progress(range(1000), what="work"):
+for _ in p.progress(range(1000), label="work"):
     pass
 print("done", file=open("result", "w"))
 drop_what_cannot_be_written()

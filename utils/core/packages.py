@@ -13,14 +13,14 @@ _MARKER = re.compile(r";\s*python_version\s*(>=|<)\s*[\"']3\.([0-9]+)[\"']")
 
 def wanted(requirements: Path) -> dict[str, str]:
     """Pinned version by package name ("" where none) for this Python, following `-r other.txt` lines."""
-    found: dict[str, str] = {}
+    pins: dict[str, str] = {}
     for line in requirements.read_text(encoding="utf-8").splitlines():
         line = line.strip()
         if line.startswith("-r "):
-            found |= wanted(requirements.parent / line[3:].strip())
+            pins |= wanted(requirements.parent / line[3:].strip())
         elif (match := _PINNED.match(line)) and _for_this_python(line):
-            found[match[1]] = match[2] or ""
-    return found
+            pins[match[1]] = match[2] or ""
+    return pins
 
 
 def _for_this_python(line: str) -> bool:
@@ -35,12 +35,12 @@ def missing(requirements: Path) -> list[str]:
 
 def other_versions(requirements: Path) -> dict[str, tuple[str, str]]:
     """(installed, pinned) of the packages that are here in another version than the pinned one."""
-    odd = {}
+    differing = {}
     for name, pinned in wanted(requirements).items():
         version = _installed(name)
         if version and pinned and version.split("+")[0] != pinned:  # torch says 2.13.0+cpu for its CPU build
-            odd[name] = (version, pinned)
-    return odd
+            differing[name] = (version, pinned)
+    return differing
 
 
 def main(arguments: list[str]) -> int:

@@ -26,20 +26,20 @@ class _Lines:
             sys.stderr.flush()
 
 
-def progress(iterable: Iterable[Any] | None = None, *, what: str, total: int | None = None, unit: str = "it") -> tqdm:
-    """A tqdm bar named `what` that shows rate and time left; `set_postfix` adds running figures.
+def progress(iterable: Iterable[Any] | None = None, *, label: str, total: int | None = None, unit: str = "it") -> tqdm:
+    """A tqdm bar named `label` that shows rate and time left; `set_postfix` adds running figures.
 
-    An empty `what` shows nothing: work that is a part of another bar's.
+    An empty `label` shows nothing: work that is a part of another bar's.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
         iterable,
-        desc=what,
+        desc=label,
         total=total,
         unit=unit,
         dynamic_ncols=terminal,
         ascii=not terminal,
         mininterval=0.2 if terminal else SECONDS_BETWEEN_LOG_LINES,
         file=sys.stderr if terminal else _Lines(),
-        disable=not what,  # None would mean: off where stderr is no terminal, and a job would say nothing for hours
+        disable=not label,  # None would mean: off where stderr is no terminal, and a job would say nothing for hours
     )

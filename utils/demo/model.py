@@ -121,7 +121,7 @@ def pretrain(
     )
     model.train()
     loss = torch.zeros(())
-    bar = progress(range(steps), what="pretraining the demo model", unit="step")
+    bar = progress(range(steps), label="pretraining the demo model", unit="step")
     for _ in bar:
         rows = [
             _summary_pair(tokenizer, rng) if rng.random() < SUMMARY_SHARE else corrupt(rng.choice(ids), sentinels, rng)

@@ -82,7 +82,7 @@ def generate(
     engine = T5Inference(model, product_dtype(resolved))
     limit = BatchLimit(MAX_ROWS)
     todo = [batch.tolist() for batch in batches if not all(index in done for index in batch.tolist())]
-    with progress(total=len(rows), what=what, unit="summary") as bar:
+    with progress(total=len(rows), label=what, unit="summary") as bar:
         bar.update(len(rows) - sum(map(len, todo)))
         for batch in todo:
             if stop_requested is not None and stop_requested():

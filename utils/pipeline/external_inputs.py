@@ -29,14 +29,14 @@ def data_files(settings: Settings) -> dict[str, Path]:
     if not settings.DATASETS_FILE:
         return {}
     path = Path(settings.DATASETS_FILE)
-    found = {"DATASETS_FILE": path}
+    inputs = {"DATASETS_FILE": path}
     for name, given in _named(path):
         if given.is_dir():
             files = sorted(file for file in given.rglob("*") if _is_visible_file(file, given))
-            found |= {f"DATASETS_FILE/{name}/{file.relative_to(given).as_posix()}": file for file in files}
+            inputs |= {f"DATASETS_FILE/{name}/{file.relative_to(given).as_posix()}": file for file in files}
         else:
-            found[f"DATASETS_FILE/{name}/{given.name}"] = given
-    return found
+            inputs[f"DATASETS_FILE/{name}/{given.name}"] = given
+    return inputs
 
 
 def _named(path: Path) -> Iterator[tuple[str, Path]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.core.names import ARMS, BASELINE
+from utils.core.names import ARMS, BASELINE, MONOTONIC
 from utils.core.paths import Paths
 from utils.core.settings import Settings
 from utils.core.text import slurm_time
@@ -163,7 +163,7 @@ STAGES: tuple[Stage, ...] = (
         purpose="fine-tune under W = softplus(V)",
         settings=(*_TRAINING, "MONOTONIC_NUM_EPOCHS", "MONOTONIC_WARMUP_RATIO", "MONOTONIC_EPSILON", "CONTROL_ARMS"),
         outputs=lambda paths, seed: [
-            paths.model(seed, "monotonic"),
+            paths.model(seed, MONOTONIC),
             paths.results(seed) / "monotonic_training_history.json",
         ],
         progress=lambda paths, seed: [paths.training(seed, arm) for arm in ARMS if arm != BASELINE],

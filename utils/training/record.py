@@ -125,7 +125,7 @@ class TrainingRecord(TrainerCallback):
         self.started = self.epoch_started = self.last_save = time.perf_counter()
         self.first_step = state.global_step
         self.bar = (
-            progress(what=self.arm, total=state.max_steps, unit="step")
+            progress(label=self.arm, total=state.max_steps, unit="step")
             if sys.stderr.isatty() and not ranks.rank()
             else None
         )

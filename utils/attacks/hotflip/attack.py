@@ -108,7 +108,7 @@ def attack_examples(
         clean = clean_summaries(context, victim, items, done_file=clean_file or cache_dir / "clean.jsonl")
         objective: Objective | None = None
         live: list[HotFlipRecord] = []  # attackable so far, for the progress bar
-        with progress(total=len(items), what=f"{victim.key}: {settings.method}", unit="example") as bar:
+        with progress(total=len(items), label=f"{victim.key}: {settings.method}", unit="example") as bar:
             for b, block in enumerate(blocks):
                 rows = done[b]
                 if rows is None:

@@ -133,7 +133,7 @@ def optimise_trigger(
     state = TriggerSearchState(**saved["state"]) if saved else TriggerSearchState()
     train = TriggerObjective(objective, train_items, trigger_type, settings.seed)
     dev = TriggerObjective(objective, dev_items, trigger_type, settings.seed)
-    with progress(total=settings.iterations, what=f"{victim.key}: {trigger_type} trigger", unit="iteration") as bar:
+    with progress(total=settings.iterations, label=f"{victim.key}: {trigger_type} trigger", unit="iteration") as bar:
         bar.update(state.iteration)
         clean_dev = float(np.mean(dev.clean_losses()))
         began = time.perf_counter()
