@@ -135,10 +135,12 @@ def hotflip_of(copies: int = 1, swapped: bool = False) -> HotFlipResults:
         still = {"attacked_rougeL": ATTACKS[of][0][0], "relative_drop": 0.0, "success": False, "loss_increase": 0.0}
         sections[SectionKey("random", model)] = [hotflip_record(of, n, model=model, **still) for n in numbers]
         for target in MODELS:
-            if target != model:  # flips found elsewhere do nothing either
-                sections[SectionKey("transfer", target, source=model)] = [
-                    hotflip_record(other[target] if swapped else target, n, model=target, **still) for n in numbers
-                ]
+            if target != model:  # flips found elsewhere do nothing either, but for one: monotonic's on baseline's first
+                of_target = other[target] if swapped else target
+                replayed = [hotflip_record(of_target, n, model=target, **still) for n in numbers]
+                if (model, target) == ("monotonic", "baseline"):
+                    replayed[0] = dataclasses.replace(replayed[0], relative_drop=0.2, success=True)
+                sections[SectionKey("transfer", target, source=model)] = replayed
     return hotflip_results(sections, MODELS, threshold=THRESHOLD, **CI)
 
 
@@ -165,7 +167,8 @@ def test_hotflip_and_its_differences() -> None:
     against = results.comparisons.attack_minus_control["baseline"]["random"]
     assert against.success.difference == 1.0 and against.loss_increase is not None
     assert against.loss_increase.difference == pytest.approx(1.2)  # the attack minus its control
-    assert results.transfer_matrix["monotonic"]["baseline"].success_rate == 0.0  # found on monotonic
+    assert results.transfer_matrix["monotonic"]["baseline"].success_rate == pytest.approx(1 / 3)  # found on monotonic
+    assert results.transfer_matrix["baseline"]["monotonic"].success_rate == 0.0
     assert results.transfer_matrix["baseline"]["baseline"].success_rate == 1.0
 
 
