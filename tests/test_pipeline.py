@@ -6,6 +6,8 @@ This is also the proof of "your own data and model": nothing here can reach a hu
 import csv
 import json
 import math
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -142,3 +144,16 @@ def test_bad_data_is_one_clear_line(done, tmp_path, change, words, code):
     assert result.returncode == code, result.stdout + result.stderr
     assert words in result.stdout.splitlines()[-1] and "Traceback" not in result.stdout + result.stderr
     assert not (scratch / "mono_s2s_work" / "prepared_data").exists()
+
+
+def test_a_data_file_that_was_cut_in_half_is_seen_by_the_next_command(done):
+    path = next(Path(done.environment["MONO_S2S_DATASETS_FILE"]).parent.rglob("train.jsonl"))
+    content, stat = path.read_bytes(), path.stat()
+    try:
+        path.write_bytes(content[: len(content) // 2])
+        planned = done.all("--dry-run").stdout
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert re.search(rf"1_prepare_data +will run: its input DATASETS_FILE/.*{path.name} was changed", planned), planned
+    assert re.search(r"1_prepare_data +done\n", done.all("--dry-run").stdout)
