@@ -90,7 +90,7 @@ class Match:
 
 def fingerprint(text: str) -> Fingerprint:
     """The fingerprint of a document; the same on every machine and in every process. Linear in the text's length."""
-    words = _first_words(text)
+    words, spaced = _first_words(text)
     normal = " ".join(words) or text.lower()  # a text of signs alone is the same as itself, not as any other
     digest = hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=16).digest()
     if len(words) < NGRAM:
@@ -102,8 +102,8 @@ def fingerprint(text: str) -> Fingerprint:
     for offset in range(NGRAM):
         hashes = hashes * _MULTIPLIER + codes[offset : offset + count]
         hashes ^= hashes >> _SHIFT
-    characters = np.array([len(word) == 1 and word > "\u0e00" for word in words[:count]])
-    if characters.any():
+    if not spaced:
+        characters = np.array([len(word) == 1 and word > "\u0e00" for word in words[:count]])
         # Four characters say as much as two words: a sequence that begins with one is mixed with the next four.
         following = np.append(hashes[NGRAM:], np.zeros(min(NGRAM, count), dtype=np.uint64))
         wide = hashes * _MULTIPLIER + following
@@ -114,8 +114,8 @@ def fingerprint(text: str) -> Fingerprint:
     return Fingerprint(digest, np.unique(hashes))
 
 
-def _first_words(text: str) -> list[str]:
-    """The first words of the normal form, without reading more of the text than they need."""
+def _first_words(text: str) -> tuple[list[str], bool]:
+    """The first words of the normal form, without reading more of the text than they need; whether `_WORD` will do."""
     length = CHARACTERS_READ
     while True:
         space = text.find("\n", length) if len(text) > length else -1
@@ -123,10 +123,11 @@ def _first_words(text: str) -> list[str]:
             space = text.find(" ", length, 2 * length) if len(text) > length else -1
         part = text if len(text) <= length else text[: space if space >= 0 else 2 * length]
         normal = _SPEAKER.sub(" ", part.lower()).translate(_APOSTROPHES)
-        pattern = _UNIT if _NOT_PLAIN.search(normal) else _WORD
-        words = [match[0] for match in islice(pattern.finditer(normal), WORDS_READ + MARGIN_WORDS)]
+        spaced = _NOT_PLAIN.search(normal) is None
+        found = (_WORD if spaced else _UNIT).finditer(normal)
+        words = [match[0] for match in islice(found, WORDS_READ + MARGIN_WORDS)]
         if len(words) == WORDS_READ + MARGIN_WORDS or len(part) == len(text):
-            return words[:WORDS_READ]
+            return words[:WORDS_READ], spaced
         length *= 2
 
 

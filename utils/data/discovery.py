@@ -29,7 +29,7 @@ def split_names(names: Sequence[str], split: str, *, config: str = "", readme: s
     """The files of one split among `names` (relative, with /), in order; NoFiles if there are none or too many.
 
     `split` is a split as `datasets` calls it (validation stands for val, valid and dev, too), or a file name or
-    pattern. A folder named `config` is looked at alone; otherwise `config` is one of those in the text `readme`.
+    pattern. `config` is a configuration of the text `readme`, or a folder that is looked at alone.
     """
     if any(mark in split for mark in "./*"):
         chosen = sorted(name for name in names if fnmatch.fnmatchcase(name, split) and format_of(name))
@@ -37,7 +37,8 @@ def split_names(names: Sequence[str], split: str, *, config: str = "", readme: s
             raise NoFiles(f"no file {split}; there are {_listed(names)}")
         return _complete(chosen)
     inside = [name for name in names if config and name.startswith(f"{config}/")]
-    if inside:
+    described = readme and re.search(rf"config_name: *['\"]?{re.escape(config)}['\"]? *$", readme, re.MULTILINE)
+    if inside and not described:
         prefix = f"{config}/"
         rest = tuple(name.removeprefix(prefix) for name in inside)
         return [prefix + name for name in _of_split(rest, split, "", None)]

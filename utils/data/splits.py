@@ -21,7 +21,7 @@ from datasets import Dataset
 from utils.core.errors import StageError
 from utils.core.files import write_jsonl
 from utils.data.cleaning import clean_text
-from utils.data.contamination import METHOD, Fingerprint, OverlapIndex, fingerprint
+from utils.data.contamination import CHARACTERS_READ, METHOD, Fingerprint, OverlapIndex, fingerprint
 from utils.data.judgement import check_kept, warnings_of
 from utils.data.loading import Fetched
 from utils.data.readers import Row, read_rows
@@ -34,7 +34,7 @@ from utils.data.store import REMOVED, SplitWriter
 OVERSAMPLING = 4  # rows looked at for each training row wanted, where only some are
 # What is common among the documents that are compared is learnt from the first BACKGROUND_ROWS of each split: from all
 # of BACKGROUND_FULL, then from ever fewer (row i with probability BACKGROUND_FULL / i). A template is seen there.
-BACKGROUND_ROWS, BACKGROUND_FULL = 20_000, 2_000
+BACKGROUND_ROWS, BACKGROUND_FULL = 10_000, 1_000
 
 log = logging.getLogger("mono_s2s.data")
 
@@ -153,8 +153,11 @@ class Build:
         seen: dict[bytes, str] = {}
         for id_, row, done in self._rows(key, "validation", task, seen):
             writer.add(self._written(key, id_, row, done, texts=True))
-        self._check_size(writer.name, request.attack_optimize_size, len(writer.ids))
-        chosen = draw(writer.ids, request.attack_optimize_size, seed=request.seed, purpose=writer.name)
+        # Where the attacked set is trained on, too, half of its validation rows are left for choosing the epoch.
+        available = len(writer.ids) // 2 if key in request.train_keys else len(writer.ids)
+        self._check_size(writer.name, request.attack_optimize_size, available)
+        size = min(available, request.attack_optimize_size)
+        chosen = draw(writer.ids, size, seed=request.seed, purpose=writer.name)
         self.sets[writer.name] = writer.finish(chosen)
         if not writer.ids:
             raise StageError(f"{key}: no validation row is left to optimise attacks on.")
@@ -274,7 +277,7 @@ class Build:
             for row in islice(rows, BACKGROUND_ROWS):
                 drawn = draw_key(request.seed, "background", f"{key}/{split}/{row.number}")
                 if drawn * (row.number + 1) < BACKGROUND_FULL * 2**64:
-                    yield fingerprint(clean_text(row.document))
+                    yield fingerprint(clean_text(row.document[: 2 * CHARACTERS_READ]))
 
     def _saved_index(self) -> Path:
         directory = self.directory / f".index_{len(self.index.groups)}"

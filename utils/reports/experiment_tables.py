@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, percent, plain
+from utils.reports.table import MODELS, NOT_AVAILABLE, Table, interval, percent, plain, set_titles
 
 ARMS = ("baseline", "monotonic")
 # What earlier runs of this recipe with T5-small found (the guide's figures): reference lines, never used for tuning.
@@ -87,7 +87,9 @@ def costs(results: dict[str, Any]) -> Table:
             )
         )
     for model in MODELS:
-        cells = [results["evaluation"][k][model] for k in TITLES if model in results["evaluation"].get(k, {})]
+        cells = [
+            results["evaluation"][k][model] for k in set_titles(results) if model in results["evaluation"].get(k, {})
+        ]
         if cells and all("seconds" in cell for cell in cells):
             seconds, count = sum(c["seconds"] for c in cells), sum(c["num_examples"] for c in cells)
             each = f"{1000 * seconds / count:.1f} ms each" if count else ""
@@ -111,7 +113,9 @@ def _overhead(results: dict[str, Any]) -> str:
         "the time": [history["total_seconds"] for history in both],
         "the memory": [history["epochs"][-1].get("peak_memory_mb") for history in both],
     }
-    cells = [[results["evaluation"][key][arm] for key in TITLES if key in results["evaluation"]] for arm in ARMS]
+    cells = [
+        [results["evaluation"][key][arm] for key in set_titles(results) if key in results["evaluation"]] for arm in ARMS
+    ]
     spent = [sum(cell.get("seconds", 0.0) for cell in arm) for arm in cells]
     words = [f"{second / first:.2f} times {what}" for what, (first, second) in pairs.items() if first and second]
     generation = f" and generation {spent[1] / spent[0]:.2f} times the time" if spent[0] and spent[1] else ""

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from utils.reports.data_tables import lengths
-from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES
+from utils.reports.table import MODELS, NOT_AVAILABLE, set_titles
 
 # Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour. Black and nothing else is
 # taken over by the page's own colour of text (report.html in the dark), so what must stay black is INK.
@@ -68,7 +68,8 @@ def save_all(makers: dict[str, Callable[[], tuple[Figure, str]]], directory: Pat
 def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     """ROUGE-L of every model on every set, with intervals, beside the first three sentences of the text."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
-    keys = [key for key in TITLES if key in results["evaluation"]]
+    titles = set_titles(results)
+    keys = [key for key in titles if key in results["evaluation"]]
     for offset, model in enumerate(MODELS):
         cells = [results["evaluation"][key][model]["rougeL"] for key in keys]
         means = [cell["mean"] for cell in cells]
@@ -78,16 +79,16 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     lead = [results["data"]["sets"][key]["splits"]["test"]["sampled"]["lead3"]["rougeL"] for key in keys]
     axes.hlines(lead, [i - 0.35 for i in range(len(keys))], [i + 0.35 for i in range(len(keys))], "#000000", ":",
                 label="lead-3")  # fmt: skip
-    axes.set_xticks(range(len(keys)), [TITLES[key] for key in keys])
+    axes.set_xticks(range(len(keys)), [titles[key] for key in keys])
     axes.set_ylabel("ROUGE-L")
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
-        f"{TITLES[key]}: "
+        f"{titles[key]}: "
         + ", ".join(f"{m} {results['evaluation'][key][m]['rougeL']['mean']:.3f}" for m in MODELS)
         + f", lead-3 {value:.3f}"
         for key, value in zip(keys, lead, strict=True)
     )
-    missing = "".join(f"; {TITLES[key]}: {NOT_AVAILABLE}" for key in TITLES if key not in keys)
+    missing = "".join(f"; {title}: {NOT_AVAILABLE}" for key, title in titles.items() if key not in keys)
     return figure, f"ROUGE-L with intervals. {words}{missing}."
 
 
@@ -96,7 +97,10 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     figure, axes = plt.subplots(figsize=(4, 3))
     words = []
     for model in MODELS:
-        attack, quality = results["hotflip"][model], results["evaluation"]["cnn_dm"][model]["rougeL"]
+        attack, quality = (
+            results["hotflip"][model],
+            results["evaluation"][results["data"]["attack_dataset"]][model]["rougeL"],
+        )
         if attack["success_rate"] is None:
             continue
         x, y, (low, high) = 100 * attack["success_rate"], quality["mean"], attack["success_rate_ci"]

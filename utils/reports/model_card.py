@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from utils.core.results import profile_note
-from utils.reports.table import NOT_AVAILABLE, TITLES, interval, percent
+from utils.reports.table import NOT_AVAILABLE, interval, percent, set_titles
 
 WHAT = {
     "baseline": "fine-tuned without any constraint: the control of the experiment",
@@ -83,7 +83,7 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
 
 def _results(arm: str, results: dict[str, Any]) -> str:
     lines = []
-    for key, title in TITLES.items():
+    for key, title in set_titles(results).items():
         cell = results["evaluation"].get(key, {}).get(arm)
         lines.append(f"ROUGE-L on {title}: {interval(cell['rougeL']) if cell else NOT_AVAILABLE}")
     hotflip = results["hotflip"][arm]

@@ -25,12 +25,12 @@ def tables(results: dict[str, Any]) -> list[Table]:
     header = ("mean", "std", f"[{level}]", *(f"seed {seed}" for seed in results["seeds"]))
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     quality = [
-        (f"{TITLES[key]} {words} {model}", *_cells(cells[model][metric]))
+        (f"{TITLES.get(key, key)} {words} {model}", *_cells(cells[model][metric]))
         for key, cells in results["evaluation"].items()
         for metric, words in metrics.items()
         for model in MODELS
     ]
-    absent = [key for key in TITLES if key not in results["evaluation"]]
+    absent = [key for key in TITLES if key in results["missing_datasets"]]
     quality += [(f"{TITLES[key]} ROUGE-L {m}", *(NOT_AVAILABLE,) * len(header)) for key in absent for m in MODELS]
     figures = {
         "success_rate": "success",
@@ -79,7 +79,7 @@ def _tests(results: dict[str, Any]) -> Table:
         )
         ps = (p_value(test["p_value_t"]), p_value(test.get("p_value_holm")), p_value(test["p_value_wilcoxon"]))
         rows.append((_titled(name), signed(test["difference"], digits=4), interval, *ps, str(test["n"])))
-    rows += [(f"{TITLES[key]} ROUGE-L", *(NOT_AVAILABLE,) * 6) for key in TITLES if key not in results["evaluation"]]
+    rows += [(f"{TITLES[key]} ROUGE-L", *(NOT_AVAILABLE,) * 6) for key in TITLES if key in results["missing_datasets"]]
     best = 2.0 ** (1 - len(results["seeds"]))
     header = ("figure", "difference", f"[{100 * results['confidence']:g} %]", "p (t)", "p (Holm)", "p (W)", "seeds")
     return Table(

@@ -30,11 +30,11 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
             error = [[cell["mean"] - cell["lower"]], [cell["upper"] - cell["mean"]]]
             axes.errorbar(x, cell["mean"], error, fmt=MARKERS[model], capsize=3, **style)
             axes.plot([x + 0.08] * cell["n"], cell["values"], MARKERS[model], color=COLOURS[model], markersize=2.5)
-    axes.set_xticks(range(len(sets)), [TITLES[key] for key in sets])
+    axes.set_xticks(range(len(sets)), [TITLES.get(key, key) for key in sets])
     axes.set_ylabel("ROUGE-L")
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
-        f"{TITLES[key]}: " + ", ".join(f"{model} {cells[model]['rougeL']['mean']:.3f}" for model in MODELS)
+        f"{TITLES.get(key, key)}: " + ", ".join(f"{model} {cells[model]['rougeL']['mean']:.3f}" for model in MODELS)
         for key, cells in sets.items()
     )
     return figure, f"ROUGE-L, mean over seeds with its t interval; small marks: the seeds. {words}."
@@ -44,8 +44,9 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     """Quality against robustness: up and left is better."""
     figure, axes = plt.subplots(figsize=(4, 3))
     words = []
+    attacked = next(name.split()[0] for name in results["hierarchical_bootstrap"] if name.endswith(" rougeL"))
     for model in MODELS:
-        attack, quality = results["hotflip"][model]["success_rate"], results["evaluation"]["cnn_dm"][model]["rougeL"]
+        attack, quality = results["hotflip"][model]["success_rate"], results["evaluation"][attacked][model]["rougeL"]
         if attack["mean"] is None:
             continue
         rates = [100 * value for value in attack["values"]]

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from utils.analysis.measures import relative_gain
-from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, interval, p_value, percent, signed
+from utils.reports.table import MODELS, NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
 
 METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
@@ -14,7 +14,7 @@ METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", 
 def quality(results: dict[str, Any]) -> Table:
     rows = []
     sizes = []
-    for key, title in TITLES.items():
+    for key, title in set_titles(results).items():
         cells = results["evaluation"].get(key)
         if cells is None:
             rows += [(f"{title} {model}", *(NOT_AVAILABLE,) * 3) for model in MODELS]
@@ -37,7 +37,7 @@ def quality(results: dict[str, Any]) -> Table:
 def comparisons(results: dict[str, Any]) -> Table:
     """Monotonic minus baseline, metric by metric."""
     rows = []
-    for key, title in TITLES.items():
+    for key, title in set_titles(results).items():
         cell = results["evaluation"]["comparisons"].get(key)
         if cell is None:
             rows.append((title, *(NOT_AVAILABLE,) * 4))
@@ -56,7 +56,7 @@ def comparisons(results: dict[str, Any]) -> Table:
 def against_standard(results: dict[str, Any]) -> Table:
     """Both fine-tuned models minus the pretrained one, ROUGE-L."""
     rows = []
-    for key, title in TITLES.items():
+    for key, title in set_titles(results).items():
         cell = results["evaluation"]["comparisons"].get(key)
         for model in ("baseline", "monotonic"):
             test = cell and cell["rougeL"]["against_standard"][model]
@@ -191,14 +191,19 @@ def attribution(results: dict[str, Any], arms: list[str]) -> Table:
     rows = []
     for model in ("baseline", "monotonic", *arms):
         cell = results["hotflip"][model]
-        quality = [results["evaluation"].get(key, {}).get(model) for key in TITLES]
+        quality = [results["evaluation"].get(key, {}).get(model) for key in set_titles(results)]
         rouge = [f"{item['rougeL']['mean']:.3f}" if item else NOT_AVAILABLE for item in quality]
         attack = (percent(cell["success_rate"], cell.get("success_rate_ci")), signed(cell["mean_loss_increase"]))
         rows.append((model, *rouge, *attack))
     return Table(
         "attribution",
         "What the softplus alone does: control arms",
-        ("model", *(f"ROUGE-L {title}" for title in TITLES.values()), "HotFlip success", "NLL rise, nats"),
+        (
+            "model",
+            *(f"ROUGE-L {title}" for title in set_titles(results).values()),
+            "HotFlip success",
+            "NLL rise, nats",
+        ),
         rows,
         "sign_frozen: the same softplus, but the pretrained signs kept. abs_init_free: starts from |W|, unconstrained.",
     )

@@ -14,6 +14,13 @@ TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
 NOT_AVAILABLE = "not available"
 
 
+def set_titles(results: dict[str, Any]) -> dict[str, str]:
+    """The titles of all test sets of a run by key, also of those that are missing, in their order."""
+    sets, missing = results["data"]["sets"], results["data"]["missing"]
+    found = {key: entry["title"] for key, entry in sets.items() if entry["role"] == "test"}
+    return found | {key: TITLES[key] for key in TITLES if key in missing}
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as words: `name` is its file name, `note` what a reader must know, `marked` rows that stand out."""
