@@ -41,16 +41,16 @@ def replay(
         return saved
     fine = [record.skipped is None and record.id in attacks for record in own]
     blocks = [[own[i] for i in block if fine[i]] for block in blocks_of([r.id for r in own])]
-    live = [record for block in blocks for record in block]
-    inputs = [list(attacks[record.id]) for record in live]
+    replayable = [record for block in blocks for record in block]
+    inputs = [list(attacks[record.id]) for record in replayable]
     texts = summaries(context, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
     losses: list[float] = []
     for block in blocks:
         rows = [list(attacks[record.id]) for record in block]
         losses += exact_losses(context, victim, rows, [given(record.labels) for record in block]).tolist()
-    scores = rouge_l(context, texts, [given(record.reference) for record in live])
+    scores = rouge_l(context, texts, [given(record.reference) for record in replayable])
     done: dict[str, HotFlipRecord] = {}
-    for record, text, score, loss in zip(live, texts, scores.tolist(), losses, strict=True):
+    for record, text, score, loss in zip(replayable, texts, scores.tolist(), losses, strict=True):
         clean_rouge, clean_loss = given(record.clean_rougeL), given(record.clean_loss)
         drop = relative_drop(clean_rouge, score)
         finite = math.isfinite(loss)

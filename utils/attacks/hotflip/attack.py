@@ -107,24 +107,24 @@ def attack_examples(
     if any(rows is None for rows in done):
         clean = clean_summaries(context, victim, items, done_file=clean_file or cache_dir / "clean.jsonl")
         objective: Objective | None = None
-        live: list[HotFlipRecord] = []  # attackable so far, for the progress bar
+        attacked: list[HotFlipRecord] = []  # attackable so far, for the progress bar
         with progress(total=len(items), label=f"{victim.key}: {settings.method}", unit="example") as bar:
             for b, block in enumerate(blocks):
                 rows = done[b]
                 if rows is None:
-                    some, cleared = [items[i] for i in block], clean.part(block)
+                    block_items, block_clean = [items[i] for i in block], clean.part(block)
                     search_file = cache_dir / f"search_{b:04d}.json"
                     found = load_records(search_file, fingerprints[b], Found)
                     if found is None:
                         fine = [item for item in items if item.problem is None]
                         objective = objective or search_objective(context, victim, fine)
-                        found = _search_block(context, victim, settings, objective, some, cleared)
+                        found = _search_block(context, victim, settings, objective, block_items, block_clean)
                         save_cached(search_file, fingerprints[b], found)
                     rows = done[b] = make_records(
                         context,
                         victim,
-                        some,
-                        cleared,
+                        block_items,
+                        block_clean,
                         found,
                         method=settings.method,
                         num_flips=settings.num_flips,
@@ -133,9 +133,12 @@ def attack_examples(
                     )
                     save_cached(paths[b], fingerprints[b], rows)
                 bar.update(len(block))
-                live += attackable(rows)
-                if live:
-                    success, gain = column(live, "success").mean(), column(live, "loss_increase").mean()
+                attacked += attackable(rows)
+                if attacked:
+                    success, gain = (
+                        column(attacked, "success").mean(),
+                        column(attacked, "loss_increase").mean(),
+                    )
                     bar.set_postfix(success=f"{success:.1%}", loss=f"+{gain:.3f}")
                 context.check_stop()
     by_index = {
@@ -165,23 +168,25 @@ def _search_block(
     for k, rouge in enumerate(clean.rouges):
         if skipped[k] is None and rouge is not None and not reaches_threshold(rouge, settings.min_clean_rouge):
             skipped[k] = LOW_CLEAN_ROUGE
-    live = [k for k, reason in enumerate(skipped) if reason is None]
-    if not live:
+    attackable_rows = [k for k, reason in enumerate(skipped) if reason is None]
+    if not attackable_rows:
         return [Found(reason) for reason in skipped]
-    labels: list[TokenIds] = [items[k].labels for k in live]
+    labels: list[TokenIds] = [items[k].labels for k in attackable_rows]
     if settings.loss == "own_output":
-        labels = [*context.labels([clean.texts[k] for k in live])]
+        labels = [*context.labels([clean.texts[k] for k in attackable_rows])]
     targets = Targets(labels, objective.device)
-    losses = objective.losses([np.asarray(items[k].ids) for k in live], targets, np.arange(len(live)))
-    for k, loss in zip(live, losses, strict=True):
+    losses = objective.losses(
+        [np.asarray(items[k].ids) for k in attackable_rows], targets, np.arange(len(attackable_rows))
+    )
+    for k, loss in zip(attackable_rows, losses, strict=True):
         if not math.isfinite(loss):
             skipped[k] = LOSS_NOT_FINITE
     kept = [n for n, loss in enumerate(losses) if math.isfinite(loss)]
-    live, labels = [live[n] for n in kept], [labels[n] for n in kept]
-    if not live:
+    attackable_rows, labels = [attackable_rows[n] for n in kept], [labels[n] for n in kept]
+    if not attackable_rows:
         return [Found(reason) for reason in skipped]
     targets = Targets(labels, objective.device)
-    chosen = [items[k] for k in live]
+    chosen = [items[k] for k in attackable_rows]
     proposer = _proposer(context, settings, objective, chosen, targets)
     trajectories = search(
         objective,
@@ -201,7 +206,7 @@ def _search_block(
     ]
     seconds = (time.perf_counter() - began) / max(len(items), 1)
     found = [Found(reason) for reason in skipped]
-    for k, trajectory, states in zip(live, trajectories, best, strict=True):
+    for k, trajectory, states in zip(attackable_rows, trajectories, best, strict=True):
         trace = search_trace(trajectory, states, norms=settings.gradient_norms, seconds=seconds)
         found[k] = Found(None if trajectory.queries else NO_LEGAL_FLIP, trace)
     return found

@@ -78,8 +78,10 @@ def attack_without_limit(
     width = len(budgets) + 1
     for block in blocks_of([record.id for record in own]):
         chosen = [i for i in block if own[i].skipped is None]
-        inputs = _climb(objective, context.legal, [items[i] for i in chosen], [own[i] for i in chosen], budgets, seed)
-        rows = [ids.tolist() for several in inputs for ids in several]
+        inputs = _inputs_by_budget(
+            objective, context.legal, [items[i] for i in chosen], [own[i] for i in chosen], budgets, seed
+        )
+        rows = [ids.tolist() for by_budget in inputs for ids in by_budget]
         labels = [given(own[i].labels) for i in chosen for _ in range(width)]
         losses += exact_losses(context, victim, rows, labels).tolist()
         live += chosen
@@ -105,7 +107,7 @@ def attack_without_limit(
     return records
 
 
-def _climb(
+def _inputs_by_budget(
     objective: Objective,
     legal: LegalTokens,
     items: Sequence[EncodedText],
@@ -127,14 +129,14 @@ def _climb(
                 tops[row] = top
 
         objective.gradients(states, targets, owner, use)
-        several = [
+        candidate_sets = [
             _sets(legal, item, state, top, budget, generator(seed, "long", item.id, budget))
             for item, state, top in zip(items, states, tops, strict=True)
         ]
-        rows = [e for e, sets in enumerate(several) for _ in sets]
-        inputs = [ids for sets in several for ids in sets]
+        rows = [e for e, sets in enumerate(candidate_sets) for _ in sets]
+        inputs = [ids for sets in candidate_sets for ids in sets]
         scores = iter(np.round(objective.losses(inputs, targets, rows), DECIMALS).tolist() if inputs else [])
-        for e, sets in enumerate(several):
+        for e, sets in enumerate(candidate_sets):
             for ids in sets:
                 score = next(scores)
                 if math.isfinite(score) and not score <= losses[e]:

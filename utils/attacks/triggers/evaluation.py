@@ -36,18 +36,18 @@ def clean_side(
     context: AttackContext, victim: Victim, items: Sequence[TriggerExample], *, cache_dir: Path
 ) -> CleanSide:
     """Summaries, scores and losses of `items` without a trigger; kept in `cache_dir`."""
-    live = [n for n, item in enumerate(items) if item.problem is None]
+    usable = [n for n, item in enumerate(items) if item.problem is None]
     file = cache_dir / f"clean_{victim.key}.jsonl"
-    found = summaries(context, victim, [items[n].clean for n in live], done_file=file, what=f"{victim.key}: clean")
-    losses = exact_losses(context, victim, [items[n].clean for n in live], [items[n].labels for n in live])
+    found = summaries(context, victim, [items[n].clean for n in usable], done_file=file, what=f"{victim.key}: clean")
+    losses = exact_losses(context, victim, [items[n].clean for n in usable], [items[n].labels for n in usable])
     scores = (
-        rouge_scores(found, [items[n].summary for n in live], metrics=ROUGES, processes=context.rouge_processes)
-        if live
+        rouge_scores(found, [items[n].summary for n in usable], metrics=ROUGES, processes=context.rouge_processes)
+        if usable
         else {}
     )
     texts, all_losses = [""] * len(items), np.full(len(items), np.nan)
     rouge = {metric: np.zeros(len(items)) for metric in ROUGES}
-    for place, n in enumerate(live):
+    for place, n in enumerate(usable):
         texts[n], all_losses[n] = found[place], losses[place]
         for metric in ROUGES:
             rouge[metric][n] = scores[metric][place]
@@ -82,27 +82,27 @@ def evaluate_trigger(
     saved = load_records(cache_dir / f"{stem}.json", fingerprint, TriggerRecord)
     if saved is not None:
         return saved
-    live = [n for n, item in enumerate(items) if item.problem is None]
-    places = {n: items[n].draw_boundary(trigger_type, seed, "evaluate") for n in live}
-    for n in live:
-        check_in_place(items[n], trigger_type, trigger, places[n], context.max_input_length)
-    inputs = [items[n].with_trigger(trigger_type, trigger, places[n]) for n in live]
+    usable = [n for n, item in enumerate(items) if item.problem is None]
+    boundaries = {n: items[n].draw_boundary(trigger_type, seed, "evaluate") for n in usable}
+    for n in usable:
+        check_in_place(items[n], trigger_type, trigger, boundaries[n], context.max_input_length)
+    inputs = [items[n].with_trigger(trigger_type, trigger, boundaries[n]) for n in usable]
     what = f"{source} {trigger_type} {name} on {victim.key}"
     texts = summaries(context, victim, inputs, done_file=cache_dir / f"{stem}.jsonl", what=what)
-    losses = exact_losses(context, victim, inputs, [items[n].labels for n in live])
+    losses = exact_losses(context, victim, inputs, [items[n].labels for n in usable])
     scores = (
-        rouge_scores(texts, [items[n].summary for n in live], metrics=ROUGES, processes=context.rouge_processes)
-        if live
+        rouge_scores(texts, [items[n].summary for n in usable], metrics=ROUGES, processes=context.rouge_processes)
+        if usable
         else {}
     )
     words = context.view.text(trigger).strip()
-    typed = [items[n].attacked_text(trigger_type, words, context.prefix, places[n]) for n in live]
+    typed = [items[n].attacked_text(trigger_type, words, context.prefix, boundaries[n]) for n in usable]
     typable = reads_as(context.view, typed, inputs, prefix="", max_input_length=context.max_input_length)
     records = [
         TriggerRecord(id=item.id, source=source, model=victim.key, trigger_type=trigger_type, skipped=item.problem)
         for item in items
     ]
-    for place, n in enumerate(live):
+    for place, n in enumerate(usable):
         item, clean_rouge, attacked_rouge = items[n], float(clean.rouge["rougeL"][n]), float(scores["rougeL"][place])
         increase = float(loss_increase(clean.losses[n], losses[place]))
         skipped = None
@@ -125,7 +125,7 @@ def evaluate_trigger(
             clean_loss=_finite(clean.losses[n]),
             attacked_loss=_finite(losses[place]),
             loss_increase=_finite(increase),
-            slot=item.slot(trigger_type, places[n]),
+            slot=item.slot(trigger_type, boundaries[n]),
             input_length=len(inputs[place]),
             one_sentence=item.one_sentence,
             typable=bool(typable[place]),
