@@ -41,6 +41,7 @@ SLURM_CPUS_PER_TASK = 8  # cores a job; at most 21 per A100 on Alpine
 SLURM_MEMORY_SCALE = 1.0  # multiplies every stage's memory of the stage table
 SLURM_TIME_SCALE = 1.0  # multiplies every stage's time limit of the stage table
 SLURM_EXTRA_OPTIONS = ""  # more sbatch options, as typed in a shell, for every job
+SLURM_GPU_OPTIONS = ""  # the same for jobs with a GPU alone, e.g. --constraint=v100
 SLURM_KILL_ON_INVALID_DEP = True  # jobs behind a failed one are cancelled instead of pending for ever
 SLURM_SIGNAL_SECONDS = 300  # warning before the time limit: time to write a checkpoint
 SLURM_MAX_REQUEUES = 5  # how often a job that ran out of time or was preempted goes back to the queue

@@ -3,19 +3,21 @@
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.shell_world import ROOT, World
+from utils.core.environment import for_sbatch
 from utils.core.errors import InputError, StageError, UsageError
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
 from utils.pipeline.plan import make_plan, to_run
 from utils.pipeline.stages import STAGES, table
 from utils.slurm import cluster, sbatch
-from utils.slurm.cluster import Site
-from utils.slurm.run_record import new_directory, new_record, records
+from utils.slurm.run_record import JobRecord, new_directory, new_record, records
+from utils.slurm.site import Site, resolve
 
 GOLDEN = ROOT / "tests" / "golden" / "sbatch_lines.txt"
 CASES = {
@@ -153,14 +155,14 @@ def test_time_and_memory_scale_but_keep_a_floor(settings):
 @pytest.mark.parametrize("options", ["--output=x", "-d afterok:1", "--wrap='rm -rf'", "--array=0-3", "'unbalanced"])
 def test_extra_options_cannot_replace_those_of_the_submission(settings, options):
     with pytest.raises(UsageError, match="SLURM_EXTRA_OPTIONS"):
-        sbatch.extra_options(settings.replaced(SLURM_EXTRA_OPTIONS=options))
+        sbatch.check_extra_options(settings.replaced(SLURM_EXTRA_OPTIONS=options))
 
 
 def test_sbatch_variables_of_the_shell_do_not_reach_sbatch(monkeypatch):
     for name in ("SBATCH_PARTITION", "SBATCH_ARRAY_INX", "SBATCH_TIMELIMIT", "SBATCH_EXPORT", "SBATCH_CLUSTERS"):
         monkeypatch.setenv(name, "x")
-    left = {name for name in sbatch.environment() if name.startswith("SBATCH_")}
-    assert left == {"SBATCH_EXPORT", "SBATCH_CLUSTERS"} and "PATH" in sbatch.environment()
+    left = {name for name in for_sbatch() if name.startswith("SBATCH_")}
+    assert left == {"SBATCH_EXPORT", "SBATCH_CLUSTERS"} and "PATH" in for_sbatch()
 
 
 # ---- sites ----------------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ SINFO = """case "$*" in *%R*) printf '%s\\n' {partitions};; *%G*) printf '%s\\n'
 def test_candidates_resolve_to_what_the_cluster_has(settings, monkeypatch, tmp_path, partitions, gres, qos, expected):
     sinfo = SINFO.format(partitions=partitions, gres=gres)
     monkeypatch.setenv("PATH", fake(tmp_path / "site", sinfo=sinfo, sacctmgr=f"printf '%s\\n' {qos}"))
-    site = cluster.resolve(settings)
+    site = resolve(settings)
     assert (site.cpu_partition, site.gres, site.qos) == expected
     assert site.partition == "aa100"
 
@@ -188,10 +190,10 @@ def test_a_cluster_that_has_none_of_them_is_told_with_what_it_has(settings, monk
     sinfo = SINFO.format(partitions="gpu shared", gres="gpu:h100:4")
     monkeypatch.setenv("PATH", fake(tmp_path / "site", sinfo=sinfo, sacctmgr="exit 1"))
     with pytest.raises(UsageError, match=r"SLURM_PARTITION=aa100.*gpu, shared"):
-        cluster.resolve(settings)
+        resolve(settings)
     settings = settings.replaced(SLURM_PARTITION="gpu", SLURM_CPU_PARTITION="gpu")
     with pytest.raises(UsageError, match=r"SLURM_GRES=.*gpu:h100"):
-        cluster.resolve(settings)
+        resolve(settings)
 
 
 def test_no_answer_is_never_taken_for_an_empty_queue(monkeypatch, tmp_path):
@@ -236,13 +238,16 @@ def test_two_submissions_of_one_second_get_directories_of_their_own(settings):
 
 def test_runs_are_kept_apart_newest_first_and_a_damaged_record_is_named(settings, caplog):
     paths = Paths.of(settings)
-    made = [new_record(paths, seed) for seed in (1, 1, 2)]
-    for count, record in enumerate(made):
-        record.facts["unix_timestamp"] = count
-        record.add_job("0_setup", {"job_id": str(count)})
+    made = [
+        replace(new_record(paths, seed, profile="full", executor="slurm", python="p"), unix_timestamp=count)
+        for count, seed in enumerate((1, 1, 2))
+    ]
+    made = [record.with_job("0_setup", JobRecord(str(count), tasks=3)) for count, record in enumerate(made)]
     assert len({record.directory for record in made}) == 3
-    assert [record.jobs["0_setup"]["job_id"] for record in records(paths, 1)] == ["1", "0"]
+    assert records(paths, 1) == [made[1], made[0]], "what is written is what is read"
     assert re.match(r"\d{8}_\d{6}_seed2", records(paths, 2)[0].run_id)
-    (made[0].directory / "run.json").write_text('{"seed": 1')
-    assert [record.jobs["0_setup"]["job_id"] for record in records(paths, 1)] == ["1"]
-    assert "damaged" in caplog.text and str(made[0].directory) in caplog.text
+    for text in ('{"seed": 1', "[]", '{"seed": 1, "jobs": {"0_setup": {}}}'):
+        caplog.clear()
+        (made[0].directory / "run.json").write_text(text)
+        assert records(paths, 1) == [made[1]]
+        assert "damaged" in caplog.text and str(made[0].directory) in caplog.text

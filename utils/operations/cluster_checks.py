@@ -19,8 +19,9 @@ from utils.core.text import one_line, slurm_time
 from utils.operations.check import OK, PROBLEM, WARNING, Check
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm import cluster, sbatch
-from utils.slurm.cluster import NoAnswer, Site
+from utils.slurm.cluster import NoAnswer
 from utils.slurm.multi_seed_submission import AGGREGATE
+from utils.slurm.site import Site, resolve
 
 TEST_SECONDS = 60
 NO_CONTROLLER = re.compile(
@@ -76,8 +77,8 @@ def cluster_checks(settings: Settings) -> Iterator[Check]:
         yield Check(PROBLEM, "SLURM", f"the controller does not answer, so nothing was tried: {error}", CALLED_THAT)
         return
     try:
-        site = cluster.resolve(settings)
-        sbatch.extra_options(settings)
+        site = resolve(settings)
+        sbatch.check_extra_options(settings)
     except UserError as error:
         yield Check(PROBLEM, "SLURM", str(error), "edit the cluster's lines in configs/experiment_config.py")
         return
@@ -94,10 +95,11 @@ def cluster_checks(settings: Settings) -> Iterator[Check]:
         yield Check(OK, name, f"accepted: {where}; {len(mine)} different requests tried")
 
 
-def requests(settings: Settings, site: Site) -> dict[Request, list[Stage]]:
+def requests(settings: Settings, site: Site) -> dict[Request, list[sbatch.Job]]:
     """The distinct requests of a run, and of the aggregate of several seeds, with the stages that make each."""
-    found: dict[Request, list[Stage]] = {}
-    for stage in (*STAGES, AGGREGATE):
+    found: dict[Request, list[sbatch.Job]] = {}
+    jobs: list[sbatch.Job] = [*STAGES, AGGREGATE]
+    for stage in jobs:
         request = Request(
             site.partition if stage.gpu else site.cpu_partition,
             site.qos if stage.gpu else site.cpu_qos,
@@ -112,10 +114,10 @@ def requests(settings: Settings, site: Site) -> dict[Request, list[Stage]]:
 
 
 def _try(
-    request: Request, stages: Sequence[Stage], settings: Settings, site: Site, kinds: Sequence[NodeKind]
+    request: Request, stages: Sequence[sbatch.Job], settings: Settings, site: Site, kinds: Sequence[NodeKind]
 ) -> Check | None:
     """None if the request is within the partition's limits and sbatch would take it."""
-    names = ", ".join("the aggregate of seeds" if stage is AGGREGATE else stage.key for stage in stages)
+    names = ", ".join(stage.key if isinstance(stage, Stage) else "the aggregate of seeds" for stage in stages)
     if problem := beyond_limits(request, kinds):
         text, fix = problem
         return Check(PROBLEM, "", f"{names} ({request}): {text}", fix)

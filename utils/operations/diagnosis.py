@@ -166,10 +166,10 @@ def _again(facts: SeedFacts) -> list[str]:
     """The command that goes on where the seed's last run ran."""
     words = ["./run_all.sh", str(facts.seed)]
     newest: RunRecord | None = facts.runs[0] if facts.runs else None
-    if newest and newest.facts["profile"] == "demo":
+    if newest and newest.profile == "demo":
         words.append("--demo")
-        return [*words, "--slurm"] if newest.facts["executor"] == "slurm" else words
-    return [*words, "--local"] if newest and newest.facts["executor"] == "local" else words
+        return [*words, "--slurm"] if newest.executor == "slurm" else words
+    return [*words, "--local"] if newest and newest.executor == "local" else words
 
 
 def _first(rows: Sequence[StageStatus], seed: int) -> str:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
@@ -17,8 +16,9 @@ from utils.core.settings import Settings, load_settings
 from utils.pipeline.flags import Completion, Flag, read_flag
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm.cluster import JobState
-from utils.slurm.queue import AGGREGATE, NAME, Queue, UnrecordedJob, ask_queue, unrecorded_jobs
-from utils.slurm.run_record import RunRecord, records
+from utils.slurm.identity import rows_of
+from utils.slurm.queue import AGGREGATE, Queue, UnrecordedJob, ask_queue, unrecorded_jobs
+from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, records
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True) -> list[S
     `flags` False: what is done is not looked at, which may mean hashing gigabytes.
     """
     runs = records(paths)
-    aggregates = _aggregate_records(paths)
-    queue = ask_queue(runs, aggregates)
-    unrecorded = unrecorded_jobs(queue, runs, aggregates, paths)
+    queued_together = _newest_aggregates(paths)
+    queue = ask_queue(runs, queued_together)
+    unrecorded = unrecorded_jobs(queue, runs, queued_together, paths)
     now = load_settings()
     return [
         _facts_of(
-            seed, [run for run in runs if run.facts["seed"] == seed], aggregates, queue, unrecorded, paths, now, flags
+            seed, [run for run in runs if run.seed == seed], queued_together, queue, unrecorded, paths, now, flags
         )
         for seed in seeds
     ]
@@ -116,14 +116,14 @@ def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True) -> list[S
 def known_seeds(paths: Paths) -> list[int]:
     """Every seed that was ever run here: submitted, or started by hand."""
     names = [path.name.removeprefix("seed_") for path in paths.work.glob("seed_*")]
-    recorded = {int(run.facts["seed"]) for run in records(paths)}
+    recorded = {run.seed for run in records(paths)}
     return sorted(recorded | {int(name) for name in names if name.isdigit()})
 
 
 def _facts_of(
     seed: int,
     runs: list[RunRecord],
-    aggregates: list[dict[str, Any]],
+    queued_together: list[AggregateRecord],
     queue: Queue,
     unrecorded: list[UnrecordedJob],
     paths: Paths,
@@ -141,13 +141,13 @@ def _facts_of(
         log = paths.log(stage.key, stage.seed_of(seed))
         job, local_since = _job_of(stage, runs, queue)
         stages.append(StageFacts(stage, log, problem, flag, is_at_work(log), job, local_since, by_hand))
-    mine = [facts for facts in aggregates if seed in facts["seeds"]]
+    mine = [record for record in queued_together if seed in record.seeds]
     return SeedFacts(
         seed,
         settings,
         tuple(runs),
         tuple(stages),
-        tuple(_aggregate_of(facts, queue) for facts in mine),
+        tuple(_aggregate_of(record, queue) for record in mine),
         tuple(job for job in unrecorded if job.elsewhere and job.seed == seed),
         queue.silence,
         tuple(dict.fromkeys(_live_ids(runs, queue))),
@@ -167,42 +167,33 @@ def _job_of(stage: Stage, runs: Sequence[RunRecord], queue: Queue) -> tuple[JobF
     local_since = False
     for run in runs:
         if stage.key in run.jobs:
-            facts = run.jobs[stage.key]
-            tasks = _believed(queue, facts["cluster"], facts["job_id"], f"{NAME}{stage.key}")
-            job = JobFacts(facts["job_id"], run.run_id, facts["dependency"], facts["out"], facts["err"], tasks)
-            return job, local_since
-        local_since |= run.facts.get("executor") == "local"
+            recorded = run.jobs[stage.key]
+            return _job_facts(recorded, stage.key, run.run_id, queue), local_since
+        local_since |= run.executor == "local"
     return None, local_since
 
 
 def _live_ids(runs: Sequence[RunRecord], queue: Queue) -> Iterator[str]:
     for run in runs:
-        for key, job in run.jobs.items():
-            tasks = _believed(queue, job["cluster"], job["job_id"], f"{NAME}{key}")
-            if "shared_with" not in job and any(task.live for task in tasks):
-                yield job["job_id"]
+        for key, job in run.own_jobs.items():
+            if _job_facts(job, key, run.run_id, queue).live:
+                yield job.job_id
 
 
-def _aggregate_records(paths: Paths) -> list[dict[str, Any]]:
+def _newest_aggregates(paths: Paths) -> list[AggregateRecord]:
     """The newest record of each set of seeds that was ever queued together."""
-    newest: dict[tuple[int, ...], dict[str, Any]] = {}
-    for path in sorted(paths.runs.glob("*/multi_seed.json")):  # names begin with the time
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        newest[tuple(sorted(facts["seeds"]))] = facts | {"run_id": path.parent.name}
+    newest = {tuple(sorted(record.seeds)): record for record in reversed(aggregates(paths))}
     return list(newest.values())
 
 
-def _aggregate_of(facts: dict[str, Any], queue: Queue) -> AggregateFacts:
-    tasks = _believed(queue, facts["cluster"], facts["job_id"], f"{NAME}{AGGREGATE}")
-    out = facts["out"]
-    err = out.removesuffix(".out") + ".err"
-    return AggregateFacts(tuple(facts["seeds"]), JobFacts(facts["job_id"], facts["run_id"], "", out, err, tasks))
+def _aggregate_of(record: AggregateRecord, queue: Queue) -> AggregateFacts:
+    return AggregateFacts(record.seeds, _job_facts(record.job, AGGREGATE, record.directory.name, queue))
 
 
-def _believed(queue: Queue, name: str, job_id: str, job_name: str) -> tuple[JobState, ...]:
-    """What SLURM says of a recorded job; a job of another name has its number (another cluster, a new controller)."""
-    tasks = queue.tasks.get((name, job_id), [])
-    return tuple(task for task in tasks if not task.name or task.name.startswith(job_name))
+def _job_facts(job: JobRecord, key: str, run_id: str, queue: Queue) -> JobFacts:
+    """What SLURM says of a recorded job; a job that only has its number is not believed to be it."""
+    tasks = rows_of(queue.tasks.get((job.cluster, job.job_id), []), job, key)
+    return JobFacts(job.job_id, run_id, job.dependency, job.out, job.err, tasks)
 
 
 def _settings_of(run: RunRecord, now: Settings) -> Settings:

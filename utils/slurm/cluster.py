@@ -1,4 +1,4 @@
-"""What the cluster says: partitions, QoS, GPU types, and the state of jobs. Torch-free; asks, never changes anything.
+"""What SLURM says, and of jobs their state. Torch-free; asks, never changes anything.
 
 No answer is not an answer: a query that fails raises NoAnswer, so that a hiccup of the controller is never taken for
 "finished" or "there is none".
@@ -6,15 +6,13 @@ No answer is not an answer: a query that fails raises NoAnswer, so that a hiccup
 
 from __future__ import annotations
 
-import getpass
-import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from utils.core.errors import StageError, UsageError
-from utils.core.settings import Settings
+from utils.core.environment import for_queries
+from utils.core.errors import StageError
 
 TIMEOUT = 30  # seconds; a busy controller answers within its MessageTimeout, 10 s by default
 LIVE = frozenset(
@@ -52,18 +50,6 @@ class JobState:
         return self.state in LIVE
 
 
-@dataclass(frozen=True)
-class Site:
-    """The cluster settings with every "a|b" resolved to one value."""
-
-    account: str
-    partition: str
-    qos: str
-    gres: str
-    cpu_partition: str
-    cpu_qos: str
-
-
 def has_slurm() -> bool:
     """Whether this machine can submit jobs."""
     return shutil.which("sbatch") is not None
@@ -72,7 +58,9 @@ def has_slurm() -> bool:
 def ask(*command: str, timeout: float = TIMEOUT) -> str:
     """Standard output of a SLURM query; NoAnswer if it fails, hangs or is not installed."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=for_queries(), timeout=timeout, stdin=subprocess.DEVNULL
+        )
     except FileNotFoundError:
         raise NoAnswer(f"{command[0]} is not installed here.") from None
     except subprocess.TimeoutExpired:
@@ -83,63 +71,6 @@ def ask(*command: str, timeout: float = TIMEOUT) -> str:
         words = " ".join((done.stderr or done.stdout).split()) or f"exit code {done.returncode}"
         raise NoAnswer(f"{command[0]} failed: {words}")
     return done.stdout
-
-
-def first(name: str, value: str, available: Sequence[str] | None) -> str:
-    """The first of the candidates "a|b|c" that is available (None: unknown, so the first); UsageError if none is."""
-    candidates = [part.strip() for part in value.split("|")]
-    if available is None:
-        return candidates[0]
-    for candidate in candidates:
-        if candidate in available:
-            return candidate
-    raise UsageError(f"{name}={value}: this cluster has none of them. It has {', '.join(available) or 'none at all'}.")
-
-
-def partitions() -> list[str]:
-    """Names of the partitions."""
-    return _unique(ask("sinfo", "--noheader", "--format=%R").split())
-
-
-def qos_names() -> list[str] | None:
-    """Names of the QoS, None where the cluster keeps no accounts or does not tell."""
-    try:
-        return _unique(ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name").split()) or None
-    except NoAnswer:
-        return None
-
-
-def gres_of(partition: str) -> list[str]:
-    """GRES of a partition's nodes as they are asked for, without numbers: gpu:a100_80gb, gpu."""
-    text = ask("sinfo", "--noheader", f"--partition={partition}", "--format=%G")
-    found = []
-    for item in re.sub(r"\([^)]*\)", "", text).replace("\n", ",").split(","):
-        name = re.sub(r":\d+$", "", item.strip())
-        if name and name != "null":
-            found += [name, name.split(":")[0]]
-    return _unique(found)
-
-
-def resolve(settings: Settings) -> Site:
-    """The site settings as this cluster can take them; where sinfo gives no answer, or there is none, the first."""
-    known, gres, qos = None, None, None
-    if shutil.which("sinfo"):
-        try:
-            known = partitions()
-        except NoAnswer:
-            known = None  # sbatch will say what is wrong with the first candidate
-    partition = first("SLURM_PARTITION", settings.SLURM_PARTITION, known)
-    cpu_partition = first("SLURM_CPU_PARTITION", settings.SLURM_CPU_PARTITION, known)
-    if known is not None:
-        qos, gres = qos_names(), gres_of(partition)
-    return Site(
-        account=settings.SLURM_ACCOUNT,
-        partition=partition,
-        cpu_partition=cpu_partition,
-        qos=_first_or_empty("SLURM_QOS", settings.SLURM_QOS, qos),
-        cpu_qos=_first_or_empty("SLURM_CPU_QOS", settings.SLURM_CPU_QOS, qos),
-        gres=_gres(settings.SLURM_GRES, gres),
-    )
 
 
 def queue(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
@@ -191,24 +122,3 @@ def accounting(job_ids: Iterable[str], cluster: str = "") -> list[JobState]:
             submitted, name = [*parts[4:], "", ""][:2]
             found.append(JobState(job_id, task, parts[1], "", parts[2], parts[3], name, submitted))
     return found
-
-
-def user_name() -> str:
-    """Who submits."""
-    return getpass.getuser()
-
-
-def _gres(value: str, available: list[str] | None) -> str:
-    if not value or available is None:
-        return value.split("|")[0].strip()
-    wanted = [part.strip() for part in value.split("|")]
-    kind = first("SLURM_GRES", "|".join(re.sub(r":\d+$", "", part) for part in wanted), available)
-    return next(part for part in wanted if re.sub(r":\d+$", "", part) == kind)
-
-
-def _first_or_empty(name: str, value: str, available: list[str] | None) -> str:
-    return first(name, value, available) if value else ""
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

@@ -5,30 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from utils.core.errors import UsageError
+from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch
-from utils.slurm.run_record import RunRecord, records
+from utils.slurm.cluster import JobState, NoAnswer
+from utils.slurm.identity import rows_of
+from utils.slurm.queue import ask_queue, unrecorded_jobs
+from utils.slurm.run_record import RunRecord, aggregates, records
 
 
 def live_jobs(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Ids of each run's own jobs that wait or run, by run id; runs without any are left out. One squeue per cluster."""
-    live: set[tuple[str, str]] = set()
-    for name in sorted({cluster_of(run) for run in runs}):
-        ids = [job_id for run in runs if cluster_of(run) == name for job_id in own_ids(run)]
-        live |= {(name, state.job_id) for state in cluster.queue(ids, name) if state.live}
-    found = {run.run_id: [i for i in own_ids(run) if (cluster_of(run), i) in live] for run in runs}
+    rows: dict[str, list[JobState]] = {}
+    for name in sorted({run.cluster for run in runs}):
+        rows[name] = cluster.queue([i for run in runs if run.cluster == name for i in own_ids(run)], name)
+    found = {
+        run.run_id: [
+            job.job_id
+            for key, job in run.own_jobs.items()
+            if any(state.live for state in rows_of(rows[run.cluster], job, key))
+        ]
+        for run in runs
+    }
     return {run_id: ids for run_id, ids in found.items() if ids}
 
 
 def own_ids(run: RunRecord) -> list[str]:
     """The jobs that this run queued itself."""
-    return [job["job_id"] for job in run.jobs.values() if "shared_with" not in job]
-
-
-def cluster_of(run: RunRecord) -> str:
-    """The cluster's name where there are several, else ""."""
-    return next((job["cluster"] for job in run.jobs.values()), "")
+    return [job.job_id for job in run.own_jobs.values()]
 
 
 def refuse_if_live(seed: int, paths: Paths) -> None:
@@ -36,13 +41,31 @@ def refuse_if_live(seed: int, paths: Paths) -> None:
     runs = records(paths, seed)
     live = live_jobs(runs)
     for run in runs:
-        own = {run.jobs[stage.key]["job_id"] for stage in STAGES if stage.per_seed and stage.key in run.jobs}
+        own = {run.jobs[stage.key].job_id for stage in STAGES if stage.per_seed and stage.key in run.jobs}
         ids = [job_id for job_id in live.get(run.run_id, []) if job_id in own]
         if ids:
             raise UsageError(
                 f"seed {seed} has jobs in the queue already ({', '.join(ids)}, run {run.run_id}). "
                 f"Watch them: ./check_training_status.sh {seed}   End them: ./run_all.sh --cancel {seed}"
             )
+    _refuse_if_started_by_hand(seed, paths)
+
+
+def _refuse_if_started_by_hand(seed: int, paths: Paths) -> None:
+    """UsageError if a stage of this seed runs or waits that no run recorded: typed by hand, or of another SCRATCH."""
+    for stage in STAGES:
+        log = paths.log(stage.key, stage.seed_of(seed))
+        if stage.per_seed and any(is_locked(path) for path in log.parent.glob(f"{log.stem}.*.lock")):
+            raise UsageError(
+                f"stage {stage.key} of seed {seed} is running (log: {log}). Wait for it, or stop it first."
+            )
+    runs, together = records(paths), aggregates(paths)
+    queue = ask_queue(runs, together)
+    if queue.silence and cluster.has_slurm():
+        raise NoAnswer(f"{queue.silence} Whether seed {seed} has jobs in the queue is not known.")
+    for job in unrecorded_jobs(queue, runs, together, paths):
+        if job.seed == seed:
+            raise UsageError(f"{job} has this seed in the queue already. Cancel it: scancel {job.state.job_id}")
 
 
 def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
@@ -52,23 +75,23 @@ def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
     """
     runs = records(paths)
     live = live_jobs(runs)
-    mine = [run for run in runs if run.facts["seed"] in seeds and run.run_id in live]
-    waiting = [run for run in runs if run.facts["seed"] not in seeds and run.run_id in live]
+    mine = [run for run in runs if run.seed in seeds and run.run_id in live]
+    waiting = [run for run in runs if run.seed not in seeds and run.run_id in live]
     for run in mine:
         shared = {
-            job["job_id"]: f"{key}, for seed {other.facts['seed']}"
+            job.job_id: f"{key}, for seed {other.seed}"
             for other in waiting
             for key, job in other.jobs.items()
-            if job.get("shared_with") == run.run_id
+            if job.shared_with == run.run_id
         }
         ids = [job_id for job_id in live[run.run_id] if job_id not in shared]
         if ids:
-            sbatch.cancel(ids, cluster_of(run))
+            sbatch.cancel(ids, run.cluster)
             print(f"cancelled {', '.join(ids)} of run {run.run_id}")
         for job_id in live[run.run_id]:
             if job_id in shared:
                 print(f"left alone: {job_id} ({shared[job_id]})")
     for seed in seeds:
-        if seed not in {run.facts["seed"] for run in mine}:
+        if seed not in {run.seed for run in mine}:
             print(f"seed {seed} has no jobs in the queue.")
     return 0

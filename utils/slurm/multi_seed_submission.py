@@ -6,28 +6,41 @@ and the aggregate for the end of all, however they ended: it checks itself which
 
 from __future__ import annotations
 
-import json
-import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from utils.core.errors import StageError, UserError
-from utils.core.files import write_json
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.provenance import timestamp
 from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch, submission
+from utils.slurm.cluster import JobState
+from utils.slurm.identity import NAME, rows_of
 from utils.slurm.interpreter import interpreter_for
 from utils.slurm.live_jobs import cancel_seeds, live_jobs
+from utils.slurm.local_run import run_wrapper
 from utils.slurm.options import MultiSeedOptions, RunOptions
-from utils.slurm.run_record import RunRecord, new_directory, records
+from utils.slurm.requests import JobRequest
+from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, new_directory, records
+from utils.slurm.site import resolve
 
-AGGREGATE = replace(STAGES[-1], wrapper="jobs/job_multi_seed_aggregate.sh", minutes=30)
+
+@dataclass(frozen=True)
+class AggregateJob:
+    """The job that aggregates several seeds: what it runs and asks for."""
+
+    number: int = -1  # no stage
+    wrapper: str = "jobs/job_multi_seed_aggregate.sh"
+    gpu: bool = False
+    memory_gb: int = 8
+    minutes: int = 30
+
+
+AGGREGATE = AggregateJob()
 
 
 def main(options: MultiSeedOptions) -> int:
@@ -78,7 +91,7 @@ def _here(options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
     failed = [str(seed) for seed, code in codes.items() if code]
     if failed:
         print(f"run_multi_seed.sh: seed {', '.join(failed)} failed, see above.", file=sys.stderr)
-    code = submission.run_wrapper(["bash", str(CHECKOUT / AGGREGATE.wrapper), *_aggregate_words(options, python)])
+    code = run_wrapper(["bash", str(CHECKOUT / AGGREGATE.wrapper), *_aggregate_words(options, python)])
     return next((code for code in codes.values() if code), code)
 
 
@@ -86,7 +99,7 @@ def _submit(options: MultiSeedOptions, paths: Paths, settings: Settings) -> int:
     last: dict[int, str] = {}
     python = interpreter_for(options.executor, options.demo)
     for count, seed in enumerate(_announced(options.seeds)):
-        queued = _live(paths, seed)
+        queued = None if options.force else _all_queued(seed, paths, settings)
         if queued:
             print(f"in the queue already: run {queued.run_id}")
             last[seed] = _last_job(queued)
@@ -97,77 +110,86 @@ def _submit(options: MultiSeedOptions, paths: Paths, settings: Settings) -> int:
         except UserError as error:
             rest = "The seeds before it are in the queue: the same command adds the rest, --cancel ends all."
             raise type(error)(f"seed {seed} was not submitted: {error}" + (f"\n{rest}" if count else "")) from None
-        queued = _live(paths, seed)
+        queued = _all_queued(seed, paths, settings)
         if queued:
             last[seed] = _last_job(queued)
     _submit_aggregate(options, python, paths, settings, sorted(set(last.values()), key=int))
     return 0
 
 
+def _all_queued(seed: int, paths: Paths, settings: Settings) -> RunRecord | None:
+    """The run whose live jobs end with the seed's last stage; None where some of the seed's work is in no queue.
+
+    A run of the first stages alone, or one whose last stages were cancelled, leaves work to be queued.
+    """
+    runs = records(paths, seed)
+    live = live_jobs(runs)
+    key = STAGES[-1].key
+    return next((run for run in runs if key in run.own_jobs and run.jobs[key].job_id in live.get(run.run_id, [])), None)
+
+
 def _submit_aggregate(
     options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, after: list[str]
 ) -> None:
-    for directory in _aggregates(paths, options.seeds):
-        _cancel_aggregate(directory)  # it would run before the seeds that were added now
+    earlier = []  # of other seeds: both stay, one after the other, since they write into the same directory
+    for record in _live_aggregates(paths, options.seeds):
+        if set(record.seeds) <= set(options.seeds):
+            _cancel_aggregate(record)  # it would run before the seeds that were added now
+        else:
+            earlier.append(record)
     directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
-    freeze(settings, directory / "settings.json")
-    words = sbatch.command(
-        AGGREGATE,
-        settings,
-        cluster.resolve(settings),
-        name="mono_s2s_multi_seed",
-        arguments=[*_aggregate_words(options, python), "--settings", str(directory / "settings.json")],
-        dependency="afterany:" + ":".join(after) if after else "",
+    settings_file = directory / "settings.json"
+    freeze(settings, settings_file)
+    request = JobRequest(
+        key="multi_seed",
+        name=f"{NAME}multi_seed",
+        job=AGGREGATE,
+        arguments=(*_aggregate_words(options, python), "--settings", str(settings_file)),
+        settings_file=settings_file,
+        after=(*after, *(record.job.job_id for record in earlier)),
     )
-    answer = sbatch.submit(words)
-    out, _ = sbatch.log_paths(AGGREGATE.wrapper, 1)
-    facts = {
-        "seeds": list(options.seeds),
-        "job_id": answer.job_id,
-        "cluster": answer.cluster,
-        "line": shlex.join(words),
-        "out": out.replace("%j", answer.job_id).replace("%%", "%"),
-        "submitted_at": timestamp(time.time()),
-    }
-    write_json(directory / "multi_seed.json", facts)
+    job = replace(request.submit(settings, resolve(settings), {}), submitted_at=timestamp(time.time()))
+    AggregateRecord(directory, options.seeds, job).saved()
     seeds = ", ".join(map(str, options.seeds))
-    print(f"\naggregate of seeds {seeds}: job {answer.job_id}, after {', '.join(after) or '-'}")
+    print(f"\naggregate of seeds {seeds}: job {job.job_id}, after {', '.join(request.after) or '-'}")
+    for record in earlier:
+        names = ", ".join(map(str, record.seeds))
+        print(
+            f"note: the aggregate of seeds {names} (job {record.job.job_id}) stays in the queue. Both write to "
+            f"{paths.multi_seed}; this one runs last."
+        )
     print(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}")
     print(f"results: {paths.multi_seed}. You can log out.")
 
 
 def _cancel(seeds: Sequence[int], paths: Paths) -> int:
-    for directory in _aggregates(paths, seeds):
-        _cancel_aggregate(directory)
-    newest = {seed: records(paths, seed)[0].facts["unix_timestamp"] for seed in seeds if records(paths, seed)}
+    for record in _live_aggregates(paths, seeds):
+        if set(record.seeds) <= set(seeds):
+            _cancel_aggregate(record)
+        else:
+            print(f"left alone: {record.job.job_id} (the aggregate of seeds {', '.join(map(str, record.seeds))})")
+    newest = {seed: runs[0].unix_timestamp for seed in seeds if (runs := records(paths, seed))}
     # The last one first: jobs that a later seed waits for are left alone while that one is in the queue.
     return max(cancel_seeds([seed], paths) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))
 
 
-def _cancel_aggregate(directory: Path) -> None:
-    facts = json.loads((directory / "multi_seed.json").read_text(encoding="utf-8"))
-    if any(state.live for state in cluster.queue([facts["job_id"]], facts["cluster"])):
-        sbatch.cancel([facts["job_id"]], facts["cluster"])
-        print(f"cancelled the aggregate {facts['job_id']} of an earlier submission")
+def _cancel_aggregate(record: AggregateRecord) -> None:
+    sbatch.cancel([record.job.job_id], record.job.cluster)
+    print(f"cancelled the aggregate {record.job.job_id} of an earlier submission")
 
 
-def _aggregates(paths: Paths, seeds: Sequence[int]) -> list[Path]:
-    """Directories of earlier submissions that aggregate any of these seeds."""
-    found = []
-    for path in sorted(paths.runs.glob("*/multi_seed.json")):
-        if set(json.loads(path.read_text(encoding="utf-8"))["seeds"]) & set(seeds):
-            found.append(path.parent)
-    return found
+def _live_aggregates(paths: Paths, seeds: Sequence[int]) -> list[AggregateRecord]:
+    """The queued aggregates that have any of these seeds among theirs."""
+    chosen = [record for record in aggregates(paths) if set(record.seeds) & set(seeds)]
+    return [record for record in chosen if any(state.live for state in _rows(record.job))]
 
 
-def _live(paths: Paths, seed: int) -> RunRecord | None:
-    runs = records(paths, seed)
-    live = live_jobs(runs)
-    return next((run for run in runs if run.run_id in live), None)
+def _rows(job: JobRecord) -> tuple[JobState, ...]:
+    return rows_of(cluster.queue([job.job_id], job.cluster), job, "multi_seed")
 
 
 def _last_job(run: RunRecord) -> str:
-    return str(list(run.jobs.values())[-1]["job_id"])
+    return list(run.jobs.values())[-1].job_id
 
 
 def _one(options: MultiSeedOptions, seed: int, after: tuple[str, ...] = ()) -> RunOptions:

@@ -12,16 +12,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from utils.core.paths import CHECKOUT, Paths
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
 from utils.slurm.cluster import JobState, NoAnswer
-from utils.slurm.live_jobs import cluster_of
-from utils.slurm.run_record import RunRecord
+from utils.slurm.identity import NAME
+from utils.slurm.run_record import AggregateRecord, RunRecord
 
-NAME = "mono_s2s_"  # what the names of all our jobs begin with
 AGGREGATE = "multi_seed"
 DEFAULT_SEED = 42  # of a wrapper that is given none
 
@@ -52,14 +50,14 @@ class UnrecordedJob:
         return f"job {self.state.job_id} ({self.stage}{of_seed}, {self.state.state.lower()}), {origin}"
 
 
-def ask_queue(runs: Sequence[RunRecord], aggregates: Sequence[dict[str, Any]] = ()) -> Queue:
+def ask_queue(runs: Sequence[RunRecord], aggregates: Sequence[AggregateRecord] = ()) -> Queue:
     """One squeue a cluster for all jobs of whoever made these runs, and one sacct for what squeue has forgotten."""
     queue = Queue()
     wanted: dict[str, set[str]] = {}
     for run in runs:
-        wanted.setdefault(cluster_of(run), set()).update(job["job_id"] for job in run.jobs.values())
-    for facts in aggregates:
-        wanted.setdefault(facts["cluster"], set()).add(facts["job_id"])
+        wanted.setdefault(run.cluster, set()).update(job.job_id for job in run.jobs.values())
+    for aggregate in aggregates:
+        wanted.setdefault(aggregate.job.cluster, set()).add(aggregate.job.job_id)
     if shutil.which("squeue"):
         wanted.setdefault("", set())  # jobs that no run recorded
     users = {str(os.getuid()), *(str(run.directory.stat().st_uid) for run in runs)}
@@ -75,11 +73,11 @@ def ask_queue(runs: Sequence[RunRecord], aggregates: Sequence[dict[str, Any]] = 
 
 
 def unrecorded_jobs(
-    queue: Queue, runs: Sequence[RunRecord], aggregates: Sequence[dict[str, Any]], paths: Paths
+    queue: Queue, runs: Sequence[RunRecord], aggregates: Sequence[AggregateRecord], paths: Paths
 ) -> list[UnrecordedJob]:
     """Live jobs that run a wrapper of this checkout, or settings of this work directory, and are in no run's record."""
-    known = {(cluster_of(run), job["job_id"]) for run in runs for job in run.jobs.values()}
-    known |= {(facts["cluster"], facts["job_id"]) for facts in aggregates}
+    known = {(run.cluster, job.job_id) for run in runs for job in run.jobs.values()}
+    known |= {(aggregate.job.cluster, aggregate.job.job_id) for aggregate in aggregates}
     found = []
     for place, tasks in queue.tasks.items():
         state = next((task for task in tasks if task.live), None)

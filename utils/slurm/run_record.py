@@ -1,8 +1,8 @@
 """What a run did to the queue: a directory per run with its frozen settings and run.json. Torch-free.
 
-run.json names every job: id, what it waits for, the exact sbatch line, where its log is. It is rewritten after each
-submission, so a submission that dies in the middle leaves no job that nobody knows. Whatever is cancelled or looked
-up later is read from here, never from the user's whole queue.
+run.json names every job: id, name, when SLURM took it, what it waits for, the exact sbatch line, its log. It is
+rewritten after each submission, so a submission that dies in the middle leaves no job that nobody knows. Whatever is
+cancelled or looked up later is read from here, never from the user's whole queue.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,61 @@ from utils.core.provenance import code_revision, new_run_id, timestamp
 log = logging.getLogger("mono_s2s.runs")
 
 
-@dataclass
+@dataclass(frozen=True)
+class JobRecord:
+    """One job in the queue, as it was submitted. Times are local; "" where something is not known or not so.
+
+    cluster: what --clusters takes, where sbatch named one · submit_time: SLURM's own, as 2026-01-29T10:15:30 ·
+    submitted_at: by the clock of the submitting machine, as 2026-01-29 10:15:30 · dependency, line: of sbatch ·
+    out, err: its logs, with %a where it is an array of `tasks` · settings_file: the frozen settings it was given ·
+    shared_with: the run whose job it is, if not its own.
+    """
+
+    job_id: str
+    cluster: str = ""
+    name: str = ""
+    submit_time: str = ""
+    submitted_at: str = ""
+    dependency: str = ""
+    line: str = ""
+    out: str = ""
+    err: str = ""
+    tasks: int = 1
+    settings_file: str = ""
+    shared_with: str = ""
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> JobRecord:
+        """KeyError without a job_id; names that this version does not know are left out."""
+        known = {item.name for item in fields(cls)}
+        return cls(job_id=facts["job_id"], **{name: facts[name] for name in known & set(facts) - {"job_id"}})
+
+    def to_json(self) -> dict[str, Any]:
+        facts = asdict(self)
+        return facts if self.shared_with else {name: value for name, value in facts.items() if name != "shared_with"}
+
+
+@dataclass(frozen=True)
 class RunRecord:
-    """One run: `directory` holds settings.json and run.json, `facts` is the content of run.json."""
+    """One run of one seed. `directory` holds settings.json and run.json; `jobs` is by stage key.
+
+    executor: slurm or local · python: the interpreter of its jobs · cluster_name: SLURM's name of the cluster that
+    took the jobs, "" where it did not tell · unix_timestamp: seconds, when it was made.
+    """
 
     directory: Path
-    facts: dict[str, Any]
+    seed: int
+    profile: str
+    executor: str
+    python: str = ""
+    submitted_at: str = ""
+    unix_timestamp: float = 0.0
+    host: str = ""
+    pid: int = 0
+    checkout: str = ""
+    cluster_name: str = ""
+    code: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, JobRecord] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -39,40 +89,79 @@ class RunRecord:
         return self.directory / "settings.json"
 
     @property
-    def jobs(self) -> dict[str, dict[str, Any]]:
-        """Facts of each job by stage key: job_id, cluster, dependency, line, out, err, tasks, submitted_at.
+    def own_jobs(self) -> dict[str, JobRecord]:
+        """The jobs that this run queued itself, by stage key."""
+        return {key: job for key, job in self.jobs.items() if not job.shared_with}
 
-        shared_with: the run whose job it is.
-        """
-        return self.facts["jobs"]
+    @property
+    def cluster(self) -> str:
+        """What --clusters takes, where there are several clusters, else ""."""
+        return next((job.cluster for job in self.jobs.values()), "")
 
-    def add_job(self, key: str, facts: dict[str, Any]) -> None:
-        """Record a job and write run.json."""
-        self.jobs[key] = facts | {"submitted_at": timestamp(time.time())}
-        self.save()
+    def with_job(self, key: str, job: JobRecord) -> RunRecord:
+        """The record with one more job; run.json is written."""
+        return replace(self, jobs=self.jobs | {key: replace(job, submitted_at=timestamp(time.time()))}).saved()
 
-    def save(self) -> None:
-        """Write run.json atomically."""
-        write_json(self.directory / "run.json", self.facts)
+    def saved(self) -> RunRecord:
+        """Write run.json atomically, and return the record."""
+        write_json(self.directory / "run.json", self.to_json())
+        return self
+
+    @classmethod
+    def from_json(cls, directory: Path, facts: Mapping[str, Any]) -> RunRecord:
+        """KeyError or TypeError where it is no record of a run."""
+        known = {item.name for item in fields(cls)} - {"directory", "jobs"}
+        jobs = {key: JobRecord.from_json(job) for key, job in facts["jobs"].items()}
+        return cls(directory=directory, jobs=jobs, **{name: facts[name] for name in known & set(facts)})
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "directory"}
+        return {"run_id": self.run_id} | facts | {"jobs": {key: job.to_json() for key, job in self.jobs.items()}}
 
 
-def new_record(paths: Paths, seed: int, **facts: Any) -> RunRecord:
+@dataclass(frozen=True)
+class AggregateRecord:
+    """The aggregate of several seeds in the queue; `directory` holds settings.json and multi_seed.json."""
+
+    directory: Path
+    seeds: tuple[int, ...]
+    job: JobRecord
+    cluster_name: str = ""
+
+    @property
+    def settings_file(self) -> Path:
+        return self.directory / "settings.json"
+
+    def saved(self) -> AggregateRecord:
+        """Write multi_seed.json atomically, and return the record."""
+        facts = {"seeds": list(self.seeds), "cluster_name": self.cluster_name, **self.job.to_json()}
+        write_json(self.directory / "multi_seed.json", facts)
+        return self
+
+    @classmethod
+    def from_json(cls, directory: Path, facts: Mapping[str, Any]) -> AggregateRecord:
+        return cls(directory, tuple(facts["seeds"]), JobRecord.from_json(facts), facts.get("cluster_name", ""))
+
+
+def new_record(
+    paths: Paths, seed: int, *, profile: str, executor: str, python: str, cluster_name: str = ""
+) -> RunRecord:
     """A new run's directory, made, and its record (not yet written)."""
     moment = time.time()
-    directory = new_directory(paths, new_run_id(seed, moment))
-    record = {
-        "run_id": directory.name,
-        "seed": seed,
-        "submitted_at": timestamp(moment),
-        "unix_timestamp": moment,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "checkout": str(CHECKOUT),
-        "code": code_revision(),
-        **facts,
-        "jobs": {},
-    }
-    return RunRecord(directory, record)
+    return RunRecord(
+        directory=new_directory(paths, new_run_id(seed, moment)),
+        seed=seed,
+        profile=profile,
+        executor=executor,
+        python=python,
+        submitted_at=timestamp(moment),
+        unix_timestamp=moment,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        checkout=str(CHECKOUT),
+        cluster_name=cluster_name,
+        code=code_revision(),
+    )
 
 
 def new_directory(paths: Paths, stem: str) -> Path:
@@ -91,11 +180,39 @@ def records(paths: Paths, seed: int | None = None) -> list[RunRecord]:
     """The runs of a seed (None: of all), newest first. A damaged record is named in the log and left out."""
     found = []
     for path in paths.runs.glob("*/run.json"):
+        if (facts := _read(path)) is None:
+            continue
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            record = RunRecord(path.parent, facts)
-            if seed is None or facts["seed"] == seed:
-                found.append((facts["unix_timestamp"], record.run_id, record))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s is damaged (%s): its jobs are not known", path, error)
-    return [record for *_, record in sorted(found, key=lambda item: item[:2], reverse=True)]
+            record = RunRecord.from_json(path.parent, facts)
+        except (KeyError, TypeError, AttributeError) as error:
+            _warn(path, error)
+            continue
+        if seed is None or record.seed == seed:
+            found.append(record)
+    return sorted(found, key=lambda record: (record.unix_timestamp, record.run_id), reverse=True)
+
+
+def aggregates(paths: Paths) -> list[AggregateRecord]:
+    """The aggregates of several seeds that were submitted, newest first."""
+    found = []
+    for path in sorted(paths.runs.glob("*/multi_seed.json"), reverse=True):
+        if (facts := _read(path)) is None:
+            continue
+        try:
+            found.append(AggregateRecord.from_json(path.parent, facts))
+        except (KeyError, TypeError) as error:
+            _warn(path, error)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        _warn(path, error)
+        return None
+    return facts if isinstance(facts, dict) else {}
+
+
+def _warn(path: Path, error: Exception) -> None:
+    log.warning("%s is damaged (%s): its jobs are not known", path, error)

@@ -8,29 +8,43 @@ that say where or how, not what.
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from utils.core.environment import for_queries, for_sbatch
 from utils.core.errors import StageError, UsageError
 from utils.core.paths import CHECKOUT
 from utils.core.settings import Settings
 from utils.core.text import slurm_time
-from utils.pipeline.stages import Stage
-from utils.slurm.cluster import Site
+from utils.slurm.site import Site
 
 TIMEOUT = 120  # seconds until a submission that gives no answer is given up
 SHORTEST = 10  # minutes; a scaled time limit stays above this, or above the stage's own limit where that is less
-KEPT_VARIABLES = {"SBATCH_EXPORT", "SBATCH_CLUSTERS", "SBATCH_RESERVATION", "SBATCH_CONSTRAINT", "SBATCH_WCKEY"}
 # Options that the submission itself needs; SLURM_EXTRA_OPTIONS must not replace them.
 OWN_OPTIONS = {
     "--array", "-a", "--chdir", "-D", "--dependency", "-d", "--error", "-e", "--kill-on-invalid-dep", "--output", "-o",
     "--parsable", "--test-only", "--wait", "-W", "--wrap", "--export",
 }  # fmt: skip
+
+
+class Job(Protocol):
+    """What a job runs and asks for: a stage, or the aggregate of several seeds."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def wrapper(self) -> str: ...
+    @property
+    def gpu(self) -> bool: ...
+    @property
+    def memory_gb(self) -> int: ...
+    @property
+    def minutes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -41,33 +55,45 @@ class Submitted:
     cluster: str = ""
 
 
-def time_limit(stage: Stage, settings: Settings) -> int:
-    """Minutes that the stage's job asks for."""
-    return max(min(SHORTEST, stage.minutes), math.ceil(stage.minutes * settings.SLURM_TIME_SCALE))
+def time_limit(job: Job, settings: Settings) -> int:
+    """Minutes that the job asks for."""
+    return max(min(SHORTEST, job.minutes), math.ceil(job.minutes * settings.SLURM_TIME_SCALE))
 
 
-def memory_mb(stage: Stage, settings: Settings) -> int:
-    """MiB of memory that the stage's job asks for."""
-    return max(512, math.ceil(stage.memory_gb * 1024 * settings.SLURM_MEMORY_SCALE))
+def memory_mb(job: Job, settings: Settings) -> int:
+    """MiB of memory that the job asks for."""
+    return max(512, math.ceil(job.memory_gb * 1024 * settings.SLURM_MEMORY_SCALE))
 
 
-def array_tasks(stage: Stage, settings: Settings) -> int:
-    """Number of tasks that share the stage; 1: a plain job."""
+def array_tasks(job: Job, settings: Settings) -> int:
+    """Number of tasks that share the job's stage; 1: a plain job."""
     return {4: settings.EVAL_ARRAY_TASKS, 5: settings.ATTACK_ARRAY_TASKS, 6: settings.ATTACK_ARRAY_TASKS}.get(
-        stage.number, 1
+        job.number, 1
     )
 
 
-def extra_options(settings: Settings) -> list[str]:
-    """SLURM_EXTRA_OPTIONS as words; UsageError where one is the submission's own."""
-    try:
-        words = shlex.split(settings.SLURM_EXTRA_OPTIONS)
-    except ValueError as error:
-        raise UsageError(f"SLURM_EXTRA_OPTIONS={settings.SLURM_EXTRA_OPTIONS}: {error}.") from None
-    for word in words:
-        if word.split("=")[0] in OWN_OPTIONS:
-            raise UsageError(f"SLURM_EXTRA_OPTIONS: {word.split('=')[0]} is given by the submission itself.")
+def extra_options(settings: Settings, *, gpu: bool) -> list[str]:
+    """SLURM_EXTRA_OPTIONS, and for a GPU job SLURM_GPU_OPTIONS, as words.
+
+    UsageError where one is the submission's own.
+    """
+    words: list[str] = []
+    for name in ("SLURM_EXTRA_OPTIONS", "SLURM_GPU_OPTIONS") if gpu else ("SLURM_EXTRA_OPTIONS",):
+        text = str(getattr(settings, name))
+        try:
+            given = shlex.split(text)
+        except ValueError as error:
+            raise UsageError(f"{name}={text}: {error}.") from None
+        for word in given:
+            if word.split("=")[0] in OWN_OPTIONS:
+                raise UsageError(f"{name}: {word.split('=')[0]} is given by the submission itself.")
+        words += given
     return words
+
+
+def check_extra_options(settings: Settings) -> None:
+    """UsageError where the extra options cannot be used."""
+    extra_options(settings, gpu=True)
 
 
 def log_paths(wrapper: str, tasks: int, checkout: Path = CHECKOUT) -> tuple[str, str]:
@@ -78,7 +104,7 @@ def log_paths(wrapper: str, tasks: int, checkout: Path = CHECKOUT) -> tuple[str,
 
 
 def command(
-    stage: Stage,
+    job: Job,
     settings: Settings,
     site: Site,
     *,
@@ -87,18 +113,18 @@ def command(
     dependency: str = "",
     checkout: Path = CHECKOUT,
 ) -> list[str]:
-    """The whole sbatch command of one stage: resources, log, what it waits for, its wrapper with its arguments."""
-    tasks = array_tasks(stage, settings)
-    minutes = time_limit(stage, settings)
-    out, err = log_paths(stage.wrapper, tasks, checkout)
+    """The whole sbatch command of one job: resources, log, what it waits for, its wrapper with its arguments."""
+    tasks = array_tasks(job, settings)
+    minutes = time_limit(job, settings)
+    out, err = log_paths(job.wrapper, tasks, checkout)
     warning = min(settings.SLURM_SIGNAL_SECONDS, minutes * 60 // 3)
     words = ["sbatch", "--parsable", f"--job-name={name}"]
     words += _given("--account", site.account)
-    words += _given("--partition", site.partition if stage.gpu else site.cpu_partition)
-    words += _given("--qos", site.qos if stage.gpu else site.cpu_qos)
-    words += _given("--gres", site.gres if stage.gpu else "")
+    words += _given("--partition", site.partition if job.gpu else site.cpu_partition)
+    words += _given("--qos", site.qos if job.gpu else site.cpu_qos)
+    words += _given("--gres", site.gres if job.gpu else "")
     words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={settings.SLURM_CPUS_PER_TASK}"]
-    words += [f"--mem={memory_mb(stage, settings)}M", f"--time={slurm_time(minutes)}"]
+    words += [f"--mem={memory_mb(job, settings)}M", f"--time={slurm_time(minutes)}"]
     words += [f"--signal=B:USR1@{warning}", "--requeue", "--open-mode=append"]
     words += [f"--chdir={checkout}", f"--output={out}", f"--error={err}"]
     if tasks > 1:
@@ -107,7 +133,7 @@ def command(
     if dependency:
         words += [f"--dependency={dependency}"]
         words += ["--kill-on-invalid-dep=" + ("yes" if settings.SLURM_KILL_ON_INVALID_DEP else "no")]
-    return [*words, *extra_options(settings), str(checkout / stage.wrapper), *arguments]
+    return [*words, *extra_options(settings, gpu=job.gpu), str(checkout / job.wrapper), *arguments]
 
 
 def submit(words: Sequence[str]) -> Submitted:
@@ -115,7 +141,7 @@ def submit(words: Sequence[str]) -> Submitted:
     line = shlex.join(words)
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, env=environment(), timeout=TIMEOUT, stdin=subprocess.DEVNULL
+            words, capture_output=True, text=True, env=for_sbatch(), timeout=TIMEOUT, stdin=subprocess.DEVNULL
         )
     except OSError as error:
         raise StageError(f"{words[0]} cannot be run: {error.strerror}.") from None
@@ -139,18 +165,13 @@ def parse_answer(stdout: str, said: str = "", line: str = "") -> tuple[str, str]
     return match[1], match[2] or ""
 
 
-def environment() -> dict[str, str]:
-    """The environment of sbatch: this one without the SBATCH_ variables that would change the job."""
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith("SBATCH_") or name in KEPT_VARIABLES
-    }
-
-
 def cancel(job_ids: Sequence[str], cluster: str = "") -> None:
     """scancel these jobs; StageError with what it said if it fails."""
     where = [f"--clusters={cluster}"] if cluster else []
     try:
-        done = subprocess.run(["scancel", *where, *job_ids], capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            ["scancel", *where, *job_ids], capture_output=True, text=True, timeout=TIMEOUT, env=for_queries()
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StageError(f"scancel failed ({error}). Type it yourself: scancel {' '.join(job_ids)}") from None
     if done.returncode:

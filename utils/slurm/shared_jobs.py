@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from dataclasses import replace
 
 from utils.core.errors import UsageError
 from utils.core.paths import Paths
@@ -11,11 +12,11 @@ from utils.core.settings import Settings
 from utils.pipeline.plan import Step
 from utils.pipeline.stages import Stage
 from utils.slurm.live_jobs import live_jobs
-from utils.slurm.run_record import RunRecord, records
+from utils.slurm.run_record import JobRecord, RunRecord, records
 
 
-def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Facts of a live job, by key, for each step that another seed's run is doing already with the same settings.
+def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str, JobRecord]:
+    """A live job, by key, for each step that another seed's run is doing already with the same settings.
 
     UsageError if a run is doing one of them with other settings: the two would overwrite each other's data.
     """
@@ -24,21 +25,63 @@ def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str
         (record, stage, job)
         for record in (records(paths) if wanted else [])
         for stage in wanted
-        if (job := record.jobs.get(stage.key)) and "shared_with" not in job
+        if (job := record.jobs.get(stage.key)) and not job.shared_with
     ]
     live = live_jobs([record for record, *_ in owners])
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JobRecord] = {}
     for record, stage, job in owners:
-        if job["job_id"] not in live.get(record.run_id, []) or stage.key in found:
+        if job.job_id not in live.get(record.run_id, []) or stage.key in found:
             continue
         changed = _differences(record, stage, settings)
         if changed:
             raise UsageError(
                 f"run {record.run_id} is at stage {stage.key} with other settings ({', '.join(changed)}). Wait for it, "
-                f"or end it: ./run_all.sh --cancel {record.facts['seed']}"
+                f"or end it: ./run_all.sh --cancel {record.seed}"
             )
-        found[stage.key] = job | {"shared_with": record.run_id, "dependency": "", "line": ""}
+        found[stage.key] = replace(job, shared_with=record.run_id, dependency="", line="")
     return found
+
+
+def refuse_to_change_data(steps: list[Step], seed: int, paths: Paths, settings: Settings, *, force: bool) -> None:
+    """UsageError where setup or data would be made anew while another seed's queued stages rely on them as they are.
+
+    Prepared data are shared by all seeds: made with other settings, or forced, they change under whoever waits.
+    """
+    shared = [step.stage for step in steps if not step.stage.per_seed]
+    if not shared:
+        return
+    others = [record for record in records(paths) if record.seed != seed]
+    live = live_jobs(others)
+    for record in others:
+        waiting = [
+            job.job_id
+            for key, job in record.own_jobs.items()
+            if job.job_id in live.get(record.run_id, []) and key not in {stage.key for stage in shared}
+        ]
+        changed = [text for stage in shared for text in _differences(record, stage, settings)]
+        if waiting and (changed or force):
+            why = f"other settings ({', '.join(dict.fromkeys(changed))})" if changed else "--force"
+            names = " and ".join(stage.key for stage in shared)
+            raise UsageError(
+                f"{names} would be made anew with {why}, but seed {record.seed} has jobs in the queue that need them "
+                f"as they are ({', '.join(waiting)}, run {record.run_id}). Wait for them, or cancel them: "
+                f"./run_all.sh --cancel {record.seed}"
+            )
+
+
+def tell_stale_seeds(steps: list[Step], seed: int, paths: Paths) -> None:
+    """Print which other seeds' finished stages rest on the setup or data that are about to be made anew."""
+    again = [step for step in steps if not step.stage.per_seed and paths.flag(step.stage.key, None).exists()]
+    if not again:
+        return
+    name = re.compile(r"stage_[2-7]_\w+_seed(\d+)\.flag")
+    matches = (name.fullmatch(path.name) for path in paths.work.glob("stage_*_seed*.flag"))
+    others = sorted({int(match[1]) for match in matches if match} - {seed})
+    if others:
+        print(
+            f"note: seeds {', '.join(map(str, others))} have finished stages that rest on "
+            f"{' and '.join(step.stage.key for step in again)}. Unless they come out the same, those stages are stale."
+        )
 
 
 def _differences(record: RunRecord, stage: Stage, settings: Settings) -> list[str]:
