@@ -18,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import utils.training.trainer
 from tests.tiny import write_model
 from tests.training_world import BATCH, EPOCHS, EXAMPLES, SETTINGS, STEPS, child, rows, run
+from utils.analysis.final import Training
+from utils.core.codec import from_json
 from utils.core.errors import InputError, Interrupted, StageError
 from utils.modeling.models import load_model, weights_sha256
 from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
 from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
 from utils.training.checkpoints import COMPLETE, complete_checkpoints
-from utils.training.history import TIMES as HISTORY_TIMES
-from utils.training.history import EpochRow, NormSummary
 from utils.training.record import TrainingRecord
 from utils.training.train import TrainingSettings
 from utils.training.trainer import validation_loss
@@ -180,7 +180,9 @@ def test_times_are_in_the_history_only_if_they_are_tracked(finished, pretrained,
         # Rates and seconds are of the same epoch, whose 18 examples are known.
         assert row["seconds"] * row["examples_per_second"] == pytest.approx(EXAMPLES)
         assert 0 < row["seconds"] <= row["cumulative_seconds"] <= with_times["total_seconds"]
+    from_json(Training, with_times)  # as stage 7 reads it
     untimed = run(pretrained, finished, settings=dataclasses.replace(SETTINGS, track_training_time=False))
+    from_json(Training, untimed)
     measured = TIMES - {"peak_memory_mb"}  # memory is not time
     assert all(row.keys() == with_times["epochs"][0].keys() - measured for row in untimed["epochs"])
     assert timeless(untimed) == timeless(with_times) and untimed["resumes"] == 0
@@ -512,22 +514,3 @@ def test_constrained_weights_never_go_below_zero_in_any_epoch(undisturbed):
         model = load_model(undisturbed["monotonic"][0] / f"epoch_{epoch}")
         assert all(float(layer.weight.detach().min()) >= 0 for _, layer in ffn_layers(model))
     assert EXAMPLES % BATCH and isinstance(SETTINGS, TrainingSettings)
-
-
-def test_a_row_of_the_history_is_the_same_after_json():
-    norm = NormSummary(mean=0.1, max=1 / 3)
-    row = EpochRow(
-        epoch=2,
-        steps=5,
-        train_loss=2 / 3,
-        validation_loss=0.1 + 0.2,
-        learning_rate=1e-5,
-        gradient_norm=norm,
-        peak_memory_mb=1.5,
-        **dict.fromkeys(HISTORY_TIMES, 0.25),
-    )
-    for kept in (row, row.without_times(), dataclasses.replace(row, gradient_norm=None)):
-        written = json.loads(json.dumps(kept.to_json()))
-        assert EpochRow.from_json(written) == kept
-        assert written["gradient_norm"] == ({"mean": 0.1, "max": 1 / 3} if kept.gradient_norm else None)
-    assert not set(row.without_times().to_json()) & set(HISTORY_TIMES)

@@ -6,7 +6,7 @@ results that the documented schema does not have. Torch-free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from utils.analysis.records import Count, Loss, Share
@@ -90,19 +90,23 @@ class NormSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """One epoch of a training history."""
+    """One epoch of a training history. Times are left out where TRACK_TRAINING_TIME is off."""
 
     epoch: Annotated[Count, "from 1"]
     steps: Annotated[Count, "optimizer steps"]
-    train_loss: Annotated[Loss, "nats per token"]
-    validation_loss: Annotated[Loss, "nats per token"]
+    train_loss: Annotated[Loss, "nats per label token, with dropout, while the weights changed"]
+    validation_loss: Annotated[Loss, "nats per label token, without dropout, after the epoch"]
     learning_rate: Annotated[float, "at the last step"]
     gradient_norm: Annotated[NormSummary | None, "with COMPUTE_GRADIENT_NORMS"]
-    seconds: Seconds
-    examples_per_second: float
-    tokens_per_second: float
     peak_memory_mb: Annotated[float, "of the GPU, else of the process, MiB"]
-    cumulative_seconds: Annotated[float, "over all sessions"]
+    seconds: Annotated[Seconds | None, "of the training steps, over all sessions; validation not counted"] = None
+    examples_per_second: float | None = None
+    tokens_per_second: Annotated[float | None, "label tokens"] = None
+    cumulative_seconds: Annotated[float | None, "since the training began, over all sessions"] = None
+
+    def without_times(self) -> EpochRow:
+        """The same row as TRACK_TRAINING_TIME off reports it."""
+        return replace(self, seconds=None, examples_per_second=None, tokens_per_second=None, cumulative_seconds=None)
 
 
 @dataclass(frozen=True, kw_only=True)

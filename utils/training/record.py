@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from utils.analysis.final import EpochRow, NormSummary
+from utils.core.codec import from_json, to_json
 from utils.core.errors import StageError
 from utils.core.files import write_json
 from utils.core.progress import SECONDS_BETWEEN_LOG_LINES, progress
 from utils.core.text import duration
 from utils.training import ranks
-from utils.training.history import EpochRow, NormSummary
 
 # Several processes ask each other whether to stop or save only now and then: asking waits for the GPU.
 STEPS_BETWEEN_QUESTIONS = 16
@@ -105,14 +106,14 @@ class TrainingRecord(TrainerCallback):
         """What `restore` needs; the sums are those over all processes, so each of them must call it."""
         now = time.perf_counter()
         return {
-            "epochs": [row.to_json() for row in self.epochs],
+            "epochs": to_json(self.epochs),
             "sums": asdict(self.sums) | self._over_all_processes(),
             "seconds": self.seconds_before + now - self.started,
             "epoch_seconds": self.epoch_seconds_before + now - self.epoch_started if self.sums.steps else 0.0,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.epochs = [EpochRow.from_json(row) for row in state["epochs"]]
+        self.epochs = [from_json(EpochRow, row) for row in state["epochs"]]
         # What was summed over all processes continues in process 0 alone, or the next sum would count it several times.
         elsewhere = _SUMMED_OVER_PROCESSES if ranks.rank() > 0 else ()
         names = [field.name for field in fields(EpochSums)]

@@ -18,6 +18,7 @@ import datasets
 import torch
 from transformers import TrainingArguments
 
+from utils.core.codec import to_json
 from utils.core.errors import InputError, Interrupted, StageError
 from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jsonl
 from utils.core.names import BASELINE
@@ -251,7 +252,7 @@ def _history(
     rows = record.epochs if settings.track_training_time else [row.without_times() for row in record.epochs]
     history = {
         "arm": arm,
-        "epochs": [row.to_json() for row in rows],
+        "epochs": to_json(rows),
         "best_epoch": best.epoch,
         "best_validation_loss": best.validation_loss,
         "total_steps": record.steps_per_epoch * settings.epochs,
