@@ -22,10 +22,10 @@ FLOORS = [
     ["modeling", "analysis"],
     ["evaluation", "training", "slurm", "reports"],
     ["attacks", "operations", "demo"],
-    ["benchmarks"],
+    ["benchmarks", "commands"],
     ["scripts"],
 ]
-TORCH_FREE = ["core", "pipeline", "slurm", "operations", "analysis", "reports"]
+TORCH_FREE = ["commands", "core", "pipeline", "slurm", "operations", "analysis", "reports"]
 
 
 def room(module: str) -> str:
