@@ -9,9 +9,9 @@ from utils.pipeline.runner import StageContext, run_stage
 
 
 def work(context: StageContext) -> None:
+    from utils.core.hashes import weights_sha256
     from utils.core.names import MONOTONIC
     from utils.data.store import missing_datasets
-    from utils.modeling.models import weights_sha256
     from utils.training.launcher import TrainingJob, run_training
     from utils.training.train import TrainingSettings
 

@@ -14,12 +14,13 @@ def work(context: StageContext) -> None:
     from utils.analysis.records import Prediction
     from utils.core.codec import from_json, to_json
     from utils.core.files import write_jsonl
+    from utils.core.hashes import weights_sha256
     from utils.core.paths import models_of
     from utils.data.store import load_prepared, missing_datasets
     from utils.evaluation.decoding import decoding_settings
     from utils.evaluation.generation import generate
     from utils.evaluation.predictions import FILE, score_summaries
-    from utils.modeling.models import choose_device, load_model, load_tokenizer, weights_sha256
+    from utils.modeling.models import choose_device, load_model, load_tokenizer
     from utils.pipeline.shards import Sections, join_shards
 
     settings, paths, seed = context.settings, context.paths, context.seed

@@ -13,7 +13,7 @@ import torch
 from tests.tiny import write_model
 from tests.training_world import SETTINGS, STEPS, run
 from utils.core.errors import Interrupted
-from utils.modeling.models import weights_sha256
+from utils.core.hashes import weights_sha256
 
 ROOT = Path(__file__).resolve().parents[1]
 # A learning rate that rises until it is far too high: the first epoch stays the best one.

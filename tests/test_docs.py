@@ -46,7 +46,9 @@ def blocks(page: Path) -> list[str]:
 def spans(page: Path) -> list[str]:
     """Commands named within sentences: `./run_all.sh --local`."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-    return [span for span in re.findall(r"`([^`\n]+)`", text) if re.match(r"(MONO_S2S_\S+ )*(\./|python |sbatch )", span)]
+    return [
+        span for span in re.findall(r"`([^`\n]+)`", text) if re.match(r"(MONO_S2S_\S+ )*(\./|python |sbatch )", span)
+    ]
 
 
 COMMANDS = sorted({command for page in PAGES for command in blocks(page)})

@@ -17,6 +17,7 @@ from transformers import T5ForConditionalGeneration, T5Tokenizer
 from tests.hub import Hub
 from tests.tiny import example, write_model
 from utils.core.errors import InputError, StageError, UserError
+from utils.core.hashes import weights_sha256
 from utils.modeling.models import (
     check_tokenizer,
     choose_device,
@@ -25,7 +26,6 @@ from utils.modeling.models import (
     fetch_pretrained,
     load_model,
     load_tokenizer,
-    weights_sha256,
 )
 from utils.modeling.monotonic import constrain, is_constrained, min_ffn_weight
 

@@ -16,7 +16,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from utils.core.names import METRICS
 from utils.evaluation import rouge
-from utils.evaluation.rouge import rouge_scores, split_sentences
+from utils.scoring.rouge import rouge_scores, split_sentences
 
 # (prediction, reference). In the style of the test sets: news with figures and quotes, CNN/DM's highlights on lines,
 # dialogue summaries, and what a model writes that was trained on tokenised text.

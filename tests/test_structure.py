@@ -1,4 +1,4 @@
-"""The house: rooms import downwards only, nothing in a circle; files stay short; what is torch-free stays torch-free."""
+"""The house: rooms import downwards only, nothing in a circle; files stay short; the login node needs no torch."""
 
 import ast
 import subprocess
@@ -18,6 +18,7 @@ MODULES = {
 FLOORS = [
     ["configs"],
     ["core"],
+    ["scoring"],
     ["pipeline", "data"],
     ["modeling", "analysis"],
     ["evaluation", "training", "slurm", "reports"],
@@ -25,7 +26,7 @@ FLOORS = [
     ["benchmarks", "commands"],
     ["scripts"],
 ]
-TORCH_FREE = ["commands", "core", "pipeline", "slurm", "operations", "analysis", "reports"]
+TORCH_FREE = ["scoring", "commands", "core", "pipeline", "slurm", "operations", "analysis", "reports"]
 
 
 def room(module: str) -> str:

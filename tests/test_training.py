@@ -21,7 +21,8 @@ from tests.training_world import BATCH, EPOCHS, EXAMPLES, SETTINGS, STEPS, child
 from utils.analysis.final import Training
 from utils.core.codec import from_json
 from utils.core.errors import InputError, Interrupted, StageError
-from utils.modeling.models import load_model, weights_sha256
+from utils.core.hashes import weights_sha256
+from utils.modeling.models import load_model
 from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
 from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
 from utils.training.checkpoints import COMPLETE, complete_checkpoints

@@ -1,7 +1,7 @@
 """What evaluation and attacks found: the records behind their three result files.
 
 ROUGE, rates and shares are from 0 to 1, losses in nats per token. Intervals have the `confidence` of the final results.
-Where there are two sides they are called a and b, and every difference is b minus a. Torch-free.
+Two sides are a and b; every difference is b minus a. Torch-free.
 """
 
 from __future__ import annotations
@@ -397,6 +397,6 @@ class TriggerResults:
         "type, found on, read by",
     ]
     comparisons: Annotated[
-        dict[str, AttackTests], Types, "type: baseline (a) and monotonic (b); Holm over all tests of all types"
+        dict[str, AttackTests], Types, "baseline (a), monotonic (b); Holm over all tests of all types"
     ]
     warnings: list[AttackWarning]

@@ -38,7 +38,7 @@ from utils.core.errors import InputError
 from utils.core.files import read_jsonl, sha256_of
 from utils.core.names import METRICS
 from utils.core.results import read_result
-from utils.evaluation.rouge import rouge_scores
+from utils.scoring.rouge import rouge_scores
 
 FINAL = "final_results.json"
 NOT_RECOMPUTED = {"seconds", "seconds_per_summary"}
@@ -206,7 +206,7 @@ def _compared(waiting: Sequence[Scored]) -> Iterator[str]:
 
 
 def _weights(directory: Path, envelopes: dict[str, dict[str, Any]]) -> Iterator[str]:
-    from utils.modeling.models import weights_sha256  # here, because it loads torch
+    from utils.core.hashes import weights_sha256  # here, because it loads torch
 
     wanted = envelopes[FILES["evaluation"]]["_metadata"]["checkpoints"]
     claims = [

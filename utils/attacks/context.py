@@ -19,7 +19,7 @@ from utils.core.errors import Interrupted
 from utils.core.fingerprint import fingerprint
 from utils.evaluation.decoding import DecodingSettings, input_fingerprint
 from utils.evaluation.generation import generate
-from utils.evaluation.rouge import rouge_scores
+from utils.scoring.rouge import rouge_scores
 
 log = logging.getLogger(__name__)
 LOSSES = ("reference", "own_output")  # what an attack raises: the reference's loss, or that of the clean summary

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from utils.attacks.context import Victim
 from utils.attacks.encoding import Example
+from utils.core.hashes import weights_sha256
 from utils.core.paths import Paths, models_of
 from utils.core.settings import Settings
 from utils.data.store import load_prepared
 from utils.evaluation.predictions import evaluated_summaries
-from utils.modeling.models import choose_device, load_model, weights_sha256
+from utils.modeling.models import choose_device, load_model
 
 
 @dataclass(frozen=True)

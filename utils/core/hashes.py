@@ -7,10 +7,12 @@ was hashed is not read again: gigabytes in the prepared data and the checkpoints
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.core.errors import InputError
 from utils.core.files import sha256_of, write_json
 from utils.core.fingerprint import fingerprint
 
@@ -23,6 +25,7 @@ class Artifact:
     stamp: str
 
 
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 _hashed: dict[tuple[Path, str], str] = {}  # of this process, by path and stamp
 
 
@@ -75,3 +78,14 @@ def _read(known: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def weights_sha256(directory: Path) -> str:
+    """Hex sha256 of the weight file(s) in a model directory. InputError where there are none."""
+    for pattern in WEIGHT_PATTERNS:
+        hashes = [sha256_of(file) for file in sorted(Path(directory).glob(pattern))]
+        if len(hashes) == 1:
+            return hashes[0]
+        if hashes:
+            return hashlib.sha256("".join(hashes).encode()).hexdigest()
+    raise InputError(f"no model weights in {directory}")

@@ -164,7 +164,7 @@ def lead3(document: str) -> str:
 
 def lead3_rouge(rows: Sequence[tuple[int, str, str, str]]) -> dict[str, float]:
     """Mean ROUGE F (in [0, 1]) of the first three sentences as a summary: what copying earns on these rows."""
-    from utils.evaluation.rouge import rouge_scores
+    from utils.scoring.rouge import rouge_scores
 
     scores = rouge_scores([lead3(row[2]) for row in rows], [row[3] for row in rows], processes=1)
     return {metric: float(np.mean(values)) for metric, values in scores.items()}

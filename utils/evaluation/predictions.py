@@ -12,7 +12,7 @@ from utils.core.files import read_jsonl
 from utils.core.names import METRICS
 from utils.core.results import read_result
 from utils.evaluation.decoding import input_fingerprint
-from utils.evaluation.rouge import rouge_scores
+from utils.scoring.rouge import rouge_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from transformers.utils import logging as transformers_logging
 
 from utils.core.errors import InputError, StageError
-from utils.core.files import new_directory, sha256_of
+from utils.core.files import new_directory
 from utils.core.text import one_line
 from utils.modeling.download import download_model
 from utils.modeling.monotonic import folded_state
 
 SENTINELS = 100
 PADDING = 128  # T5's embeddings are padded to a multiple of this: 32,100 tokens, 32,128 embeddings
-WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
 def choose_device(setting: str) -> str:
@@ -164,17 +162,6 @@ def save_plain(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizer
     tokenizer.save_pretrained(directory)
     for weights in directory.glob("*.safetensors"):  # safetensors writes them for the owner alone; colleagues read, too
         weights.chmod((directory / "config.json").stat().st_mode)
-
-
-def weights_sha256(directory: Path) -> str:
-    """Hex sha256 of the weight file(s) in a model directory. InputError where there are none."""
-    for pattern in WEIGHT_PATTERNS:
-        hashes = [sha256_of(file) for file in sorted(Path(directory).glob(pattern))]
-        if len(hashes) == 1:
-            return hashes[0]
-        if hashes:
-            return hashlib.sha256("".join(hashes).encode()).hexdigest()
-    raise InputError(f"no model weights in {directory}")
 
 
 def count_parameters(model: torch.nn.Module) -> int:

@@ -21,16 +21,10 @@ from transformers import TrainingArguments
 from utils.core.codec import to_json
 from utils.core.errors import InputError, Interrupted, StageError
 from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jsonl
+from utils.core.hashes import weights_sha256
 from utils.core.names import BASELINE
 from utils.core.settings import Settings
-from utils.modeling.models import (
-    choose_device,
-    count_parameters,
-    load_model,
-    load_tokenizer,
-    quiet_transformers,
-    weights_sha256,
-)
+from utils.modeling.models import choose_device, count_parameters, load_model, load_tokenizer, quiet_transformers
 from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
 from utils.training import ranks

@@ -15,7 +15,7 @@ from utils.attacks.cache import load_records, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, reads_as
 from utils.attacks.triggers.inputs import TriggerExample, check_in_place
-from utils.evaluation.rouge import rouge_scores
+from utils.scoring.rouge import rouge_scores
 
 ROUGES = ("rouge1", "rouge2", "rougeL")  # the metrics of a TriggerRecord
 
