@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,8 +32,9 @@ def main() -> int:
         print(error)
         return 3
     torch.manual_seed(0)
-    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0)
-    model = constrain(T5ForConditionalGeneration(config)).to(device)
+    config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    config.decoder_start_token_id = 0
+    model: Any = constrain(T5ForConditionalGeneration(config)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids = torch.randint(3, 64, (2, 16), device=device)
     losses = []
@@ -46,7 +48,7 @@ def main() -> int:
         print(f"losses {losses}")
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        fold(model).save_pretrained(folder)
+        fold(model).save_pretrained(folder)  # type: ignore[operator]
         plain = T5ForConditionalGeneration.from_pretrained(folder)
     smallest = min(float(p.detach().min()) for name, p in plain.named_parameters() if "DenseReluDense" in name)
     if smallest < 0:

@@ -396,7 +396,5 @@ class TriggerResults:
         Types,
         "type, found on, read by",
     ]
-    comparisons: Annotated[
-        dict[str, AttackTests], Types, "baseline (a), monotonic (b); Holm over all tests of all types"
-    ]
+    comparisons: Annotated[dict[str, AttackTests], Types, "baseline (a), monotonic (b); Holm over all types"]
     warnings: list[AttackWarning]
