@@ -73,9 +73,6 @@ class SuccessTest(Test):
     upper: float
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
     """Words of the summaries."""
@@ -125,9 +122,6 @@ class EvaluationResults:
         dict[str, Annotated[dict[str, RougeComparison], Keys(METRICS, METRICS)]],
         "data set, then metric; Holm over two families: baseline against monotonic, and both against standard",
     ]
-
-
-# ---- attacks -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)

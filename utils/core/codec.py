@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 from utils.core.errors import InputError
@@ -215,16 +214,3 @@ def _name(kind: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def walk(kind: Type) -> Iterator[type]:
-    """Every record class that a type mentions, itself included, each once."""
-    seen: set[type] = set()
-    waiting = [kind]
-    while waiting:
-        now = waiting.pop()
-        if dataclasses.is_dataclass(now.bare) and isinstance(now.bare, type) and now.bare not in seen:
-            seen.add(now.bare)
-            yield now.bare
-            waiting += fields_of(now.bare).values()
-        waiting += [type_of(argument) for argument in typing.get_args(now.bare) if not isinstance(argument, str)]
