@@ -15,7 +15,7 @@ from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 
 from utils.core.names import METRICS
-from utils.evaluation import rouge
+from utils.scoring import rouge
 from utils.scoring.rouge import rouge_scores, split_sentences
 
 # (prediction, reference). In the style of the test sets: news with figures and quotes, CNN/DM's highlights on lines,
