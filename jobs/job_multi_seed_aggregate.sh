@@ -55,13 +55,14 @@ while (($#)); do
     esac
     shift
 done
-[[ "$seeds" =~ ^[0-9]+(,[0-9]+)+$ ]] || bad_usage "--seeds $seeds: expected at least two numbers, as in 42,1337"
+IFS=, read -r -a numbers <<<"$seeds"
+((${#numbers[@]} > 1)) || bad_usage "--seeds $seeds: expected at least two, as in 42,1337"
+check_seeds "${numbers[@]}"
 [[ -z "$settings" || -f "$settings" ]] || bad_usage "--settings $settings: no such file"
 [[ -z "$batch_job" ]] || open_log
 find_python
 [[ -z "$settings" ]] || export MONO_S2S_SETTINGS_FILE="$settings"
 command=("$python" "$checkout/scripts/aggregate_multi_seed.py")
-IFS=, read -r -a numbers <<<"$seeds"
 command+=("${numbers[@]}")
 code=''
 log_head

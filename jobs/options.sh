@@ -44,6 +44,13 @@ find_python() {
     command -v -- "$python" >/dev/null || bad_usage "the interpreter $python does not exist: was its environment deleted?"
 }
 
+# One rule for seeds, here as everywhere (utils/core/seeds.py).
+check_seeds() {
+    local python problem
+    python="$(plain_python)" || exit 2
+    problem="$("$python" "$checkout/scripts/mono_s2s.py" check-seeds "$@" 2>&1)" || bad_usage "${problem#check-seeds: }"
+}
+
 parse_options() {
     local number="$1" shards=''
     shift
@@ -69,7 +76,7 @@ parse_options() {
     [[ -z "$batch_job" ]] || open_log
     [[ -z "$batch_job" || -z "${SLURM_ARRAY_TASK_ID:-}" || -n "$shard" ]] ||
         log "array variables without --shards N: taken for those of another job, so this one does the whole stage"
-    [[ "$seed" =~ ^[0-9]+$ ]] || bad_usage "seed $seed: expected a whole number"
+    check_seeds "$seed"
     [[ -z "$settings" || -f "$settings" ]] || bad_usage "--settings $settings: no such file"
     [[ -z "$shards" || "$shards" =~ ^[1-9][0-9]*$ ]] || bad_usage "--shards $shards: expected a number from 1"
     find_python

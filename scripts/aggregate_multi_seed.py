@@ -16,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 def main() -> int:
+    from utils.core.seeds import seed_argument
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seeds", nargs="+", type=int, metavar="SEED")
+    parser.add_argument("seeds", nargs="+", type=seed_argument, metavar="SEED")
     parser.add_argument(
         "--allow-mixed", action="store_true", help="runs that differ in more than the seed; said on top"
     )

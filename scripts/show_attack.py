@@ -17,6 +17,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # bars of a second or two would only
 from utils.core.errors import InputError, UsageError, UserError
 from utils.core.names import BASELINE, MODEL_KEYS, TRIGGER_TYPES
 from utils.core.paths import Paths
+from utils.core.seeds import seed_argument
 from utils.core.settings import Settings, load_settings, run_command
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     model = parser.add_argument_group("which model")
     model.add_argument("--model", choices=MODEL_KEYS, default=BASELINE,
                        help="model of the experiment (default baseline)")  # fmt: skip
-    model.add_argument("--seed", type=number(0), default=42, help="training seed of that model (default 42)")
+    model.add_argument("--seed", type=seed_argument, default=42, help="training seed of that model (default 42)")
     model.add_argument("--demo", action="store_true", help="the models and examples of ./run_all.sh --demo")
     model.add_argument("--model-dir", type=Path, metavar="DIR", help="any T5 with its tokenizer, instead of --model")
     text = parser.add_argument_group("which text (one of these)").add_mutually_exclusive_group(required=True)
@@ -60,7 +61,7 @@ def options(argv: list[str] | None) -> argparse.Namespace:
     attack.add_argument("--token-set", choices=("roundtrip", "raw"), default=None,
                         help="roundtrip: typable text only; raw: any token ids (default: the setting)")  # fmt: skip
     attack.add_argument(
-        "--attack-seed", type=number(0), metavar="N", help="random choices (default: --seed, as in stage 6)"
+        "--attack-seed", type=seed_argument, metavar="N", help="random choices (default: --seed, as in stage 6)"
     )
     attack.add_argument("--trigger", metavar="WORDS", help="put these words into the text instead of HotFlip")
     attack.add_argument("--trigger-type", choices=TRIGGER_TYPES, default=None,

@@ -17,6 +17,7 @@ from typing import NoReturn
 from utils.commands import arguments
 from utils.core.errors import UsageError, UserError, explain
 from utils.core.output import keep_working_without_reader, quiet_end
+from utils.core.seeds import parse_seed
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,12 @@ def _clean_checkpoints(options: argparse.Namespace) -> int:
     return cleanup.clean_checkpoints(options.seeds, force=options.force)
 
 
+def _check_seeds(options: argparse.Namespace) -> int:
+    for word in options.words:
+        parse_seed(word)
+    return 0
+
+
 def _internal(module: str) -> Callable[[argparse.Namespace], int]:
     return lambda options: int(importlib.import_module(module).main(options.words))
 
@@ -96,8 +103,9 @@ COMMANDS = {
     "clean-checkpoints": Command(
         "clean_checkpoints.sh", arguments.declare_clean_checkpoints, _clean_checkpoints, acts=True
     ),
-    # What the shell layer asks: packages that an interpreter lacks, and what a job wrapper needs to know.
+    # What the shell layer asks: packages that an interpreter lacks, what a job wrapper needs to know, what is a seed.
     "packages": Command("packages", arguments.declare_internal, _internal("utils.core.packages")),
+    "check-seeds": Command("check-seeds", arguments.declare_internal, _check_seeds),
     "job-facts": Command("job-facts", arguments.declare_internal, _internal("utils.slurm.job_facts")),
 }
 
