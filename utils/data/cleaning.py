@@ -51,7 +51,7 @@ def _shaping(joiners: re.Match[str]) -> str:
 def count_words(text: str) -> int:
     """Words of a text: what stands between spaces; in scripts without spaces every character counts as one."""
     words = text.split()
-    if not _UNSPACED.search(text):
+    if text.isascii() or not _UNSPACED.search(text):
         return len(words)
     return sum(len(found := _UNSPACED.findall(word)) + (len(found) < len(word)) for word in words)
 
