@@ -164,8 +164,10 @@ class OverlapIndex:
         self._documents = np.zeros(0, dtype=np.int32)  # [postings]
         self._weights = np.zeros(0, dtype=np.float32)  # [postings]
         every = np.concatenate([np.zeros(0, dtype=np.uint64), *(item.ngrams for item in others)])
-        self._others, counts = np.unique(every, return_counts=True)  # [sequences of the sample]
-        self._other_counts = counts.astype(np.int32)  # [sequences of the sample] documents there with each
+        every.sort()
+        begins = np.flatnonzero(np.diff(every, prepend=every[:1] + np.uint64(1)))
+        self._others = every[begins]  # [sequences of the sample]
+        self._other_counts = np.diff(begins, append=len(every)).astype(np.int32)  # documents there with each
 
     def add(self, group: str, ids: Sequence[str], fingerprints: Sequence[Fingerprint]) -> None:
         """Add a group of held-out documents."""
