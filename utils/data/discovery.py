@@ -28,7 +28,7 @@ class NoFiles(Exception):
 def split_names(names: Sequence[str], split: str, *, config: str = "", readme: str | None = None) -> list[str]:
     """The files of one split among `names` (relative, with /), in order; NoFiles if there are none or too many.
 
-    `split` is a split as `datasets` calls it (validation stands for val, valid and dev, too), or a file name or
+    `split` is a split as `datasets` calls it (validation also means val, valid and dev, too), or a file name or
     pattern. `config` is a configuration of the text `readme`, or a folder that is looked at alone.
     """
     if any(mark in split for mark in "./*"):

@@ -24,7 +24,7 @@ class NothingKept(StageError):
     """Nothing is left of a set that was asked for; `key` and `reason` tell of which, and why."""
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{reason}. Mend the files or DATASETS_FILE, or go on without it: DATASET_ALLOW_PARTIAL=true.")
+        super().__init__(f"{reason}. Fix the files or DATASETS_FILE, or go on without it: DATASET_ALLOW_PARTIAL=true.")
         self.key, self.reason = key, reason
 
 

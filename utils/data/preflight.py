@@ -77,7 +77,7 @@ def look(source: DatasetSource, cache_dir: Path | None = None) -> Finding:
             rows = [_few(list(files), source) for files in source.files.values()]
         except UserError as error:
             lasted = time.monotonic() - began
-            return Finding(source.key, where, "local files", "-", lasted, False, (str(error),), "mend the file")
+            return Finding(source.key, where, "local files", "-", lasted, False, (str(error),), "fix the file")
         return _judged(source, where, "local files", rows, time.monotonic() - began, ())
     problems: list[Exception] = []
     for mirror in source.hub_copies:

@@ -37,7 +37,7 @@ _CSV_ERRORS = {
     "expected after": 'text follows a closing quote. A quote inside a field is doubled (""), not written \\"',
     "unexpected end of data": "a quote is opened here and never closed",
     "field larger than": "a quote is opened here and never closed",
-    "new-line character": "a lone carriage return stands outside quotes",
+    "new-line character": "a lone carriage return is outside quotes",
 }
 
 Cells = Iterator[tuple[str, Any, Any]]  # place in the file, cell of the document, cell of the summary
