@@ -17,6 +17,7 @@ from utils.pipeline.flags import Completion, Flag, read_flag
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import rows_of
+from utils.slurm.live_jobs import is_elsewhere
 from utils.slurm.queue import AGGREGATE, Queue, UnrecordedJob, ask_queue, unrecorded_jobs
 from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, records
 
@@ -168,13 +169,14 @@ def _job_of(stage: Stage, runs: Sequence[RunRecord], queue: Queue) -> tuple[JobF
     for run in runs:
         if stage.key in run.jobs:
             recorded = run.jobs[stage.key]
-            return _job_facts(recorded, stage.key, run.run_id, queue), local_since
+            answer = Queue(silence=queue.silence) if is_elsewhere(run) else queue
+            return _job_facts(recorded, stage.key, run.run_id, answer), local_since
         local_since |= run.executor == "local"
     return None, local_since
 
 
 def _live_ids(runs: Sequence[RunRecord], queue: Queue) -> Iterator[str]:
-    for run in runs:
+    for run in (run for run in runs if not is_elsewhere(run)):
         for key, job in run.own_jobs.items():
             if _job_facts(job, key, run.run_id, queue).live:
                 yield job.job_id

@@ -6,6 +6,8 @@ No answer is not an answer: a query that fails raises NoAnswer, so that a hiccup
 
 from __future__ import annotations
 
+import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -53,6 +55,17 @@ class JobState:
 def has_slurm() -> bool:
     """Whether this machine can submit jobs."""
     return shutil.which("sbatch") is not None
+
+
+@functools.cache
+def cluster_name() -> str:
+    """SLURM's name of the cluster that this machine submits to; "" where it does not tell."""
+    try:
+        text = ask("scontrol", "show", "config")
+    except NoAnswer:
+        return ""
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", text, re.M)
+    return match[1] if match else ""
 
 
 def ask(*command: str, timeout: float = TIMEOUT) -> str:

@@ -17,6 +17,7 @@ from utils.slurm.run_record import RunRecord, aggregates, records
 
 def live_jobs(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Ids of each run's own jobs that wait or run, by run id; runs without any are left out. One squeue per cluster."""
+    runs = [run for run in runs if not is_elsewhere(run)]
     rows: dict[str, list[JobState]] = {}
     for name in sorted({run.cluster for run in runs}):
         rows[name] = cluster.queue([i for run in runs if run.cluster == name for i in own_ids(run)], name)
@@ -29,6 +30,17 @@ def live_jobs(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
         for run in runs
     }
     return {run_id: ids for run_id, ids in found.items() if ids}
+
+
+def is_elsewhere(run: RunRecord) -> bool:
+    """Whether the run's jobs were taken by another cluster than the one that would be asked about them.
+
+    Job numbers mean nothing there. sbatch --clusters names a cluster itself (`run.cluster`): that one is asked.
+    """
+    if run.cluster or not run.cluster_name or not run.own_jobs:
+        return False
+    here = cluster.cluster_name()
+    return bool(here) and here != run.cluster_name
 
 
 def own_ids(run: RunRecord) -> list[str]:
@@ -89,6 +101,9 @@ def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
         for job_id in live[run.run_id]:
             if job_id in shared:
                 print(f"left alone: {job_id} ({shared[job_id]})")
+    for run in runs:
+        if run.seed in seeds and is_elsewhere(run):
+            print(f"run {run.run_id} was submitted to cluster {run.cluster_name}: cancel it there.")
     for seed in seeds:
         if seed not in {run.seed for run in mine}:
             print(f"seed {seed} has no jobs in the queue.")

@@ -21,7 +21,7 @@ from utils.slurm import cluster, sbatch, submission
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import NAME, rows_of
 from utils.slurm.interpreter import interpreter_for
-from utils.slurm.live_jobs import cancel_seeds, live_jobs
+from utils.slurm.live_jobs import cancel_seeds, live_jobs, refuse_if_live
 from utils.slurm.local_run import run_wrapper
 from utils.slurm.options import MultiSeedOptions, RunOptions
 from utils.slurm.requests import JobRequest
@@ -98,8 +98,11 @@ def _here(options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
 def _submit(options: MultiSeedOptions, paths: Paths, settings: Settings) -> int:
     last: dict[int, str] = {}
     python = interpreter_for(options.executor, options.demo)
+    for seed in options.seeds:  # before anything is queued: a seed that cannot be completed now would be left out
+        if not _all_queued(seed, paths):
+            refuse_if_live(seed, paths)
     for count, seed in enumerate(_announced(options.seeds)):
-        queued = None if options.force else _all_queued(seed, paths, settings)
+        queued = None if options.force else _all_queued(seed, paths)
         if queued:
             print(f"in the queue already: run {queued.run_id}")
             last[seed] = _last_job(queued)
@@ -110,14 +113,14 @@ def _submit(options: MultiSeedOptions, paths: Paths, settings: Settings) -> int:
         except UserError as error:
             rest = "The seeds before it are in the queue: the same command adds the rest, --cancel ends all."
             raise type(error)(f"seed {seed} was not submitted: {error}" + (f"\n{rest}" if count else "")) from None
-        queued = _all_queued(seed, paths, settings)
+        queued = _all_queued(seed, paths)
         if queued:
             last[seed] = _last_job(queued)
     _submit_aggregate(options, python, paths, settings, sorted(set(last.values()), key=int))
     return 0
 
 
-def _all_queued(seed: int, paths: Paths, settings: Settings) -> RunRecord | None:
+def _all_queued(seed: int, paths: Paths) -> RunRecord | None:
     """The run whose live jobs end with the seed's last stage; None where some of the seed's work is in no queue.
 
     A run of the first stages alone, or one whose last stages were cancelled, leaves work to be queued.
@@ -132,7 +135,7 @@ def _submit_aggregate(
     options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, after: list[str]
 ) -> None:
     earlier = []  # of other seeds: both stay, one after the other, since they write into the same directory
-    for record in _live_aggregates(paths, options.seeds):
+    for record in _live_aggregates(paths):
         if set(record.seeds) <= set(options.seeds):
             _cancel_aggregate(record)  # it would run before the seeds that were added now
         else:
@@ -163,7 +166,9 @@ def _submit_aggregate(
 
 
 def _cancel(seeds: Sequence[int], paths: Paths) -> int:
-    for record in _live_aggregates(paths, seeds):
+    for record in _live_aggregates(paths):
+        if not set(record.seeds) & set(seeds):
+            continue
         if set(record.seeds) <= set(seeds):
             _cancel_aggregate(record)
         else:
@@ -178,10 +183,9 @@ def _cancel_aggregate(record: AggregateRecord) -> None:
     print(f"cancelled the aggregate {record.job.job_id} of an earlier submission")
 
 
-def _live_aggregates(paths: Paths, seeds: Sequence[int]) -> list[AggregateRecord]:
-    """The queued aggregates that have any of these seeds among theirs."""
-    chosen = [record for record in aggregates(paths) if set(record.seeds) & set(seeds)]
-    return [record for record in chosen if any(state.live for state in _rows(record.job))]
+def _live_aggregates(paths: Paths) -> list[AggregateRecord]:
+    """The aggregates that wait or run."""
+    return [record for record in aggregates(paths) if any(state.live for state in _rows(record.job))]
 
 
 def _rows(job: JobRecord) -> tuple[JobState, ...]:

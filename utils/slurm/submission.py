@@ -20,11 +20,12 @@ from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
-from utils.slurm.cluster import NoAnswer
+from utils.slurm.cluster import NoAnswer, cluster_name
 from utils.slurm.interpreter import chosen_python, interpreter_for
 from utils.slurm.live_jobs import cancel_seeds, refuse_if_live
 from utils.slurm.local_run import run_here
 from utils.slurm.options import RunOptions
+from utils.slurm.project_claim import claim, refuse_if_claimed
 from utils.slurm.requests import requests_of, submit_graph, with_placeholders, wrapper_arguments
 from utils.slurm.run_record import JobRecord, RunRecord, new_record
 from utils.slurm.shared_jobs import refuse_to_change_data, shared_jobs, tell_stale_seeds
@@ -70,6 +71,7 @@ def main(options: RunOptions) -> int:
         return 0
     with _one_submission(paths):
         refuse_if_live(plan.seed, paths)
+        refuse_if_claimed(plan.seed, paths)
         refuse_to_change_data(plan.wanted, plan.seed, paths, settings, force=options.force)
         record = _frozen(plan, python)
     with _one_local_run(paths, plan.seed):
@@ -92,6 +94,7 @@ def submit(plan: RunPlan, python: str) -> RunRecord:
     options, settings, paths = plan.options, plan.settings, plan.paths
     with _one_submission(paths):
         refuse_if_live(plan.seed, paths)
+        refuse_if_claimed(plan.seed, paths)
         refuse_to_change_data(plan.wanted, plan.seed, paths, settings, force=options.force)
         shared = shared_jobs(plan.wanted, paths, settings)
         site = resolve(settings)
@@ -141,9 +144,15 @@ def _frozen(plan: RunPlan, python: str) -> RunRecord:
     """A new run's record, written, beside its frozen settings."""
     tell_stale_seeds(plan.wanted, plan.seed, plan.paths)
     record = new_record(
-        plan.paths, plan.seed, profile=plan.settings.PROFILE, executor=plan.options.executor, python=python
+        plan.paths,
+        plan.seed,
+        profile=plan.settings.PROFILE,
+        executor=plan.options.executor,
+        python=python,
+        cluster_name=cluster_name() if plan.options.executor == "slurm" else "",
     )
     freeze(plan.settings, record.settings_file)
+    claim(plan.seed, plan.paths)
     return record.saved()
 
 
