@@ -10,6 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.shell_world import World
+from utils.core import hashes
+from utils.core.files import sha256_of
+from utils.core.paths import Paths
+from utils.core.settings import freeze, load_settings
+from utils.operations import seed_facts
+from utils.operations.status import statuses
+from utils.pipeline.flags import basis_of, write_flag
+from utils.pipeline.stages import STAGES
+from utils.slurm.run_record import JobRecord, new_record
 
 
 @pytest.fixture
@@ -125,3 +134,83 @@ def test_on_slurm_dependents_wait_and_a_silent_slurm_means_unknown(cluster, queu
 def test_wrong_usage_names_itself(world, words):
     result = world.run("check_training_status.sh", *words)
     assert result.returncode == 2 and words[-1] in result.stderr
+
+
+# ---- many seeds -----------------------------------------------------------------------------------------------------
+
+FACTS = {"code": {"commit": "x", "dirty": False}, "finished": "2026-01-29 10:15:30", "run_id": "r", "seconds": 1.0,
+         "slurm_job_id": None}  # fmt: skip
+LARGE, SMALL = 240_000, 500  # bytes of a model and of a result, a thousandth of the real ones
+
+
+def finished_seeds(paths, settings, count: int) -> None:
+    """Outputs and flags of `count` finished seeds."""
+    for seed in range(count):
+        for stage in STAGES if seed == 0 else STAGES[2:]:
+            for path in stage.outputs(paths, seed):
+                file = path if path.suffix else path / "model.safetensors"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                size = 6 * LARGE if path == paths.prepared else SMALL if path.suffix else LARGE
+                file.write_bytes(str(path).encode().ljust(size, b"."))
+            write_flag(stage, seed, paths, settings, basis_of(stage, seed, paths, settings), facts=FACTS)
+
+
+@pytest.fixture
+def twenty(tmp_path, monkeypatch):
+    """Twenty finished seeds whose files were touched, as people do against a purge; each SLURM query is noted."""
+    paths, settings = Paths(tmp_path / "scratch", tmp_path / "project", ""), load_settings()
+    finished_seeds(paths, settings, 20)
+    paths.known_hashes.parent.mkdir()
+    for seed in range(20):
+        record = new_record(paths, seed, profile="full", executor="slurm", python="python")
+        freeze(settings, record.settings_file)
+        for number, stage in enumerate(STAGES):
+            record = record.with_job(stage.key, JobRecord(str(100 * seed + number + 1), out="none.out", err="none.err"))
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in ("squeue", "sacct"):
+        (site / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/calls\n")
+        (site / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{site}{os.pathsep}{os.environ['PATH']}")
+    subprocess.run(["find", str(paths.scratch), "-exec", "touch", "{}", "+"], check=True)
+    hashes._hashed.clear()  # this process wrote the files; a command did not
+    return paths
+
+
+def test_twenty_seeds_cost_one_squeue_one_sacct_and_under_three_seconds(twenty, tmp_path, world):
+    environment = {"SCRATCH": str(twenty.scratch), "PROJECT": str(twenty.project), "PATH": os.environ["PATH"]}
+    seconds = []
+    for _ in range(2):  # the better of two: other processes use this machine
+        (tmp_path / "calls").unlink(missing_ok=True)
+        started = time.monotonic()
+        result = world.run("check_training_status.sh", *map(str, range(20)), **environment)
+        seconds.append(time.monotonic() - started)
+        assert result.stdout.count(" done ") == 160, result.stdout + result.stderr
+        assert (tmp_path / "calls").read_text().split() == ["squeue", "sacct"]
+    assert min(seconds) < 3
+
+
+def test_after_touch_a_status_reads_a_little_and_later_ones_the_rest_each_file_once(twenty, monkeypatch):
+    read: list[Path] = []
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    monkeypatch.setattr(seed_facts, "READ_NOW", 3 * LARGE)
+    monkeypatch.setattr(hashes, "SMALL", LARGE)
+
+    def look() -> list[str]:
+        read_before = len(read)
+        found = statuses(range(20), twenty)
+        assert all(row.state == "done" for status in found for row in status.stages)
+        assert sum(1 for path in read[read_before:] if not path.suffix) <= 4
+        hashes._hashed.clear()  # as in another process
+        return [row.detail for status in found for row in status.stages if "not compared" in row.detail]
+
+    looks = 1
+    assert look()
+    while look():
+        looks += 1
+        assert looks < 40
+    large = [path for path in read if not path.suffix]
+    assert len(large) == len(set(large)) == 42, "pretrained, prepared data and two models a seed"
+    (twenty.model(3, "baseline") / "model.safetensors").write_bytes(b"another model")
+    (status,) = statuses([3], twenty)
+    assert status.stages[2].state != "done"

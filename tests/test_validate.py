@@ -151,6 +151,8 @@ def test_what_no_partition_allows_is_a_problem_though_sbatch_accepts_it(world, s
 
 def test_all_wrong_settings_are_named_at_once(world, site):
     site()
+    (line,) = check_cluster(world, SLURM_PARTITION="nosuch", SLURM_CPU_PARTITION="neither", SLURM_GRES="gpu:h900:1")
+    assert line.startswith("PROBLEM") and "nosuch" in line and "neither" in line and "gpu:h900" in line
     wrong = validate(world, MONO_S2S_NUM_EPOCHS="x", MONO_S2S_BATCHSIZE="1", MONO_S2S_BEAMS="2", MONO_S2S_DEVICE="tpu")
     said = next(text for text in wrong.stdout.splitlines() if " settings " in text)
     assert all(name in said for name in ("NUM_EPOCHS", "BATCHSIZE", "BEAMS", "DEVICE")) and wrong.returncode == 1

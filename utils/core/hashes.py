@@ -6,9 +6,12 @@ was hashed is not read again: gigabytes in the prepared data and the checkpoints
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,9 @@ class Artifact:
 
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
+SMALL = 10**6  # bytes; an allowance is not asked for such a file
+SECONDS_BETWEEN_WRITES = 1.0  # a command that compares hundreds of small files writes its memory of them now and then
+
 _hashed: dict[tuple[Path, str], str] = {}  # of this process, by path and stamp
 
 
@@ -51,11 +57,27 @@ def describe_anew(path: Path) -> Artifact:
     return Artifact(_hashed[path, stamp], stamp)
 
 
-def is_unchanged(path: Path, artifact: Artifact, known: Path) -> bool:
-    """Whether `path` has the content of `artifact`: by its stamp, else by its hash.
+@dataclass
+class Allowance:
+    """How many more bytes a command may read to compare contents: a status is wanted now, not after 12 GB."""
+
+    bytes_left: int
+    used: bool = False
+
+    def permits(self, size: int) -> bool:
+        """Whether so many bytes may be read; they are taken off. The first ones always may, or they never would be."""
+        if self.used and size > self.bytes_left:
+            return False
+        self.bytes_left, self.used = self.bytes_left - size, True
+        return True
+
+
+def is_unchanged(path: Path, artifact: Artifact, known: Path, allowance: Allowance | None = None) -> bool | None:
+    """Whether `path` has the content of `artifact`: by its stamp, else by its hash; None where that may not be read.
 
     known: a JSON file of stamps whose hash was compared before (after `touch` or `cp -r`), so that later commands need
     not read the content again. It is a cache: written where this user may write, made anew when it is damaged.
+    allowance: None reads whatever is needed.
     """
     stamp = stamp_of(path)
     if stamp == artifact.stamp:
@@ -65,19 +87,49 @@ def is_unchanged(path: Path, artifact: Artifact, known: Path) -> bool:
         entry = remembered.get(str(path), {})
         if isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("sha256"), str):
             _hashed[path, stamp] = entry["sha256"]
+        elif allowance and (size := _size_of(path)) >= SMALL and not allowance.permits(size):
+            return None
         else:
             _hashed[path, stamp] = sha256_of(path)
-            with contextlib.suppress(OSError):  # somebody else's directory: the next command hashes again
-                write_json(known, remembered | {str(path): {"stamp": stamp, "sha256": _hashed[path, stamp]}})
+            _remember(known, {str(path): {"stamp": stamp, "sha256": _hashed[path, stamp]}})
     return _hashed[path, stamp] == artifact.sha256
+
+
+def _size_of(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+_unwritten: dict[Path, dict[str, object]] = {}  # what this process knows beyond the file, by the file
+_written: dict[Path, float] = {}  # when this process wrote the file last
+
+
+def _remember(known: Path, entries: dict[str, object]) -> None:
+    _unwritten.setdefault(known, {}).update(entries)
+    if time.monotonic() - _written.get(known, -math.inf) >= SECONDS_BETWEEN_WRITES:
+        _write(known)
+
+
+def _write(known: Path) -> None:
+    with contextlib.suppress(OSError):  # somebody else's directory: the next command hashes again
+        if known.parent.is_dir():  # it may have been deleted meanwhile
+            write_json(known, _read(known))
+    _unwritten.pop(known, None)
+    _written[known] = time.monotonic()
+
+
+@atexit.register
+def _write_all() -> None:
+    for known in list(_unwritten):
+        _write(known)
 
 
 def _read(known: Path) -> dict[str, object]:
     try:
         content = json.loads(known.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = {}
+    return (content if isinstance(content, dict) else {}) | _unwritten.get(known, {})
 
 
 def weights_sha256(directory: Path) -> str:

@@ -49,7 +49,7 @@ class Finding:
 def main(seed: int, *, fix: bool = False) -> int:
     """Explain what is broken; returns the exit code: 0 nothing is broken (any more), 1 something is."""
     paths = Paths.of(load_settings())
-    (facts,) = collect([seed], paths)
+    (facts,) = collect([seed], paths, read_all=True)
     status = status_of(facts, paths)
     for note in status.notes:
         _say(note)

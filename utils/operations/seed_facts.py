@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.core.hashes import Allowance
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import Settings, load_settings
@@ -49,7 +50,8 @@ class StageFacts:
     """One stage of a seed. `problem` says why it is not done, None if it is (then there is a `flag`).
 
     `locked`: a process on a machine that shares the lock is at it. `job`: its newest recorded job. `local_since`: the
-    seed ran with --local after that job was submitted.
+    seed ran with --local after that job was submitted. `unread`: times of its files changed, and they are too large to
+    compare now.
     """
 
     stage: Stage
@@ -60,6 +62,7 @@ class StageFacts:
     job: JobFacts | None = None
     local_since: bool = False
     by_hand: tuple[UnrecordedJob, ...] = ()
+    unread: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,22 +99,39 @@ class SeedFacts:
         return self.silence if self.aggregates or any(run.jobs for run in self.runs) else ""
 
 
-def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True) -> list[SeedFacts]:
+READ_NOW = 5 * 10**8  # bytes that a status may hash, half a second; the rest is compared by later looks, or when used
+
+
+def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True, read_all: bool = False) -> list[SeedFacts]:
     """The facts of these seeds, each under the settings of its newest run (of this shell, where it has none).
 
-    `flags` False: what is done is not looked at, which may mean hashing gigabytes.
+    flags: False does not look at what is done. read_all: compare the content of large files, too, whose times changed.
     """
     runs = records(paths)
     queued_together = _newest_aggregates(paths)
     queue = ask_queue(runs, queued_together)
     unrecorded = unrecorded_jobs(queue, runs, queued_together, paths)
     now = load_settings()
-    return [
-        _facts_of(
-            seed, [run for run in runs if run.seed == seed], queued_together, queue, unrecorded, paths, now, flags
+    allowance = None if read_all else Allowance(READ_NOW)
+    here = [job for job in unrecorded if not job.elsewhere]
+    found = []
+    for seed in seeds:
+        mine = [run for run in runs if run.seed == seed]
+        settings = _settings_of(mine[0], now) if mine else now
+        completion = Completion(seed, paths, settings, allowance) if flags else None
+        found.append(
+            SeedFacts(
+                seed,
+                settings,
+                tuple(mine),
+                tuple(_stage_facts(stage, seed, mine, queue, here, paths, completion) for stage in STAGES),
+                tuple(_aggregate_of(record, queue) for record in queued_together if seed in record.seeds),
+                tuple(job for job in unrecorded if job.elsewhere and job.seed == seed),
+                queue.silence,
+                tuple(dict.fromkeys(_live_ids(mine, queue))),
+            )
         )
-        for seed in seeds
-    ]
+    return found
 
 
 def known_seeds(paths: Paths) -> list[int]:
@@ -121,37 +141,28 @@ def known_seeds(paths: Paths) -> list[int]:
     return sorted(recorded | {int(name) for name in names if name.isdigit()})
 
 
-def _facts_of(
+def _stage_facts(
+    stage: Stage,
     seed: int,
-    runs: list[RunRecord],
-    queued_together: list[AggregateRecord],
+    runs: Sequence[RunRecord],
     queue: Queue,
-    unrecorded: list[UnrecordedJob],
+    unrecorded: Sequence[UnrecordedJob],
     paths: Paths,
-    now: Settings,
-    flags: bool,
-) -> SeedFacts:
-    settings = _settings_of(runs[0], now) if runs else now
-    here = [job for job in unrecorded if not job.elsewhere]
-    completion = Completion(seed, paths, settings)
-    stages = []
-    for stage in STAGES:
-        problem = completion.problem(stage) if flags else "not looked at"
-        flag = read_flag(stage, seed, paths) if problem is None else None
-        by_hand = tuple(job for job in here if job.stage == stage.key and job.seed == stage.seed_of(seed))
-        log = paths.log(stage.key, stage.seed_of(seed))
-        job, local_since = _job_of(stage, runs, queue)
-        stages.append(StageFacts(stage, log, problem, flag, is_at_work(log), job, local_since, by_hand))
-    mine = [record for record in queued_together if seed in record.seeds]
-    return SeedFacts(
-        seed,
-        settings,
-        tuple(runs),
-        tuple(stages),
-        tuple(_aggregate_of(record, queue) for record in mine),
-        tuple(job for job in unrecorded if job.elsewhere and job.seed == seed),
-        queue.silence,
-        tuple(dict.fromkeys(_live_ids(runs, queue))),
+    completion: Completion | None,
+) -> StageFacts:
+    problem = completion.problem(stage) if completion else "not looked at"
+    log = paths.log(stage.key, stage.seed_of(seed))
+    job, local_since = _job_of(stage, runs, queue)
+    return StageFacts(
+        stage,
+        log,
+        problem,
+        read_flag(stage, seed, paths) if problem is None else None,
+        is_at_work(log),
+        job,
+        local_since,
+        tuple(item for item in unrecorded if item.stage == stage.key and item.seed == stage.seed_of(seed)),
+        completion is not None and stage.number in completion.unread,
     )
 
 

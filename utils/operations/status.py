@@ -118,6 +118,7 @@ def _row(facts: StageFacts, seed: SeedFacts, paths: Paths) -> StageStatus:
     row = StageStatus(facts.stage.key, "not started", log=str(facts.log))
     if facts.problem is None:
         done = f"{facts.flag.finished}, {duration(facts.flag.seconds)}" if facts.flag else ""
+        done += " (file times changed since, content not compared yet)" if facts.unread else ""
         return replace(row, state="done", detail=done)
     job = facts.job
     if job and not job.live and (facts.locked or facts.by_hand or (facts.local_since and not seed.unknown)):

@@ -16,7 +16,7 @@ from typing import Any
 from utils.core.errors import InputError
 from utils.core.files import write_json
 from utils.core.fingerprint import fingerprint
-from utils.core.hashes import Artifact, describe, describe_anew, is_unchanged
+from utils.core.hashes import Allowance, Artifact, describe, describe_anew, is_unchanged
 from utils.core.paths import Paths
 from utils.core.settings import Settings
 from utils.pipeline.stages import STAGES, Stage
@@ -147,10 +147,15 @@ def read_flag(stage: Stage, seed: int, paths: Paths) -> Flag:
 
 
 class Completion:
-    """Which stages of a seed are done under these settings, and why the others are not. Each is looked at once."""
+    """Which stages of a seed are done under these settings, and why the others are not. Each is looked at once.
 
-    def __init__(self, seed: int, paths: Paths, settings: Settings) -> None:
-        self._seed, self._paths, self._settings = seed, paths, settings
+    With an `allowance` files whose times changed and that are too large to read now count as unchanged; their stages
+    are in `unread`, by number.
+    """
+
+    def __init__(self, seed: int, paths: Paths, settings: Settings, allowance: Allowance | None = None) -> None:
+        self._seed, self._paths, self._settings, self._allowance = seed, paths, settings, allowance
+        self.unread: set[int] = set()
         self._stale: dict[int, str | None] = {}
 
     def problem(self, stage: Stage) -> str | None:
@@ -191,9 +196,15 @@ class Completion:
                 return f"its input {name} is gone" + (f" ({external[name]})" if name in external else "")
             if name not in flag.inputs:
                 return f"its input {name} is new ({external[name]})"
-            if not is_unchanged(external[name], flag.inputs[name], self._paths.known_hashes):
+            if not self._same(stage, external[name], flag.inputs[name]):
                 return f"its input {name} was changed ({external[name]})"
         return None
+
+    def _same(self, stage: Stage, path: Path, artifact: Artifact) -> bool:
+        same = is_unchanged(path, artifact, self._paths.known_hashes, self._allowance)
+        if same is None:
+            self.unread.add(stage.number)
+        return same is not False
 
     def _output_problem(self, stage: Stage, *, reports: bool) -> str | None:
         for name, artifact in read_flag(stage, self._seed, self._paths).outputs.items():
@@ -202,7 +213,7 @@ class Completion:
                 continue
             if not path.exists():
                 return f"its output {path} is gone"
-            if not is_unchanged(path, artifact, self._paths.known_hashes):
+            if not self._same(stage, path, artifact):
                 return f"its output {path} was changed after the stage finished"
         return None
 
