@@ -48,8 +48,8 @@ def resolve(settings: Settings) -> Site:
 
     partition = choose("SLURM_PARTITION", known)
     cpu_partition = choose("SLURM_CPU_PARTITION", known)
-    if known is not None and not problems:
-        gres = gres_of(partition)
+    if known is not None:
+        gres = gres_of(partition)  # of all nodes where the partition is wrong: a GRES that no node has is named as well
     site = Site(
         account=settings.SLURM_ACCOUNT,
         partition=partition,
