@@ -82,6 +82,8 @@ def test_real_looking_rows_written_without_quotes_never_come_out_shifted(tmp_pat
 def test_whatever_the_csv_module_writes_is_read_back(tmp_path, data, quoting, end):
     # Lone surrogates have no UTF-8; Python 3.10's csv stops at NUL.
     data = [tuple(t.encode("utf-8", "ignore").decode().replace("\0", "") for t in pair) for pair in data]
+    if quoting == csv.QUOTE_MINIMAL:  # then the module writes a lone carriage return without quotes
+        data = [(first.replace("\r", ""), second.replace("\r", "")) for first, second in data]
     out = io.StringIO(newline="")
     writer = csv.writer(out, quoting=quoting, lineterminator=end)
     writer.writerows([("document", "summary"), *data])
