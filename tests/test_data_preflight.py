@@ -86,7 +86,7 @@ def test_validate_tells_whether_nodes_without_internet_will_do(tmp_path, monkeyp
 
     def said() -> tuple[str, str]:
         (check,) = validation._inputs(load_settings(), paths)
-        return check.state, check.found
+        return check.state, check.text
 
     for missing, state in (({}, "ok"), ({"samsum": "gone"}, "warning")):
         write_result(paths.results_root / "data_statistics.json", {"missing": missing}, {})
