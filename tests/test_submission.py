@@ -20,6 +20,7 @@ from utils.slurm.run_record import JobRecord, new_directory, new_record, records
 from utils.slurm.site import Site, resolve
 
 GOLDEN = ROOT / "tests" / "golden" / "sbatch_lines.txt"
+SINFO = """case "$*" in *%R*) printf '%s\\n' {partitions};; *%G*) printf '%s\\n' '{gres}';; esac"""
 CASES = {
     "the defaults": ((), {}),
     "another seed, forced, up to the evaluation": (("7", "--force", "--stop-stage", "4"), {}),
@@ -59,29 +60,91 @@ def settings(monkeypatch, tmp_path):
     return load_settings().replaced(SCRATCH_DIR=str(tmp_path / "scratch"), PROJECT_DIR=str(tmp_path / "project"))
 
 
+def dry_run_lines(world: World, root: Path, path: str, options: tuple[str, ...], wanted: dict[str, str]) -> str:
+    """The sbatch lines of a dry run, with names for what differs between machines."""
+    environment = {f"MONO_S2S_{name}": value for name, value in wanted.items()}
+    result = world.all("--slurm", "--dry-run", *options, PATH=path, **environment)
+    assert result.returncode == 0, result.stderr
+    text = "\n".join(line.strip() for line in result.stdout.splitlines() if line.startswith("  sbatch "))
+    for found, name in (
+        (shlex.quote(str(world.checkout)), "CHECKOUT"),
+        (str(world.checkout), "CHECKOUT"),
+        (str(root), "ROOT"),
+        (world.environment["MONO_S2S_PYTHON"], "PYTHON"),
+    ):
+        text = text.replace(found, name)
+    return text
+
+
+def is_golden(text: str, path: Path) -> None:
+    if not path.exists():
+        path.write_text(text)
+        pytest.fail(f"{path} was not there and is made now: read it, and commit it")
+    assert text == path.read_text()
+
+
 def test_sbatch_lines_are_those_of_the_golden_file(tmp_path):
     """After a change on purpose: rm tests/golden/sbatch_lines.txt, run this test twice, read the difference."""
     world = World(tmp_path)
     path = fake(tmp_path / "site", sinfo="exit 1", sacctmgr="exit 1")
-    text = ""
-    for title, (options, wanted) in CASES.items():
-        result = world.all(
-            "--slurm", "--dry-run", *options, PATH=path, **{f"MONO_S2S_{name}": value for name, value in wanted.items()}
-        )
-        assert result.returncode == 0, result.stderr
-        lines = [line.strip() for line in result.stdout.splitlines() if line.startswith("  sbatch ")]
-        text += f"# {title}\n" + "\n".join(lines) + "\n\n"
-    for found, name in (
-        (shlex.quote(str(world.checkout)), "CHECKOUT"),
-        (str(world.checkout), "CHECKOUT"),
-        (str(tmp_path), "ROOT"),
-        (world.environment["MONO_S2S_PYTHON"], "PYTHON"),
-    ):
-        text = text.replace(found, name)
-    if not GOLDEN.exists():
-        GOLDEN.write_text(text)
-        pytest.fail(f"{GOLDEN} was not there and is made now: read it, and commit it")
-    assert text == GOLDEN.read_text()
+    lines = {title: dry_run_lines(world, tmp_path, path, *case) for title, case in CASES.items()}
+    is_golden("".join(f"# {title}\n{text}\n\n" for title, text in lines.items()), GOLDEN)
+
+
+def site_settings() -> dict[str, dict[str, str]]:
+    """The settings of each site that docs/sites.md walks through, by its letter."""
+    sections = re.split(r"^## ([A-Z])\. ", (ROOT / "docs" / "sites.md").read_text(), flags=re.M)[1:]
+    pairs = zip(sections[::2], sections[1::2], strict=True)
+    blocks = {letter: body.partition("```python\n")[2].partition("```")[0] for letter, body in pairs}
+    return {letter: dict(re.findall(r'^(\w+) = "(.*)"$', block, re.M)) for letter, block in blocks.items()}
+
+
+HAS = {  # partitions and GRES as sinfo names them there, QoS as sacctmgr does ("": no accounting)
+    "A": ("gpu batch debug", "gpu:v100:4(S:0-1),lscratch:400", ""),
+    "B": ("p1_bygpu p2_bynode", "gpu:a100:4", "normal"),
+    "C": ("gpu_a100 cpu gpu_debug cpu_debug", "gpu:a100:4(IDX:0-3)", "standard debug"),
+}
+
+
+@pytest.mark.parametrize("letter", HAS)
+def test_the_sites_of_the_documentation_get_the_lines_of_the_golden_file(tmp_path, letter):
+    """After a change on purpose: rm tests/golden/site_*.txt, run this test twice, read the difference."""
+    partitions, gres, qos = HAS[letter]
+    sinfo = SINFO.format(partitions=partitions, gres=gres)
+    path = fake(tmp_path / "site", sinfo=sinfo, sacctmgr=f"printf '%s\\n' {qos}" if qos else "exit 1")
+    text = dry_run_lines(World(tmp_path), tmp_path, path, (), site_settings()[letter])
+    is_golden(f"{text}\n", ROOT / "tests" / "golden" / f"site_{letter}.txt")
+    given = set(re.findall(r" --(partition|qos|account|gres|constraint)=", text))
+    assert given == {"A": {"partition", "account", "gres", "constraint"}, "B": {"account", "gres"},
+                     "C": {"partition", "qos", "account", "gres"}}[letter]  # fmt: skip
+    gpu_jobs = [line for line in text.splitlines() if "--gres=" in line]
+    assert len(gpu_jobs) == 5 and all(("--constraint=v100" in line) == (letter == "A") for line in gpu_jobs)
+    assert text.count("--constraint") in (0, 5)
+
+
+def test_a_walk_through_for_each_site_is_documented():
+    assert set(site_settings()) == set(HAS)
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ("acpu,atesting", True),
+        ("acpu,nosuch", False),
+        ("nosuch|acpu,atesting", True),
+        ("", True),
+        ("acpu, aa100", True),
+    ],
+)
+def test_a_list_of_partitions_is_taken_if_the_cluster_has_every_one(monkeypatch, settings, tmp_path, value, fits):
+    sinfo = SINFO.format(partitions="acpu aa100 atesting", gres="gpu:a100_80gb:3")
+    monkeypatch.setenv("PATH", fake(tmp_path / "site", sinfo=sinfo, sacctmgr="exit 1"))
+    changed = settings.replaced(SLURM_CPU_PARTITION=value)
+    if fits:
+        assert resolve(changed).cpu_partition == value.split("|")[-1]
+    else:
+        with pytest.raises(UsageError, match=r"SLURM_CPU_PARTITION=acpu,nosuch.*It has acpu, aa100, atesting"):
+            resolve(changed)
 
 
 def header(wrapper: str) -> dict[str, str]:
@@ -166,8 +229,6 @@ def test_sbatch_variables_of_the_shell_do_not_reach_sbatch(monkeypatch):
 
 
 # ---- sites ----------------------------------------------------------------------------------------------------------
-
-SINFO = """case "$*" in *%R*) printf '%s\\n' {partitions};; *%G*) printf '%s\\n' '{gres}';; esac"""
 
 
 @pytest.mark.parametrize(
