@@ -25,12 +25,15 @@ def main() -> int:
     from huggingface_hub import constants
 
     from utils.core.errors import UserError
+    from utils.core.output import keep_working_without_reader
     from utils.core.paths import Paths
     from utils.core.settings import load_settings
     from utils.data.preflight import look
     from utils.data.registry import chosen_sources, sources
+    from utils.operations.logs import printable
 
     logging.basicConfig(level=logging.ERROR)
+    keep_working_without_reader()
     try:
         settings = load_settings()
         file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
@@ -53,13 +56,13 @@ def main() -> int:
         finding = look(source, cache_dir)
         word = "ok" if finding.works else "PROBLEM"
         line = f"{finding.key:<13} {word:<8} {finding.rows:<22} {finding.seconds:7.1f}  {finding.revision:<11}"
-        print(line, finding.where, flush=True)
+        print(line, printable(finding.where), flush=True)
         for reason in finding.reasons:
-            print(f"{'':<13} {'note' if finding.works else 'why'}: {reason}")
+            print(f"{'':<13} {'note' if finding.works else 'why'}: {printable(reason)}")
         for warning in finding.warnings:
-            print(f"{'':<13} warning: {warning}")
+            print(f"{'':<13} warning: {printable(warning)}")
         if finding.advice:
-            print(f"{'':<13} do: {finding.advice}")
+            print(f"{'':<13} do: {printable(finding.advice)}")
         working += finding.works
         hub_down = hub_down or finding.hub_down
     print(f"{working} of {len(chosen)} data sets can be had.")

@@ -1,5 +1,8 @@
 """Diagnosis names what ended a job: real log snippets of each cause, among what the software reports and survives."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from utils.operations.evidence import cause_of, evidence_of
 from utils.operations.logs import printable
 from utils.operations.status import StageStatus
 
+ROOT = Path(__file__).resolve().parents[1]
 HEAD = [
     "2026-11-25 10:00:00 job 12: host g1, Python 3.11.7, /projects/me/env/bin/python",
     "2026-11-25 10:00:01 INFO stage 2_train_baseline seed 42: starts: not done yet",
@@ -227,3 +231,14 @@ def test_what_reaches_a_terminal_has_no_control_characters():
     shown = printable("a\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J b\rc\u202egnp.exe\ttab\nline \udcff")
     assert all(character in "\t\n" or character.isprintable() for character in shown)
     assert "red" in shown and "\ttab\nline" in shown
+
+
+@pytest.mark.parametrize("words", [["test_improvements.py", "--demo"], ["check_training_status.sh", "1", "2", "3"]])
+def test_a_reader_that_is_gone_is_no_traceback(tmp_path, words):
+    environment = os.environ | {"SCRATCH": str(tmp_path), "PROJECT": str(tmp_path), "MONO_S2S_PYTHON": sys.executable}
+    command = [*([sys.executable] if words[0].endswith(".py") else []), str(ROOT / words[0]), *words[1:]]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert result.returncode in (0, 1) and "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
