@@ -51,7 +51,7 @@ def spans(page: Path) -> list[str]:
     ]
 
 
-COMMANDS = sorted({command for page in PAGES for command in blocks(page)})
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in blocks(page)))  # in the order of reading
 SHELL = [c for c in COMMANDS if not c.startswith(tuple(NOT_HERE)) and not any(tool in c for tool in ON_RESULTS)]
 
 
@@ -100,16 +100,16 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.slurm
 def test_what_the_pages_tell_people_to_type_runs(cluster, tmp_path):
-    world = World(tmp_path)
+    world, data = World(tmp_path), write_data(tmp_path / "data")
     world.environment |= cluster.environment | {
         "MONO_S2S_MODEL_NAME": str(write_model(tmp_path / "model")),
-        "MONO_S2S_DATASETS_FILE": str(write_data(tmp_path / "data")),
+        "MONO_S2S_DATASETS_FILE": str(data),
         "MONO_S2S_DEVICE": "cpu",
         "PATH": f"{Path(sys.executable).parent}:{world.environment['PATH']}",
     }
     for command in SHELL:
         done = subprocess.run(
-            ["bash", "-euc", command],
+            ["bash", "-euc", command.replace("/path/to/datasets.json", str(data))],
             cwd=world.checkout,
             env=world.environment,
             capture_output=True,
@@ -117,7 +117,10 @@ def test_what_the_pages_tell_people_to_type_runs(cluster, tmp_path):
             timeout=300,
             stdin=subprocess.DEVNULL,
         )
-        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        allowed = (0, 1) if "diagnose" in command else (0,)  # this test cancels jobs, and that is what it tells
+        assert done.returncode in allowed, (
+            f"{command}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
         cluster.cancel_all()
 
 
