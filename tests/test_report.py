@@ -1,21 +1,27 @@
 """The report against the numbers it is made from: the documented schema, the page, the figures, tables and cards."""
 
 import copy
-import html
+import csv
+import io
 import json
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.pipeline_world import ROOT, SEED, in_process
 from utils.core.settings import Settings, load_settings
 from utils.operations import preflight_checks as promises
-from utils.reports.html import CSS
+from utils.reports.examples import AttackedExample, Mark
+from utils.reports.figures import draw_all
+from utils.reports.files import text_files
+from utils.reports.html import page as html_page
 from utils.reports.table import Table
 from utils.reports.tables import all_tables
+from utils.reports.template import CSS
 
 MODELS = ("standard", "baseline", "monotonic")
 SETS = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
@@ -286,9 +292,55 @@ def test_control_arms_stand_in_a_table_of_their_own(final):
         assert ("sign_frozen" in table.text()) == (table.name == "attribution"), table.name
 
 
-def test_html_is_escaped():
-    table = Table("n", "<t>", ("h", "h"), [("<b>", "&")], "<note>").html()
-    assert not re.search("<[tb]>|<note>", table) and html.escape("<note>") in table
+HOSTILE = "</p><script>alert('1')</script> \"q\" & 50 % $x_1$ #~^\\{|}\x00\x07\x85\ud800 =1+1"
+
+
+def test_texts_of_users_and_models_are_never_markup(final, tmp_path):
+    """The same text as title, licence, note, trigger, model source and example: shown everywhere, markup nowhere."""
+    results, metadata = copy.deepcopy(final["results"]), copy.deepcopy(final["_metadata"])
+    for entry in results["data"]["sets"].values():
+        entry |= {"title": HOSTILE, "licence": HOSTILE, "note": HOSTILE, "own": True}
+    for model in MODELS:
+        for kind in ("lead", "natural"):
+            results["uat"][model][kind]["trigger_text"] = HOSTILE
+    results["missing_datasets"] = results["data"]["missing"] = {"extra": HOSTILE}
+    results["setup"]["model"]["source"] = HOSTILE
+    results["warnings"] = [{"model": HOSTILE, "warning": "x", "message": HOSTILE}]
+    results["verdict"] |= dict.fromkeys(("attack", "triggers", "cost", "doubt"), HOSTILE)
+    metadata["host"] = HOSTILE
+    attacked = AttackedExample(
+        HOSTILE, "worst", HOSTILE, 0.5, 0.1, HOSTILE, HOSTILE, HOSTILE, [HOSTILE, Mark(HOSTILE, HOSTILE)]
+    )
+    tables, alternative = all_tables(results), draw_all(results, tmp_path)
+    text = html_page(results, metadata, tables, tmp_path, alternative, [attacked])
+    read = Page(text)
+    assert read.fetched == [] and "script" not in re.findall(r"<(\w+)", text)
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text) and text.encode()
+    shown_as = HOSTILE.replace("\x00\x07\x85\ud800", "\ufffd" * 4)
+    assert "".join(read.words).count(shown_as) > 40
+    for name in alternative:  # figures are XML of their own, too
+        ElementTree.parse(tmp_path / f"{name}.svg")
+    for table in tables:
+        body = table.tex().split(r"\caption")[1]
+        assert not re.search(r"(?<!\\)[%$#_]|[<>\"\x00-\x09]|\\\\\s*[\[*]", body), table.name
+        assert next(csv.reader(io.StringIO(table.csv()))) == list(table.header)
+    for content in text_files(results, metadata, tables).values():
+        assert content.encode()
+
+
+@pytest.mark.parametrize(
+    ("cell", "kept"),
+    [("=SUM(A1)", False), ("@x", False), ("-cmd|x", False), ("+a", False)]
+    + [(figure, True) for figure in ("-", "-0.013 [-0.02, +0.01]", "+0.5", "12 %", "text = x", 'a "b", c')],
+)
+def test_a_csv_cell_is_data_for_spreadsheets(cell, kept):
+    (_, row) = csv.reader(io.StringIO(Table("n", "t", ("h", "i"), [("x", cell)]).csv()))
+    assert row == ["x", cell if kept else f"'{cell}"]
+
+
+def test_a_cell_of_latex_does_not_begin_an_argument():
+    table = Table("n", "t", ("h", "h"), [("[a]", "x|y"), ("*", '"')]).tex()
+    assert r"{}[a] & x\textbar{}y \\" in table and r"{}* & \textquotedbl{} \\" in table
 
 
 # ---- the pre-flight ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from utils.reports.table import NOT_AVAILABLE, Table, percent
+from utils.reports.template import printable
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))  # no meaning hangs on colour
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00")  # Okabe and Ito's
@@ -35,7 +36,7 @@ def in_domain(results: dict[str, Any]) -> list[str]:
 def rows(results: dict[str, Any]) -> Table:
     """A row for every split that was read; sets that could not be had say so."""
     statistics = results["data"]
-    cells = [
+    cells: list[tuple[str, ...]] = [
         (name, f"{facts['raw']:,}", f"{facts['usable']:,}", f"{facts['kept']:,}") for name, facts in _splits(statistics)
     ]
     cells += [(key, *(NOT_AVAILABLE,) * 3) for key in statistics["missing"]]
@@ -73,7 +74,7 @@ def removed(results: dict[str, Any]) -> Table:
 def texts(results: dict[str, Any]) -> Table:
     """Lengths, compression, novelty and what copying the first three sentences earns, for every split."""
     statistics = results["data"]
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for name, facts in _splits(statistics):
         if not facts["kept"]:
             cells.append((name, *("-",) * 8))
@@ -136,7 +137,7 @@ def _splits(statistics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(title and split, its facts) of every split that was read."""
     for entry in statistics["sets"].values():
         for split, facts in entry["splits"].items():
-            yield f"{entry['title']} {split}", facts
+            yield printable(f"{entry['title']} {split}"), facts
 
 
 def _share(value: float | None) -> str:

@@ -18,7 +18,7 @@ def fairness(results: dict[str, Any]) -> Table:
     baseline, monotonic = (results[f"{arm}_training"]["settings"] for arm in ARMS)
     names = sorted(baseline.keys() | monotonic.keys())
     differing = [baseline.get(name) != monotonic.get(name) for name in names]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, plain(baseline.get(name)), plain(monotonic.get(name)), "DIFFERS" if differs else "")
         for name, differs in zip(names, differing, strict=True)
     ]
@@ -35,7 +35,7 @@ def fairness(results: dict[str, Any]) -> Table:
 def constraint(results: dict[str, Any]) -> Table:
     """What the constraint promises, measured on the exported models."""
     audit = results["monotonic_training"].get("audit")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"smallest feed-forward weight, {arm}", f"{results[f'{arm}_training']['min_ffn_weight']:.3g}") for arm in ARMS
     ]
     if audit:
@@ -55,7 +55,7 @@ def constraint(results: dict[str, Any]) -> Table:
 def expected(results: dict[str, Any]) -> Table:
     """The guide's figures beside this run's; they compare only where model and data are those of the guide."""
     cells = results["evaluation"].get("cnn_dm", {})
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"CNN/DM ROUGE-L {model}", EXPECTED_ROUGE[model], interval(cells[model]["rougeL"]) if cells else NOT_AVAILABLE)
         for model in MODELS
     ]
@@ -72,7 +72,7 @@ def expected(results: dict[str, Any]) -> Table:
 
 
 def costs(results: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arm in ARMS:
         training = results[f"{arm}_training"]
         last = training["epochs"][-1]

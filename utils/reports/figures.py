@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,14 @@ MARKERS = {"standard": "s", "baseline": "o", "monotonic": "^"}
 LINES = {"standard": ":", "baseline": "-", "monotonic": "--"}
 TYPE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#C0619A", "#000000")
 TYPE_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "svg.hashsalt": "mono-s2s",
+    "text.parse_math": False,  # a dollar sign in the title of a data set is a dollar sign
 }
 
 
@@ -48,10 +50,10 @@ def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
         "trigger_learning": trigger_learning,
         "trigger_transfer": trigger_transfer,
     }
-    return save_all({name: (lambda make=make: make(results)) for name, make in makers.items()}, directory)
+    return save_all({name: partial(make, results) for name, make in makers.items()}, directory)
 
 
-def save_all(makers: dict[str, Callable[[], tuple[Figure, str]]], directory: Path) -> dict[str, str]:
+def save_all(makers: Mapping[str, Callable[[], tuple[Figure, str]]], directory: Path) -> dict[str, str]:
     """Draw each figure and write it as SVG and PDF, byte by byte the same for the same results; returns the texts."""
     directory.mkdir(parents=True, exist_ok=True)
     texts = {}
@@ -115,10 +117,11 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
             label=model,
         )
         words.append(f"{model}: ROUGE-L {y:.3f}, HotFlip success {x:.0f} %")
-    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    if words:
+        axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
     axes.set_ylabel("ROUGE-L on CNN/DM")
-    return figure, f"Quality against robustness. {'; '.join(words)}."
+    return figure, f"Quality against robustness. {'; '.join(words) or 'No model could be attacked'}."
 
 
 def training(results: dict[str, Any]) -> tuple[Figure, str]:
@@ -205,8 +208,8 @@ def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
         kind: [[float("nan") if value is None else value for value in row] for row in rows]
         for kind, rows in rises.items()
     }
-    columns = min(3, len(values))
-    lines = -(-len(values) // columns)
+    columns = max(1, min(3, len(values)))  # without any type one empty square
+    lines = max(1, -(-len(values) // columns))
     figure, grid = plt.subplots(lines, columns, figsize=(2.6 * columns, 2.5 * lines), squeeze=False)
     for axes in grid.flat[len(values) :]:
         axes.set_visible(False)

@@ -7,6 +7,7 @@ from typing import Any
 from utils.core.results import profile_note
 from utils.reports.model_card import model_card
 from utils.reports.table import Table
+from utils.reports.template import printable
 from utils.reports.text import summary
 
 CARDS = ("baseline", "monotonic")
@@ -19,4 +20,5 @@ def text_files(results: dict[str, Any], metadata: dict[str, Any], tables: list[T
     for table in tables:
         files[f"tables/{table.name}.csv"] = table.csv()
         files[f"tables/{table.name}.tex"] = table.tex(f"{note}." if note else "")
-    return files | {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in CARDS}
+    files |= {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in CARDS}
+    return {name: printable(content) for name, content in files.items()}

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from utils.core.errors import StageError
 from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
-from utils.reports.examples import AttackedExample, Mark
+from utils.reports.examples import AttackedExample
 from utils.reports.table import Table
+from utils.reports.template import Picture, Section, render_page
 
-CSS = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #f3f4f6; --line: #c9ccd1; --warn: #8a3b00;
-  --mark: #ffe08a; --link: #0b5394; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --paper: #16181b; --soft: #22262b; --line: #4a4f57; --warn: #ffb27a; --mark: #6b5200;
-    --link: #8ab8ff; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: auto;
-  max-width: 60rem; padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1rem; margin: 1.5rem 0 .3rem } a { color: var(--link) }
-nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin-top: 1rem }
-.verdict { background: var(--soft); padding: .2rem 1rem; border-left: 4px solid var(--ink) }
-.verdict p:first-child { font-size: 1.15rem; font-weight: 600 }
-.warn { color: var(--warn); font-weight: 600 } .note { font-size: .9rem; margin: .3rem 0 1.5rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; margin: 0 0 .8rem; font-size: .9rem;
-  font-variant-numeric: tabular-nums }
-.title { font-weight: 600; margin: 1.5rem 0 .3rem; font-size: .9rem } th, td { padding: .2rem .6rem;
-  border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th[scope=row], .words { text-align: left } thead th { vertical-align: bottom }
-th[scope=row] { font-weight: 400 } tr.marked > * { font-weight: 700; background: var(--soft) }
-tr.apart > * { border-top: 2px solid var(--line) }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-end }
-figure { margin: .5rem 0; max-width: 33rem; flex: 1 1 24rem; overflow-x: auto } figure:only-child { max-width: 100% }
-figure svg { display: block; max-width: 100%; height: auto; color: var(--ink) } figure svg text { fill: currentColor }
-figcaption { font-size: .85rem }
-mark { background: var(--mark); color: inherit; padding: 0 .15em } mark ins { text-decoration: none; font-weight: 700 }
-.sides { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; margin: .4rem 0 }
-.sides > div { border-left: 3px solid var(--line); padding-left: .8rem } .sides h4 { margin: 0; font-size: .85rem }
-.sides p, .example .note { margin: .1rem 0 }
-@media (max-width: 40rem) { .sides { grid-template-columns: 1fr } figure svg { max-width: none; min-width: 30rem }
-  figure svg.small { min-width: 0; max-width: 100% } th, td { padding: .2rem .35rem } }
-@media print { body { max-width: none; font-size: 11pt } nav { display: none } h2, .title { break-after: avoid }
-  figure, tr, .example { break-inside: avoid } .scroll { overflow: visible } table { font-size: .75rem } }
-"""
 NARROW = 300  # points: figures up to this width need no scrolling on a phone
 # Title, what a reader needs to know before looking, then figures and tables.
 SECTIONS = (
@@ -80,25 +49,25 @@ def page(
 ) -> str:
     """The page. `figures`: directory of the SVG files; `alternative`: their texts; `examples`: attacked examples."""
     by_name = {table.name: table for table in tables}
-    sections = []
+    sections: list[Section] = []
     for title, words, pictures, names in SECTIONS:
-        drawn = "".join(figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures)
-        parts = [f'<div class="figures">{drawn}</div>'] if drawn else []
-        parts += [by_name[name].html() for name in names if name in by_name]
-        if parts:
-            sections.append((title, (f"<p>{html.escape(words)}</p>" if words else "") + "".join(parts)))
+        drawn = [figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures]
+        shown = [by_name[name] for name in names if name in by_name]
+        if drawn or shown:
+            sections.append(Section(title, words, figures=drawn, tables=shown))
     raised = [f"{doubt['model']}: {doubt['message']}" for doubt in results["warnings"]] or ["none"]
+    nothing = "" if examples else "No example could be attacked."
     sections += [
-        ("Attacked examples", "".join(map(_example, examples)) or "<p>No example could be attacked.</p>"),
-        ("Data sets and their licences", items(_origins(results))),
-        ("Doubts raised by the checks", items(raised)),
-        ("Limits", items(results["limits"])),
-        ("Provenance", _provenance(results, metadata)),
+        Section("Attacked examples", nothing, examples=examples),
+        Section("Data sets and their licences", lines=_origins(results)),
+        Section("Doubts raised by the checks", lines=raised),
+        Section("Limits", lines=results["limits"]),
+        _provenance(results, metadata),
     ]
     answer = results["verdict"]
     warnings = [answer["doubt"], *doubts(results)]
     warnings += [f"The checks raise {len(results['warnings'])} doubts: see below."] if results["warnings"] else []
-    return document(
+    return render_page(
         f"mono-s2s, seed {metadata['seed']}",
         [answer["attack"], answer["triggers"], answer["cost"]],
         [words for words in warnings if words],
@@ -107,65 +76,24 @@ def page(
     )
 
 
-def document(
-    title: str, verdict: list[str], warnings: list[str], sections: list[tuple[str, str]], banner: str = ""
-) -> str:
-    """A whole page: `sections` are (title, HTML), the rest is plain text. `banner`: what to know before the verdict."""
-    links = "".join(f'<a href="#{_anchor(name)}">{html.escape(name)}</a>' for name, _ in sections)
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    body += [f'<p class="warn">{html.escape(banner)}</p>'] if banner else []
-    body += [f'<div class="verdict">{"".join(f"<p>{html.escape(words)}</p>" for words in verdict)}</div>']
-    body += [f'<p class="warn">{html.escape(words)}</p>' for words in warnings]
-    body += [f'<nav aria-label="Sections">{links}</nav>']
-    body += [f'<section id="{_anchor(name)}"><h2>{html.escape(name)}</h2>{inner}</section>' for name, inner in sections]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head>"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
-
-
-def figure(path: Path, name: str, text: str) -> str:
-    """An SVG file inline, with its alternative text."""
+def figure(path: Path, name: str, text: str) -> Picture:
+    """An SVG file for the page, with its alternative text."""
     svg = path.read_text(encoding="utf-8")
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|href="#)', rf"\1{name}-", svg)  # several figures on one page: unique ids
-    svg = svg.replace("url(#", f"url(#{name}-").replace("#000000", "currentColor")
-    small = ' class="small"' if float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1]) < NARROW else ""
-    svg = svg.replace("<svg", f'<svg{small} role="img" aria-label="{html.escape(text)}"', 1)
-    return f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>"
-
-
-def items(lines: list[str]) -> str:
-    """A list of plain texts."""
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
-def _example(row: AttackedExample) -> str:
-    title = f"{row.model}, {row.kind}: {row.id}, ROUGE-L {row.clean:.3f} to {row.attacked:.3f}"
-    return (
-        f'<div class="example"><h3>{html.escape(title)}</h3>'
-        f'<p class="note"><b>Changed:</b> {_marked(row.excerpt)}</p>'
-        f'<p class="note"><b>Reference:</b> {html.escape(row.reference)}</p>'
-        f'<div class="sides"><div><h4>Summary before</h4><p>{html.escape(row.clean_summary)}</p></div>'
-        f"<div><h4>Summary after</h4><p>{html.escape(row.attacked_summary)}</p></div></div></div>"
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") + len("<svg") :], flags=re.DOTALL)
+    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    if width is None:
+        raise StageError(f"{path} is no figure of this program: it has no viewBox. Run stage 7 again.")
+    # Only tags are edited, never the text between them. Several figures on one page need ids of their own.
+    svg = re.sub(
+        r"^[^>]*>|<[^>]*>",
+        lambda tag: (
+            re.sub(r'\b(id="|href="#)', rf"\1{name}-", tag[0])
+            .replace("url(#", f"url(#{name}-")
+            .replace("#000000", "currentColor")
+        ),
+        svg,
     )
-
-
-def _marked(excerpt: list[str | Mark]) -> str:
-    parts = []
-    for part in excerpt:
-        if isinstance(part, Mark):
-            parts.append(f"<mark><del>{html.escape(part.old)}</del> → <ins>{html.escape(part.new)}</ins></mark>")
-        else:
-            parts.append(html.escape(part))
-    return "".join(parts)
+    return Picture(Markup(svg), text, small=float(width[1]) < NARROW)
 
 
 def _origins(results: dict[str, Any]) -> list[str]:
@@ -178,7 +106,7 @@ def _origins(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _provenance(results: dict[str, Any], metadata: dict[str, Any]) -> str:
+def _provenance(results: dict[str, Any], metadata: dict[str, Any]) -> Section:
     rows = [
         (name, str(source["run_id"]), str(source["config_fingerprint"]), str(source["code"]["commit"])[:12])
         for name, source in results["sources"].items()
@@ -191,4 +119,4 @@ def _provenance(results: dict[str, Any], metadata: dict[str, Any]) -> str:
         *(f"{model}: weights sha256 {digest}" for model, digest in metadata["checkpoints"].items()),
     ]
     table = Table("sources", "Where each part comes from", ("part", "run", "settings", "code"), rows)
-    return table.html() + items(facts)
+    return Section("Provenance", tables=[table], lines=facts)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from utils.core.results import profile_note
-from utils.reports.table import NOT_AVAILABLE, interval, percent, set_titles
+from utils.reports.table import NOT_AVAILABLE, interval, percent, set_titles, signed
 
-WHAT = {
+SUMMARY_OF_ARM = {
     "baseline": "fine-tuned without any constraint: the control of the experiment",
     "monotonic": "fine-tuned with every feed-forward matrix W = softplus(V) >= 0, folded into ordinary weights",
 }
@@ -39,7 +39,7 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
             ]
         ),
         f"# T5 summarizer, {arm}, seed {metadata['seed']}",
-        f"{WHAT[arm][0].upper()}{WHAT[arm][1:]}. Made by mono-s2s, run {metadata['run_id']}.",
+        f"{SUMMARY_OF_ARM[arm][0].upper()}{SUMMARY_OF_ARM[arm][1:]}. Made by mono-s2s, run {metadata['run_id']}.",
     ]
     if note:
         parts.append(f"**{note}.**")
@@ -92,7 +92,11 @@ def _results(arm: str, results: dict[str, Any]) -> str:
         + percent(hotflip["success_rate"], hotflip.get("success_rate_ci"))
     )
     worst = results["uat"][arm]["worst"]["worst_type"]
-    lines.append(f"worst universal trigger ({worst}): ROUGE-L {results['uat'][arm][worst]['delta_rougeL']:+.4f}")
+    if worst is None:  # no example could be attacked, or no type was searched for
+        lines.append(f"worst universal trigger: {NOT_AVAILABLE}")
+    else:
+        change = signed(results["uat"][arm][worst]["delta_rougeL"], digits=4)
+        lines.append(f"worst universal trigger ({worst}): ROUGE-L {change}")
     return _list(lines)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.results import profile_note
-from utils.reports.html import document, figure, items
+from utils.reports.html import figure
 from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, p_value, signed
+from utils.reports.template import Picture, Section, render_page
 
 LIMITS = (
     "A seed changes the order of training examples, the dropout and the random numbers of the attacks; data, attacked "
@@ -24,7 +25,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
     level = f"{100 * results['confidence']:g} %"
     header = ("mean", "std", f"[{level}]", *(f"seed {seed}" for seed in results["seeds"]))
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-    quality = [
+    quality: list[tuple[str, ...]] = [
         (f"{TITLES.get(key, key)} {words} {model}", *_cells(cells[model][metric]))
         for key, cells in results["evaluation"].items()
         for metric, words in metrics.items()
@@ -71,7 +72,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 
 def _tests(results: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, test in results["monotonic_minus_baseline"].items():
         wide = results["hierarchical_bootstrap"].get(name)
         interval = (
@@ -139,10 +140,10 @@ def _wrap(words: str, indent: str = "") -> str:
 
 def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alternative: dict[str, str]) -> str:
     """report.html of all seeds: one page that needs nothing else."""
-    by_name = {table.name: table.html() for table in tables(results)}
+    by_name = {table.name: table for table in tables(results)}
 
-    def drawn(*names: str) -> str:
-        return f'<div class="figures">{"".join(figure(figures / f"{n}.svg", n, alternative[n]) for n in names)}</div>'
+    def drawn(*names: str) -> list[Picture]:
+        return [figure(figures / f"{name}.svg", name, alternative[name]) for name in names]
 
     sources = []
     for seed, source in results["sources"].items():
@@ -150,17 +151,18 @@ def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alter
         sources[-1] += f", code {source['code']['commit']}{' with local changes' if source['code']['dirty'] else ''}"
         sources += [f"seed {seed}, {model}: weights sha256 {digest}" for model, digest in source["checkpoints"].items()]
     facts = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
+    provenance = [*sources, f"aggregated {metadata['timestamp']} on {metadata['host']}; {facts}"]
     sections = [
-        ("Monotonic minus baseline", by_name["comparison"]),
-        ("Quality", drawn("rouge", "trade_off") + by_name["rouge"]),
-        ("HotFlip", drawn("hotflip_curves") + by_name["hotflip"]),
-        ("Universal triggers", by_name["triggers"]),
-        ("Training", by_name["training"]),
-        ("Doubts raised by the checks", items(doubts(results) or ["none"])),
-        ("Limits", items(list(LIMITS))),
-        ("Provenance", items([*sources, f"aggregated {metadata['timestamp']} on {metadata['host']}; {facts}"])),
+        Section("Monotonic minus baseline", tables=[by_name["comparison"]]),
+        Section("Quality", figures=drawn("rouge", "trade_off"), tables=[by_name["rouge"]]),
+        Section("HotFlip", figures=drawn("hotflip_curves"), tables=[by_name["hotflip"]]),
+        Section("Universal triggers", tables=[by_name["triggers"]]),
+        Section("Training", tables=[by_name["training"]]),
+        Section("Doubts raised by the checks", lines=doubts(results) or ["none"]),
+        Section("Limits", lines=LIMITS),
+        Section("Provenance", lines=provenance),
     ]
     title = f"mono-s2s, seeds {', '.join(map(str, results['seeds']))}"
     note = profile_note(metadata)
     others = [words for words in warnings(results, metadata) if words != note]
-    return document(title, [results["verdict"]], others, sections, banner=note)
+    return render_page(title, [results["verdict"]], others, sections, banner=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from utils.reports.table import MODELS, TITLES
 def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
     """Write every figure as `<name>.svg` and `<name>.pdf`; returns name -> alternative text."""
     makers = {"rouge": rouge, "trade_off": trade_off, "hotflip_curves": hotflip_curves}
-    return save_all({name: (lambda make=make: make(results)) for name, make in makers.items()}, directory)
+    return save_all({name: partial(make, results) for name, make in makers.items()}, directory)
 
 
 def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
@@ -26,9 +27,9 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     for offset, model in enumerate(MODELS):
         for place, cells in enumerate(sets.values()):
             cell, x = cells[model]["rougeL"], place + (offset - 1) * 0.24
-            style = {"color": COLOURS[model], "label": model if not place else None}
+            label = "" if place else model  # once in the legend
             error = [[cell["mean"] - cell["lower"]], [cell["upper"] - cell["mean"]]]
-            axes.errorbar(x, cell["mean"], error, fmt=MARKERS[model], capsize=3, **style)
+            axes.errorbar(x, cell["mean"], error, fmt=MARKERS[model], capsize=3, color=COLOURS[model], label=label)
             axes.plot([x + 0.08] * cell["n"], cell["values"], MARKERS[model], color=COLOURS[model], markersize=2.5)
     axes.set_xticks(range(len(sets)), [TITLES.get(key, key) for key in sets])
     axes.set_ylabel("ROUGE-L")
@@ -54,10 +55,14 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
         mean = (100 * attack["mean"], quality["mean"])
         axes.plot(*mean, MARKERS[model], color=COLOURS[model], markersize=8, label=model)
         words.append(f"{model}: ROUGE-L {quality['mean']:.3f}, HotFlip success {100 * attack['mean']:.0f} %")
-    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
+    if words:
+        axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
     axes.set_ylabel("ROUGE-L on CNN/DM")
-    return figure, f"Quality against robustness, means over seeds and (small) the seeds. {'; '.join(words)}."
+    return (
+        figure,
+        f"Quality against robustness, means over seeds and (small) the seeds. {'; '.join(words) or 'No model could be attacked'}.",
+    )
 
 
 def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:

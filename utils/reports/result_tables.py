@@ -12,7 +12,7 @@ METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", 
 
 
 def quality(results: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     sizes = []
     for key, title in set_titles(results).items():
         cells = results["evaluation"].get(key)
@@ -36,7 +36,7 @@ def quality(results: dict[str, Any]) -> Table:
 
 def comparisons(results: dict[str, Any]) -> Table:
     """Monotonic minus baseline, metric by metric."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, title in set_titles(results).items():
         cell = results["evaluation"]["comparisons"].get(key)
         if cell is None:
@@ -55,7 +55,7 @@ def comparisons(results: dict[str, Any]) -> Table:
 
 def against_standard(results: dict[str, Any]) -> Table:
     """Both fine-tuned models minus the pretrained one, ROUGE-L."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, title in set_titles(results).items():
         cell = results["evaluation"]["comparisons"].get(key)
         for model in ("baseline", "monotonic"):
@@ -74,7 +74,7 @@ def attack_tests(results: dict[str, Any]) -> Table:
     """Monotonic minus baseline on examples that both could lose something on."""
     found = {"HotFlip": results["hotflip"]["comparisons"]["baseline_vs_monotonic"]}
     found |= {f"trigger {kind}": cell for kind, cell in results["uat"]["comparisons"].items()}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, cell in found.items():
         success = cell["success"]
         bounds = [100 * success["lower"], 100 * success["upper"]]
@@ -118,7 +118,7 @@ def level(results: dict[str, Any]) -> str:
 
 
 def hotflip(results: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in MODELS:
         cell = results["hotflip"][model]
         rows.append(
@@ -142,7 +142,7 @@ def hotflip(results: dict[str, Any]) -> Table:
 
 def hotflip_controls(results: dict[str, Any]) -> Table:
     names = list(dict.fromkeys(n for model in MODELS for n in results["hotflip"][model]["controls"]))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in MODELS:
         cell = results["hotflip"][model]
         cells = [cell, *(cell["controls"].get(name) for name in names), cell["worst_case"]]
@@ -188,7 +188,7 @@ def hotflip_budget(results: dict[str, Any]) -> Table:
 
 def attribution(results: dict[str, Any], arms: list[str]) -> Table:
     """Control arms beside the two models they explain; they stand in no other table."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in ("baseline", "monotonic", *arms):
         cell = results["hotflip"][model]
         quality = [results["evaluation"].get(key, {}).get(model) for key in set_titles(results)]
@@ -210,7 +210,7 @@ def attribution(results: dict[str, Any], arms: list[str]) -> Table:
 
 
 def triggers(results: dict[str, Any]) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"{model} {kind}",
             signed(cell["delta_rougeL"], cell.get("delta_rougeL_ci")),
@@ -233,7 +233,7 @@ def triggers(results: dict[str, Any]) -> Table:
 
 
 def trigger_controls(results: dict[str, Any]) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model, kind, cell in _trigger_cells(results):
         controls = [cell.get(name) for name in ("random_control", "gradient_free_control")]
         rises = ["-" if not c else signed(c["nll_increase"]) for c in controls]
@@ -261,7 +261,7 @@ def _trigger_cells(results: dict[str, Any]) -> list[tuple[str, str, dict[str, An
 
 def trigger_transfer(results: dict[str, Any]) -> Table:
     matrix = results["uat"]["transfer_matrix"]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"{kind}, {source}", *(signed(matrix[kind][source][target]["nll_increase"]) for target in MODELS))
         for kind in matrix
         for source in MODELS
@@ -276,7 +276,7 @@ def trigger_transfer(results: dict[str, Any]) -> Table:
 
 def checks(results: dict[str, Any]) -> Table:
     """The battery that tells a robust model from one whose gradients mislead the attack."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in MODELS:
         cell, tests = results["hotflip"][model], results["hotflip"]["comparisons"]["attack_minus_control"][model]
         double, fidelity = tests.get("double"), (cell.get("taylor_fidelity_spearman") or {}).get("mean")

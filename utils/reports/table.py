@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from utils.reports.template import printable, render_table
 
 MODELS = ("standard", "baseline", "monotonic")
 TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
@@ -17,7 +19,7 @@ NOT_AVAILABLE = "not available"
 def set_titles(results: dict[str, Any]) -> dict[str, str]:
     """The titles of all test sets of a run by key, also of those that are missing, in their order."""
     sets, missing = results["data"]["sets"], results["data"]["missing"]
-    found = {key: entry["title"] for key, entry in sets.items() if entry["role"] == "test"}
+    found = {key: printable(entry["title"]) for key, entry in sets.items() if entry["role"] == "test"}
     return found | {key: TITLES[key] for key in TITLES if key in missing}
 
 
@@ -28,9 +30,14 @@ class Table:
     name: str
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
     marked: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        # Cells hold texts of users and models (titles of data sets, triggers): made safe once, for all formats.
+        object.__setattr__(self, "header", tuple(map(_one_line, self.header)))
+        object.__setattr__(self, "rows", [tuple(map(_one_line, row)) for row in self.rows])
 
     def text(self, width: int = 80) -> str:
         """Aligned columns for a terminal. Cells are never cut: where a row is too wide, its last one gets a line."""
@@ -50,7 +57,7 @@ class Table:
 
     def csv(self) -> str:
         out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([self.header, *self.rows])
+        csv.writer(out, lineterminator="\n").writerows([*map(_inert, row)] for row in (self.header, *self.rows))
         return out.getvalue()
 
     def tex(self, warning: str = "") -> str:
@@ -76,40 +83,32 @@ class Table:
 
     def html(self) -> str:
         """Title, table and note. The title is no caption: it would scroll away with a wide table on a phone."""
-        words = [number == 0 or _is_words(column) for number, column in enumerate(zip(*self.rows, strict=True))]
+        return render_table(self)
 
-        def cells(row: tuple[str, ...], tag: str) -> str:
-            return "".join(
-                f"<{tag}{' class=words' if left else ''}>{html.escape(cell)}</{tag[:2]}>"
-                for cell, left in zip(row[1:], words[1:], strict=True)
-            )
+    @property
+    def words(self) -> list[bool]:
+        """Whether each column reads as words, not as figures."""
+        return [True, *(_is_words([row[number] for row in self.rows]) for number in range(1, len(self.header)))]
 
-        head = f'<th scope="col" class="words">{html.escape(self.header[0])}</th>' + cells(
-            self.header, 'th scope="col"'
-        )
-        body = "".join(
-            f'<tr{self._class(number)}><th scope="row">{html.escape(row[0])}</th>{cells(row, "td")}</tr>'
-            for number, row in enumerate(self.rows)
-        )
-        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        return (
-            f'<p class="title" id="table-{self.name}">{html.escape(self.title)}</p>'
-            f'<div class="scroll" tabindex="0" role="region" aria-labelledby="table-{self.name}">'
-            f'<table aria-labelledby="table-{self.name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-            f"</div>{note}"
-        )
-
-    def _class(self, number: int) -> str:
+    def row_class(self, number: int) -> str:
         """Marked rows stand out; where the first word of a long table's rows changes, a line sets them apart."""
-        first = self.rows[number][0].split()[0]
-        grouped = len({row[0].split()[0] for row in self.rows}) <= len(self.rows) / 2
-        apart = grouped and number > 0 and self.rows[number - 1][0].split()[0] != first
-        names = ["marked"] * (number in self.marked) + ["apart"] * apart
-        return f' class="{" ".join(names)}"' if names else ""
+        first = [row[0].split(" ")[0] for row in self.rows]
+        grouped = len(set(first)) <= len(first) / 2
+        apart = grouped and number > 0 and first[number - 1] != first[number]
+        return " ".join(["marked"] * (number in self.marked) + ["apart"] * apart)
 
 
-def _is_words(column: tuple[str, ...]) -> bool:
-    """Whether a column reads as words, not as figures."""
+def _one_line(text: str) -> str:
+    """A cell as it is shown: on one line, without control characters."""
+    return re.sub(r"[\t\r\n]", " ", printable(text))
+
+
+def _inert(cell: str) -> str:
+    """A cell that no spreadsheet runs: an apostrophe marks as text what looks like a formula and is no figure."""
+    return f"'{cell}" if re.match(r"[=@]|[+-](?!\d|$)", cell) else cell
+
+
+def _is_words(column: list[str]) -> bool:
     told = [cell for cell in column if cell not in ("", "-", NOT_AVAILABLE)]
     return not all(cell.lstrip("+-")[:1].isdigit() for cell in told)
 
@@ -152,8 +151,12 @@ _TEX = {sign: "\\" + sign for sign in "&%$#_{}"} | {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "\ufffd": "?",  # LaTeX has no such character
 }
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in text)
+    # Behind the \\ of the row before, a bracket would be read as its argument, and so would an asterisk.
+    return "{}" * text.startswith(("[", "*")) + "".join(_TEX.get(sign, sign) for sign in text)

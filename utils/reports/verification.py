@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from utils.core.provenance import code_revision
 from utils.core.results import read_result
 from utils.reports.files import text_files
 from utils.reports.tables import all_tables
+from utils.reports.template import escaped
 from utils.reports.verdict import final_results
 
 
@@ -47,5 +47,5 @@ def _written(directory: Path, final: dict[str, Any]) -> Iterator[str]:
             yield f"{name} differs{note}"
     page = text_of(directory / "report.html")
     shown = {table.name: table.html() for table in tables}
-    shown |= {f"verdict: {name}": html.escape(results["verdict"][name]) for name in ("attack", "triggers", "cost")}
+    shown |= {f"verdict: {name}": escaped(results["verdict"][name]) for name in ("attack", "triggers", "cost")}
     yield from (f"report.html does not show {name}{note}" for name, part in shown.items() if part not in page)
