@@ -59,10 +59,8 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
         axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
     axes.set_ylabel("ROUGE-L on CNN/DM")
-    return (
-        figure,
-        f"Quality against robustness, means over seeds and (small) the seeds. {'; '.join(words) or 'No model could be attacked'}.",
-    )
+    points = "; ".join(words) or "No model could be attacked"
+    return figure, f"Quality against robustness, means over seeds and (small) the seeds. {points}."
 
 
 def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
