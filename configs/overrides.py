@@ -156,9 +156,10 @@ def absolute(text: str, start: Path) -> str:
     try:
         path = start / Path(text).expanduser()
     except RuntimeError as error:  # ~somebody, or no HOME
-        raise SettingsError(f"{text}: {error}. Give the path without ~.") from None
+        raise SettingsError(f"{text}: {str(error).rstrip('.')}. Give the path without ~.") from None
     # Behind a symbolic link ".." is another directory than the text says: only the file system knows which.
-    return os.path.realpath(path) if ".." in path.parts else os.path.normpath(path)
+    plain = os.path.realpath(path) if ".." in path.parts else os.path.normpath(path)
+    return "/" + plain.lstrip("/")  # //scratch is /scratch here, but another text
 
 
 def _names_a_directory(model: str) -> bool:

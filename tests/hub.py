@@ -9,6 +9,7 @@ Content lives in memory. `hub.requests` lists "METHOD /path" of every request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -31,9 +32,11 @@ _FILE = re.compile(r"^/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 class Fault:
     """What happens to the next `times` requests (-1: all) whose "METHOD /path" matches.
 
-    status: that answer; stall: silence of `seconds` first; drop: the connection breaks before an answer, reset: after
-    half of the content; hang: silence of `seconds` there; close: it ends there politely, close12: after 12 MB or at the
-    end; short: half the content, called whole; corrupt: right length, wrong bytes.
+    status: that answer; stall: silence of `seconds` first; drop: the connection breaks before an answer, reset:
+    after half of the content; hang: silence of `seconds` there; mute: no answer for `seconds`, whatever is asked;
+    drip: an answer to whatever is asked, a byte every tenth of a second for `seconds`; close: it ends there
+    politely, close12: after 12 MB or at the end; short: half the content, called whole; corrupt: right length,
+    wrong bytes.
     """
 
     match: str
@@ -116,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.take_fault(f"{self.command} {unquote(path)}")
         if fault and fault.kind == "status":
             self._send(fault.status, b'{"error": "injected"}', dict(fault.headers or {}))
+        elif fault and fault.kind in ("mute", "drip"):
+            self._slow(fault)
         elif match := _REPOSITORY.match(path):
             self._repository(match)
         elif match := _FILE.match(path):
@@ -186,6 +191,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD" or fault is None or fault.kind == "stall":
             return self._send(status, part, headers)
         return self._broken(fault, status, part, headers)
+
+    def _slow(self, fault: Fault) -> None:
+        self.close_connection = True
+        end = time.monotonic() + fault.seconds
+        if fault.kind == "mute":
+            return time.sleep(fault.seconds)
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has had enough
+            while time.monotonic() < end:
+                self.wfile.write(b" ")
+                time.sleep(0.1)
 
     def _broken(self, fault: Fault, status: int, part: bytes, headers: dict[str, str]) -> None:
         kind = fault.kind

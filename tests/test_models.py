@@ -268,6 +268,27 @@ def test_passing_faults_are_survived_with_the_right_bytes(hub, tmp_path, pretrai
     assert tokenizer(TEXT).input_ids == load_tokenizer(pretrained)(TEXT).input_ids
 
 
+@pytest.mark.parametrize("kind", ["mute", "drip"])
+@pytest.mark.parametrize("request_", ["/api/models/.*/tree/", "GET /api/"])
+def test_a_hub_that_accepts_and_never_answers_ends_in_one_line(hub, tmp_path, monkeypatch, kind, request_):
+    from utils.data import hub as downloads
+
+    monkeypatch.setattr(downloads, "SECONDS_OF_SILENCE", 0.3)
+    monkeypatch.setattr(downloads, "SLOW_SECONDS", 0.3)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.3)
+    downloads.set_deadlines.cache_clear()
+    hub.fault(request_, kind, seconds=60, times=-1)
+    began = time.monotonic()
+    try:
+        with pytest.raises(StageError, match=r"maker/t5.*no success in 2 tries.*MODEL_NAME") as caught:
+            fetch(tmp_path, retries=2)
+    finally:
+        downloads.set_deadlines.cache_clear()
+    assert hub.url in str(caught.value)
+    assert time.monotonic() - began < 30  # each of the client's six requests a try waits 0.3 s
+    assert "\n" not in str(caught.value)
+
+
 def test_lasting_faults_end_in_one_clear_line(hub, tmp_path):
     hub.fault("GET .*/model.safetensors", "corrupt", times=-1)
     with pytest.raises(StageError, match=r"wrong hash.*second copy.*MODEL_NAME") as damaged:

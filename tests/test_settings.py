@@ -180,12 +180,17 @@ PATH_SETTINGS = ("SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR", "DATASETS_FILE", "HF_
 
 
 @pytest.mark.parametrize("name", PATH_SETTINGS)
-@pytest.mark.parametrize("text", ["~/a b", "../up", "./here", "./x/../here/", "/abs/./x//"])
+@pytest.mark.parametrize("text", ["~/a b", "../up", "./here", "./x/../here/", "/abs/./x//", "//abs//x"])
 def test_a_path_means_one_place_to_every_process(tmp_path, name, text):
     """Settings are loaded in one directory and used in others: a job starts in the checkout, status anywhere."""
     inside, home = tmp_path / "inside", tmp_path / "home"
     inside.mkdir()
-    elsewhere = {"~/a b": home / "a b", "../up": tmp_path / "up", "/abs/./x//": Path("/abs/x")}
+    elsewhere = {
+        "~/a b": home / "a b",
+        "../up": tmp_path / "up",
+        "/abs/./x//": Path("/abs/x"),
+        "//abs//x": Path("/abs/x"),
+    }
     found = value_in(inside, name, HOME=str(home), **{f"MONO_S2S_{name}": text})
     assert found == str(elsewhere.get(text, inside / "here"))
 

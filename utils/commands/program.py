@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from utils.commands import arguments
 from utils.core.errors import UsageError, UserError, explain
-from utils.core.output import keep_working_without_reader, quiet_end
+from utils.core.output import drop_what_cannot_be_written, keep_working_without_reader, open_closed_streams, quiet_end
 from utils.core.seeds import parse_seed
 
 
@@ -117,8 +117,9 @@ def main(words: Sequence[str]) -> int:
         print(f"mono_s2s.py: {name or 'no command'}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return UsageError.exit_code
     command = COMMANDS[name]
+    open_closed_streams()
     if command.acts:
-        keep_working_without_reader()
+        keep_working_without_reader(OSError)
     try:
         options = _parse(command, list(words[1:]))
         code = command.run(options)
@@ -130,11 +131,13 @@ def main(words: Sequence[str]) -> int:
     except BrokenPipeError:
         return quiet_end()
     except OSError as error:
-        print(f"{command.shown}: {explain(error, 'a file')}", file=sys.stderr)
+        print(f"{command.shown}: {explain(error, 'the output of this command')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{command.shown}: interrupted.", file=sys.stderr)
         return 130
+    finally:
+        drop_what_cannot_be_written()
 
 
 def _parse(command: Command, words: list[str]) -> argparse.Namespace:

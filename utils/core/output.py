@@ -30,6 +30,21 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
+def open_closed_streams() -> None:
+    """Give a process that was started with `>&-` or `<&-` /dev/null there instead.
+
+    Otherwise the next file that it opens would become its standard output, and that of libraries.
+    """
+    for descriptor in (0, 1, 2):  # the lowest free number is what open() returns
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, descriptor, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+
+
 def keep_working_without_reader(errors: type[OSError] = BrokenPipeError) -> None:
     """From here on a closed pipe behind standard output is no error; with OSError, a log on a full disk neither."""
     if sys.stdout is not None and not isinstance(sys.stdout, _Forgiving):

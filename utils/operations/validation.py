@@ -180,6 +180,7 @@ def _pinned(cache: Path, source: DatasetSource) -> bool:
 
 
 def _hub_answers() -> bool:
+    import http.client
     import urllib.error
     import urllib.request
 
@@ -191,7 +192,7 @@ def _hub_answers() -> bool:
             return True
     except urllib.error.HTTPError as error:
         return error.code < 500
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):  # ValueError: HF_ENDPOINT is no address
         return False
 
 

@@ -35,7 +35,7 @@ from utils.core.errors import (
 from utils.core.files import write_text
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
-from utils.core.output import drop_what_cannot_be_written, keep_working_without_reader
+from utils.core.output import drop_what_cannot_be_written, keep_working_without_reader, open_closed_streams
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
@@ -123,6 +123,7 @@ class StageContext:
 def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str] | None = None) -> int:
     """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale)."""
     stage = STAGES[number]
+    open_closed_streams()
     options = _options(stage, argv)
     keep_working_without_reader(OSError)
     forget_launch()  # of the shell that we were started from: this is one process, torch would wait for others
