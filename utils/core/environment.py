@@ -23,7 +23,16 @@ LAUNCH_VARIABLES = frozenset(
     "RANK LOCAL_RANK GROUP_RANK ROLE_RANK ROLE_NAME WORLD_SIZE LOCAL_WORLD_SIZE GROUP_WORLD_SIZE ROLE_WORLD_SIZE "
     "MASTER_ADDR MASTER_PORT MPI_LOCALRANKID MPI_LOCALNRANKS".split()
 )
-LAUNCH_PREFIXES = ("TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PMI_", "PMIX_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+LAUNCH_PREFIXES = (
+    "TORCHELASTIC_",
+    "PET_",
+    "ACCELERATE_",
+    "FSDP_",
+    "PMI_",
+    "PMIX_",
+    "OMPI_COMM_WORLD_",
+    "MV2_COMM_WORLD_",
+)
 # Git of a hook or of another work tree. GIT_CONFIG_ names files and entries that the user chose (safe.directory).
 KEPT_GIT = ("GIT_CONFIG_", "GIT_EXEC_PATH")
 
