@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from utils.analysis.records import HotFlipRecord, given, hotflip_row, read_rows
 from utils.analysis.sections import SectionKey
-from utils.reports.table import MODELS
+from utils.core.names import MODEL_KEYS
 
 AROUND = 8  # tokens shown on either side of a changed one
 
@@ -40,8 +40,8 @@ class AttackedExample:
 def shown_examples(records: Path, tokenizer: Path) -> list[AttackedExample]:
     """Worst and median attacked example of each model; `tokenizer`: the tokenizer.json that names the tokens."""
     pieces = Tokenizer.from_file(str(tokenizer))
-    by_model: dict[str, list[HotFlipRecord]] = {model: [] for model in MODELS}
-    for row in read_rows(records, hotflip_row, named={str(SectionKey("attack", model)) for model in MODELS}):
+    by_model: dict[str, list[HotFlipRecord]] = {model: [] for model in MODEL_KEYS}
+    for row in read_rows(records, hotflip_row, named={str(SectionKey("attack", model)) for model in MODEL_KEYS}):
         if isinstance(row, HotFlipRecord) and row.skipped is None and row.search and row.search.flips:
             by_model[row.model].append(row)
     shown = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.reports.table import MODELS, NOT_AVAILABLE, Table, interval, percent, plain, set_titles
+from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.reports.table import NOT_AVAILABLE, Table, interval, percent, plain, set_titles
 
-ARMS = ("baseline", "monotonic")
 # What earlier runs of this recipe with T5-small found (the guide's figures): reference lines, never used for tuning.
 EXPECTED_ROUGE = {"standard": "0.268 [0.251, 0.284]", "baseline": "0.258 [0.243, 0.273]", "monotonic": "0.254 to 0.257"}
 EXPECTED_SUCCESS = {"baseline": "61.0 %", "monotonic": "23 to 28 %"}
@@ -15,7 +15,7 @@ T5_SMALL = 60_506_624  # parameters
 
 
 def fairness(results: dict[str, Any]) -> Table:
-    baseline, monotonic = (results[f"{arm}_training"]["settings"] for arm in ARMS)
+    baseline, monotonic = (results[f"{arm}_training"]["settings"] for arm in TRAINED_KEYS)
     names = sorted(baseline.keys() | monotonic.keys())
     differing = [baseline.get(name) != monotonic.get(name) for name in names]
     rows: list[tuple[str, ...]] = [
@@ -36,7 +36,8 @@ def constraint(results: dict[str, Any]) -> Table:
     """What the constraint promises, measured on the exported models."""
     audit = results["monotonic_training"].get("audit")
     rows: list[tuple[str, ...]] = [
-        (f"smallest feed-forward weight, {arm}", f"{results[f'{arm}_training']['min_ffn_weight']:.3g}") for arm in ARMS
+        (f"smallest feed-forward weight, {arm}", f"{results[f'{arm}_training']['min_ffn_weight']:.3g}")
+        for arm in TRAINED_KEYS
     ]
     if audit:
         rows += [
@@ -57,13 +58,13 @@ def expected(results: dict[str, Any]) -> Table:
     cells = results["evaluation"].get("cnn_dm", {})
     rows: list[tuple[str, ...]] = [
         (f"CNN/DM ROUGE-L {model}", EXPECTED_ROUGE[model], interval(cells[model]["rougeL"]) if cells else NOT_AVAILABLE)
-        for model in MODELS
+        for model in MODEL_KEYS
     ]
     for words, name, figures in (
         ("HotFlip success", "success_rate", EXPECTED_SUCCESS),
         ("HotFlip ROUGE-L drop", "mean_degradation", EXPECTED_DROP),
     ):
-        rows += [(f"{words} {arm}", figures[arm], percent(results["hotflip"][arm][name])) for arm in ARMS]
+        rows += [(f"{words} {arm}", figures[arm], percent(results["hotflip"][arm][name])) for arm in TRAINED_KEYS]
     same = results["setup"]["model"]["parameters"] == T5_SMALL
     note = "Expected: from an earlier pipeline with this recipe, whose HotFlip was weaker (one gradient, unverified)."
     if not same:
@@ -73,7 +74,7 @@ def expected(results: dict[str, Any]) -> Table:
 
 def costs(results: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
-    for arm in ARMS:
+    for arm in TRAINED_KEYS:
         training = results[f"{arm}_training"]
         last = training["epochs"][-1]
         rate = last.get("examples_per_second")
@@ -86,7 +87,7 @@ def costs(results: dict[str, Any]) -> Table:
                 f"{memory:,.0f} MB" if memory else "",
             )
         )
-    for model in MODELS:
+    for model in MODEL_KEYS:
         cells = [
             results["evaluation"][k][model] for k in set_titles(results) if model in results["evaluation"].get(k, {})
         ]
@@ -95,7 +96,7 @@ def costs(results: dict[str, Any]) -> Table:
             each = f"{1000 * seconds / count:.1f} ms each" if count else ""
             rows.append((f"summaries {model}", _time(seconds), each, ""))
     seconds = {name: source["seconds"] or 0.0 for name, source in results["sources"].items()}
-    for arm in ARMS:
+    for arm in TRAINED_KEYS:
         seconds[f"{arm}_training"] = results[f"{arm}_training"]["total_seconds"]  # of all sessions
     rows += [
         (f"{words}, whole stage", _time(seconds[name]), "", "")
@@ -108,13 +109,14 @@ def costs(results: dict[str, Any]) -> Table:
 
 def _overhead(results: dict[str, Any]) -> str:
     """What the constraint costs: monotonic beside baseline in seconds, memory and seconds per summary."""
-    both = [results[f"{arm}_training"] for arm in ARMS]
+    both = [results[f"{arm}_training"] for arm in TRAINED_KEYS]
     pairs = {
         "the time": [history["total_seconds"] for history in both],
         "the memory": [history["epochs"][-1].get("peak_memory_mb") for history in both],
     }
     cells = [
-        [results["evaluation"][key][arm] for key in set_titles(results) if key in results["evaluation"]] for arm in ARMS
+        [results["evaluation"][key][arm] for key in set_titles(results) if key in results["evaluation"]]
+        for arm in TRAINED_KEYS
     ]
     spent = [sum(cell.get("seconds", 0.0) for cell in arm) for arm in cells]
     words = [f"{second / first:.2f} times {what}" for what, (first, second) in pairs.items() if first and second]

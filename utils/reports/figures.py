@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.data_tables import lengths
-from utils.reports.table import MODELS, NOT_AVAILABLE, set_titles
+from utils.reports.table import NOT_AVAILABLE, set_titles
 
 # Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour. Black and nothing else is
 # taken over by the page's own colour of text (report.html in the dark), so what must stay black is INK.
@@ -72,7 +73,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
     titles = set_titles(results)
     keys = [key for key in titles if key in results["evaluation"]]
-    for offset, model in enumerate(MODELS):
+    for offset, model in enumerate(MODEL_KEYS):
         cells = [results["evaluation"][key][model]["rougeL"] for key in keys]
         means = [cell["mean"] for cell in cells]
         errors = [[c["mean"] - c["lower"] for c in cells], [c["upper"] - c["mean"] for c in cells]]
@@ -86,7 +87,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
         f"{titles[key]}: "
-        + ", ".join(f"{m} {results['evaluation'][key][m]['rougeL']['mean']:.3f}" for m in MODELS)
+        + ", ".join(f"{m} {results['evaluation'][key][m]['rougeL']['mean']:.3f}" for m in MODEL_KEYS)
         + f", lead-3 {value:.3f}"
         for key, value in zip(keys, lead, strict=True)
     )
@@ -98,7 +99,7 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     """Quality against robustness: up and left is better."""
     figure, axes = plt.subplots(figsize=(4, 3))
     words = []
-    for model in MODELS:
+    for model in MODEL_KEYS:
         attack, quality = (
             results["hotflip"][model],
             results["evaluation"][results["data"]["attack_dataset"]][model]["rougeL"],
@@ -128,7 +129,7 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
     """Training and validation loss by epoch."""
     figure, axes = plt.subplots(figsize=(4, 2.8))
     words = []
-    for arm in ("baseline", "monotonic"):
+    for arm in TRAINED_KEYS:
         epochs = results[f"{arm}_training"]["epochs"]
         numbers = [epoch["epoch"] for epoch in epochs]
         axes.plot(
@@ -157,9 +158,9 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
 
 def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
     """Success against the number of flips, and against the threshold."""
-    longer = any(results["hotflip"][model].get("long_budget_curve") for model in MODELS)
+    longer = any(results["hotflip"][model].get("long_budget_curve") for model in MODEL_KEYS)
     figure, (left, right, *beyond) = plt.subplots(1, 2 + longer, figsize=(6.5 + 3 * longer, 2.8), sharey=True)
-    for model in MODELS:
+    for model in MODEL_KEYS:
         cell = results["hotflip"][model]
         curve = cell.get("budget_curve", [])  # none where nothing was attackable
         style = {"color": COLOURS[model], "marker": MARKERS[model], "linestyle": LINES[model], "label": model}
@@ -187,7 +188,7 @@ def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
 def hotflip_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
     """Success of the flips found on one model (row) on every other (column), in percent."""
     matrix = results["hotflip"]["transfer_matrix"]
-    rates = [[matrix[source][target]["success_rate"] for target in MODELS] for source in MODELS]
+    rates = [[matrix[source][target]["success_rate"] for target in MODEL_KEYS] for source in MODEL_KEYS]
     figure, axes = plt.subplots(figsize=(3.4, 2.8))
     cells = [[float("nan") if rate is None else 100 * rate for rate in row] for row in rates]
     _heat_map(axes, cells, "{:.0f}", (0.0, 100.0))
@@ -199,7 +200,7 @@ def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
     """NLL rise by the triggers found on one model (row) on every other (column), one square per type."""
     matrix = results["uat"]["transfer_matrix"]
     rises = {
-        kind: [[cells[source][target]["nll_increase"] for target in MODELS] for source in MODELS]
+        kind: [[cells[source][target]["nll_increase"] for target in MODEL_KEYS] for source in MODEL_KEYS]
         for kind, cells in matrix.items()
     }
     known = [abs(value) for rows in rises.values() for row in rows for value in row if value is not None]
@@ -222,8 +223,8 @@ def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
 
 def trigger_learning(results: dict[str, Any]) -> tuple[Figure, str]:
     """What the triggers gain on held-out examples while they are searched for: the best restart so far."""
-    figure, grid = plt.subplots(1, len(MODELS), figsize=(2.6 * len(MODELS), 2.6), squeeze=False)
-    for axes, model in zip(grid.flat, MODELS, strict=True):
+    figure, grid = plt.subplots(1, len(MODEL_KEYS), figsize=(2.6 * len(MODEL_KEYS), 2.6), squeeze=False)
+    for axes, model in zip(grid.flat, MODEL_KEYS, strict=True):
         found = [(kind, cell) for kind, cell in results["uat"][model].items() if cell.get("curve")]
         for number, (kind, cell) in enumerate(found):
             # Held-out examples are scored every few iterations, and a restart that rests has no score.
@@ -249,9 +250,9 @@ def _heat_map(axes: Axes, cells: list[list[float]], form: str, limits: tuple[flo
     axes.pcolormesh(cells, cmap="cividis", vmin=low, vmax=high, edgecolors="white", linewidth=1)
     axes.invert_yaxis()
     axes.set_aspect("equal")
-    centres = [number + 0.5 for number in range(len(MODELS))]
-    axes.set_xticks(centres, MODELS, rotation=30, ha="right", fontsize=7)
-    axes.set_yticks(centres, MODELS, fontsize=7)
+    centres = [number + 0.5 for number in range(len(MODEL_KEYS))]
+    axes.set_xticks(centres, MODEL_KEYS, rotation=30, ha="right", fontsize=7)
+    axes.set_yticks(centres, MODEL_KEYS, fontsize=7)
     axes.tick_params(length=0)
     for row, values in enumerate(cells):
         for column, value in enumerate(values):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.reports.model_card import model_card
 from utils.reports.table import Table
 from utils.reports.template import printable
 from utils.reports.text import summary
-
-CARDS = ("baseline", "monotonic")
 
 
 def text_files(results: dict[str, Any], metadata: dict[str, Any], tables: list[Table]) -> dict[str, str]:
@@ -20,5 +19,5 @@ def text_files(results: dict[str, Any], metadata: dict[str, Any], tables: list[T
     for table in tables:
         files[f"tables/{table.name}.csv"] = table.csv()
         files[f"tables/{table.name}.tex"] = table.tex(f"{note}." if note else "")
-    files |= {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in CARDS}
+    files |= {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in TRAINED_KEYS}
     return {name: printable(content) for name, content in files.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from utils.core.results import profile_note
@@ -32,7 +33,7 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
                 "---",
                 "library_name: transformers",
                 "pipeline_tag: summarization",
-                f"base_model: {model['source']}",
+                f"base_model: {json.dumps(model['source'])}",  # quoted: a path may hold what YAML reads as its own
                 "language: en",
                 "license: other",
                 "---",

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.core.names import MODEL_KEYS
 from utils.core.results import profile_note
 from utils.reports.html import figure
-from utils.reports.table import MODELS, NOT_AVAILABLE, TITLES, Table, p_value, signed
+from utils.reports.table import NOT_AVAILABLE, TITLES, Table, p_value, signed
 from utils.reports.template import Picture, Section, render_page
 
 LIMITS = (
@@ -29,10 +30,10 @@ def tables(results: dict[str, Any]) -> list[Table]:
         (f"{TITLES.get(key, key)} {words} {model}", *_cells(cells[model][metric]))
         for key, cells in results["evaluation"].items()
         for metric, words in metrics.items()
-        for model in MODELS
+        for model in MODEL_KEYS
     ]
     absent = [key for key in TITLES if key in results["missing_datasets"]]
-    quality += [(f"{TITLES[key]} ROUGE-L {m}", *(NOT_AVAILABLE,) * len(header)) for key in absent for m in MODELS]
+    quality += [(f"{TITLES[key]} ROUGE-L {m}", *(NOT_AVAILABLE,) * len(header)) for key in absent for m in MODEL_KEYS]
     figures = {
         "success_rate": "success",
         "worst_case_success_rate": "success, worst case",
@@ -41,17 +42,17 @@ def tables(results: dict[str, Any]) -> list[Table]:
     }
     hotflip = [
         (f"{model} {words}", *_cells(results["hotflip"][model][name]))
-        for model in MODELS
+        for model in MODEL_KEYS
         for name, words in figures.items()
     ]
     hotflip += [
         (f"{model} success, {name}", *_cells(cell))
-        for model in MODELS
+        for model in MODEL_KEYS
         for name, cell in results["hotflip"][model]["controls"].items()
     ]
     triggers = [
         (f"{model} {kind} {words}", *_cells(cell[name]))
-        for model in MODELS
+        for model in MODEL_KEYS
         for kind, cell in results["uat"][model].items()
         for name, words in (("delta_rougeL", "ROUGE-L"), ("nll_increase", "NLL"))
     ]

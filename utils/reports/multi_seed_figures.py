@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from utils.core.names import MODEL_KEYS
 from utils.reports.figures import COLOURS, LINES, MARKERS, save_all
-from utils.reports.table import MODELS, TITLES
+from utils.reports.table import TITLES
 
 
 def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
@@ -24,7 +25,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     """ROUGE-L of every seed, and the mean with its t interval."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
     sets = results["evaluation"]
-    for offset, model in enumerate(MODELS):
+    for offset, model in enumerate(MODEL_KEYS):
         for place, cells in enumerate(sets.values()):
             cell, x = cells[model]["rougeL"], place + (offset - 1) * 0.24
             label = "" if place else model  # once in the legend
@@ -35,7 +36,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     axes.set_ylabel("ROUGE-L")
     axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
-        f"{TITLES.get(key, key)}: " + ", ".join(f"{model} {cells[model]['rougeL']['mean']:.3f}" for model in MODELS)
+        f"{TITLES.get(key, key)}: " + ", ".join(f"{model} {cells[model]['rougeL']['mean']:.3f}" for model in MODEL_KEYS)
         for key, cells in sets.items()
     )
     return figure, f"ROUGE-L, mean over seeds with its t interval; small marks: the seeds. {words}."
@@ -46,7 +47,7 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     figure, axes = plt.subplots(figsize=(4, 3))
     words = []
     attacked = next(name.split()[0] for name in results["hierarchical_bootstrap"] if name.endswith(" rougeL"))
-    for model in MODELS:
+    for model in MODEL_KEYS:
         attack, quality = results["hotflip"][model]["success_rate"], results["evaluation"][attacked][model]["rougeL"]
         if attack["mean"] is None:
             continue
@@ -66,7 +67,7 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
 def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
     """Success by number of flips: a thin line for each seed, a thick one for their mean."""
     figure, axes = plt.subplots(figsize=(4, 2.8))
-    for model in MODELS:
+    for model in MODEL_KEYS:
         curve = [point for point in results["hotflip"][model]["budget_curve"] if point["mean"] is not None]
         flips = range(1, len(curve) + 1)
         for number in range(len(results["seeds"])):

@@ -6,7 +6,8 @@ import itertools
 from typing import Any
 
 from utils.analysis.measures import relative_gain
-from utils.reports.table import MODELS, NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
+from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.reports.table import NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
 
 METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
@@ -17,10 +18,10 @@ def quality(results: dict[str, Any]) -> Table:
     for key, title in set_titles(results).items():
         cells = results["evaluation"].get(key)
         if cells is None:
-            rows += [(f"{title} {model}", *(NOT_AVAILABLE,) * 3) for model in MODELS]
+            rows += [(f"{title} {model}", *(NOT_AVAILABLE,) * 3) for model in MODEL_KEYS]
             continue
         sizes.append(f"{title} {cells['standard']['num_examples']:,}")
-        for model in MODELS:
+        for model in MODEL_KEYS:
             rows.append((f"{title} {model}", *(interval(cells[model][m]) for m in ("rouge1", "rouge2", "rougeL"))))
         yardstick = results["data"]["sets"][key]["splits"]["test"]["sampled"]
         rows.append((f"{title} lead-3", *(f"{yardstick['lead3'][m]:.3f}" for m in ("rouge1", "rouge2", "rougeL"))))
@@ -58,7 +59,7 @@ def against_standard(results: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
     for key, title in set_titles(results).items():
         cell = results["evaluation"]["comparisons"].get(key)
-        for model in ("baseline", "monotonic"):
+        for model in TRAINED_KEYS:
             test = cell and cell["rougeL"]["against_standard"][model]
             rows.append((f"{title} {model}", *(_tested(test, 4) if test else (NOT_AVAILABLE,) * 4)))
     return Table(
@@ -119,7 +120,7 @@ def level(results: dict[str, Any]) -> str:
 
 def hotflip(results: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
-    for model in MODELS:
+    for model in MODEL_KEYS:
         cell = results["hotflip"][model]
         rows.append(
             (
@@ -141,9 +142,9 @@ def hotflip(results: dict[str, Any]) -> Table:
 
 
 def hotflip_controls(results: dict[str, Any]) -> Table:
-    names = list(dict.fromkeys(n for model in MODELS for n in results["hotflip"][model]["controls"]))
+    names = list(dict.fromkeys(n for model in MODEL_KEYS for n in results["hotflip"][model]["controls"]))
     rows: list[tuple[str, ...]] = []
-    for model in MODELS:
+    for model in MODEL_KEYS:
         cell = results["hotflip"][model]
         cells = [cell, *(cell["controls"].get(name) for name in names), cell["worst_case"]]
         rows.append((model, *(percent(c["success_rate"]) if c else NOT_AVAILABLE for c in cells)))
@@ -161,16 +162,21 @@ def hotflip_controls(results: dict[str, Any]) -> Table:
 
 def hotflip_transfer(results: dict[str, Any]) -> Table:
     matrix = results["hotflip"]["transfer_matrix"]
-    rows = [(source, *(percent(matrix[source][target]["success_rate"]) for target in MODELS)) for source in MODELS]
+    rows = [
+        (source, *(percent(matrix[source][target]["success_rate"]) for target in MODEL_KEYS)) for source in MODEL_KEYS
+    ]
     return Table(
-        "hotflip_transfer", "HotFlip success, flips found on (row) and read by (column)", ("found on", *MODELS), rows
+        "hotflip_transfer",
+        "HotFlip success, flips found on (row) and read by (column)",
+        ("found on", *MODEL_KEYS),
+        rows,
     )
 
 
 def hotflip_budget(results: dict[str, Any]) -> Table:
     """Success as ever more tokens may change: within the budget on all examples, beyond it on a sample."""
     curves = {}
-    for model in MODELS:
+    for model in MODEL_KEYS:
         cell = results["hotflip"][model]
         beyond = cell.get("long_budget_curve", [])[1:]  # its first point is the attack's own, on the sample
         curves[model] = {point["flips"]: point["success_rate"] for point in (*cell.get("budget_curve", []), *beyond)}
@@ -189,7 +195,7 @@ def hotflip_budget(results: dict[str, Any]) -> Table:
 def attribution(results: dict[str, Any], arms: list[str]) -> Table:
     """Control arms beside the two models they explain; they stand in no other table."""
     rows: list[tuple[str, ...]] = []
-    for model in ("baseline", "monotonic", *arms):
+    for model in (*TRAINED_KEYS, *arms):
         cell = results["hotflip"][model]
         quality = [results["evaluation"].get(key, {}).get(model) for key in set_titles(results)]
         rouge = [f"{item['rougeL']['mean']:.3f}" if item else NOT_AVAILABLE for item in quality]
@@ -220,7 +226,7 @@ def triggers(results: dict[str, Any]) -> Table:
         )
         for model, kind, cell in _trigger_cells(results)
     ]
-    worst = [f"{model} {results['uat'][model]['worst']['worst_type'] or 'none'}" for model in MODELS]
+    worst = [f"{model} {results['uat'][model]['worst']['worst_type'] or 'none'}" for model in MODEL_KEYS]
     return Table(
         "triggers",
         "Universal triggers",
@@ -253,7 +259,7 @@ def _trigger_cells(results: dict[str, Any]) -> list[tuple[str, str, dict[str, An
     """(model, type, cell) of every trigger found."""
     return [
         (model, kind, cell)
-        for model in MODELS
+        for model in MODEL_KEYS
         for kind, cell in results["uat"][model].items()
         if kind != "worst" and cell.get("trigger_ids") is not None
     ]
@@ -262,14 +268,14 @@ def _trigger_cells(results: dict[str, Any]) -> list[tuple[str, str, dict[str, An
 def trigger_transfer(results: dict[str, Any]) -> Table:
     matrix = results["uat"]["transfer_matrix"]
     rows: list[tuple[str, ...]] = [
-        (f"{kind}, {source}", *(signed(matrix[kind][source][target]["nll_increase"]) for target in MODELS))
+        (f"{kind}, {source}", *(signed(matrix[kind][source][target]["nll_increase"]) for target in MODEL_KEYS))
         for kind in matrix
-        for source in MODELS
+        for source in MODEL_KEYS
     ]
     return Table(
         "trigger_transfer",
         "NLL rise of triggers found on (row) and read by (column)",
-        ("type, found on", *MODELS),
+        ("type, found on", *MODEL_KEYS),
         rows,
     )
 
@@ -277,7 +283,7 @@ def trigger_transfer(results: dict[str, Any]) -> Table:
 def checks(results: dict[str, Any]) -> Table:
     """The battery that tells a robust model from one whose gradients mislead the attack."""
     rows: list[tuple[str, ...]] = []
-    for model in MODELS:
+    for model in MODEL_KEYS:
         cell, tests = results["hotflip"][model], results["hotflip"]["comparisons"]["attack_minus_control"][model]
         double, fidelity = tests.get("double"), (cell.get("taylor_fidelity_spearman") or {}).get("mean")
         gained = double["loss_increase"] if double and double["num_common"] else None

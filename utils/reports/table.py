@@ -11,7 +11,6 @@ from typing import Any
 
 from utils.reports.template import printable, render_table
 
-MODELS = ("standard", "baseline", "monotonic")
 TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
 NOT_AVAILABLE = "not available"
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from utils.core.names import MODEL_KEYS
 from utils.reports import data_tables, experiment_tables, result_tables
-from utils.reports.table import MODELS, Table
+from utils.reports.table import Table
 
 
 def all_tables(results: dict[str, Any]) -> list[Table]:
@@ -33,5 +34,5 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
         experiment_tables.costs,
     )
     tables = [make(results) for make in makers]
-    arms = [key for key in results["hotflip"]["transfer_matrix"] if key not in MODELS]
+    arms = [key for key in results["hotflip"]["transfer_matrix"] if key not in MODEL_KEYS]
     return [*tables, result_tables.attribution(results, arms)] if arms else tables
