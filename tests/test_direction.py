@@ -238,6 +238,7 @@ class OneSet:
     """What the sentences take from a data set."""
 
     title: str = "CNN/DM"
+    role: str = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +247,7 @@ class SomeData:
 
     attack_dataset: str = "cnn_dm"
     sets: dict[str, OneSet] = dataclasses.field(default_factory=lambda: {"cnn_dm": OneSet()})
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
