@@ -24,6 +24,8 @@ from utils.modeling.models import load_tokenizer
 from utils.pipeline.runner import StageContext
 from utils.pipeline.stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 UNUSUAL = {"MONO_S2S_ATTACK_LOSS": "own_output", "MONO_S2S_PRECISION": "bf16", "MONO_S2S_HOTFLIP_BEAM": "2"}
 
 

@@ -36,6 +36,8 @@ from utils.core.errors import Interrupted, UsageError
 from utils.core.files import read_jsonl
 from utils.evaluation.decoding import input_fingerprint
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
 SETTINGS = HotFlipSettings(num_flips=3, candidates=8, random_candidates=2, min_clean_rouge=0.0)

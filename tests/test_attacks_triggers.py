@@ -26,6 +26,8 @@ from utils.core.codec import to_json
 from utils.core.errors import Interrupted, StageError, UsageError
 from utils.core.names import TRIGGER_TYPES
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
 SETTINGS = TriggerSettings(

@@ -14,6 +14,8 @@ import torch
 from utils.benchmarks import attacks, generation, measure, report, training
 from utils.benchmarks.synthetic import SIZES, examples, new_model, tokenizer, word
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
 TINY = SIZES["tiny"]

@@ -15,6 +15,8 @@ from tests.training_world import SETTINGS, STEPS, run
 from utils.core.errors import Interrupted
 from utils.core.hashes import weights_sha256
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 # A learning rate that rises until it is far too high: the first epoch stays the best one.
 WORSE_AND_WORSE = dataclasses.replace(SETTINGS, epochs=4, learning_rate=3.0, warmup_ratio=0.9)

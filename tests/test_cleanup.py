@@ -20,6 +20,8 @@ from utils.training.checkpoints import (
     resume_point,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:

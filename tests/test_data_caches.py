@@ -19,6 +19,8 @@ from utils.data.preflight import look
 from utils.data.registry import Mirror
 from utils.modeling.download import download_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 README = b"""---
 configs:

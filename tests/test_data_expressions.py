@@ -17,6 +17,8 @@ from utils.data.readers import Row
 from utils.data.rows import Encoding, Task, Worker
 from utils.data.statistics import lead3, novel_ngrams
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("data", "evaluation", "attacks", "analysis", "reports")  # rooms in which texts and summaries come by
 PIECES = list("aA1 .:;'\"-_<>/\\[](){}|*\n\t\u00a0\u200b\u200d中ก\u0301!")

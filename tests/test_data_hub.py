@@ -26,6 +26,8 @@ from utils.data.preparation import load_prepared, missing_datasets, prepare, rea
 from utils.data.readers import read_rows
 from utils.data.registry import DEFAULTS, DatasetSource, Mirror, sources
 
+pytestmark = pytest.mark.slow
+
 SPLITS = {"train": 30, "validation": 6}
 DATA = {split: rows("dialogsum", split, count) for split, count in SPLITS.items()}
 SOURCE = DatasetSource(

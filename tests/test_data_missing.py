@@ -11,6 +11,8 @@ from utils.reports.model_card import model_card
 from utils.reports.tables import all_tables
 from utils.reports.text import summary
 
+pytestmark = pytest.mark.slow
+
 REASONS = {"samsum": "knkarthick/samsum@main: no such repository", "highlightsum": "no success in 5 tries"}
 
 

@@ -26,6 +26,8 @@ from utils.reports.data_tables import texts
 from utils.reports.html import _origins
 from utils.reports.table import set_titles
 
+pytestmark = pytest.mark.slow
+
 SPLITS = {"train": 30, "val": 8, "test": 12}
 
 

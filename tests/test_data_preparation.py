@@ -17,6 +17,8 @@ from utils.core.files import read_jsonl, sha256_of
 from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
 from utils.data.registry import sources
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:

@@ -4,6 +4,8 @@ import pytest
 
 from tests.shell_world import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path) -> World:

@@ -11,6 +11,8 @@ from tests.pipeline_world import SEED, Run
 from tests.shell_world import ROOT, World
 from tests.tiny import write_data, write_model
 
+pytestmark = pytest.mark.slow
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 NOT_HERE = {
     "./tests/run.sh": "runs this test",

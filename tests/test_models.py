@@ -29,6 +29,8 @@ from utils.modeling.models import (
 )
 from utils.modeling.monotonic import constrain, is_constrained, min_ffn_weight
 
+pytestmark = pytest.mark.slow
+
 TEXT = "summarize: " + example(random.Random(3))[0]
 
 

@@ -12,6 +12,8 @@ from scipy import stats
 from tests.pipeline_world import in_process
 from utils.analysis.multi_seed import hierarchical_bootstrap, over_seeds
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (1, 2, 3)
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.shell_world import World
 
+pytestmark = pytest.mark.slow
+
 # Stands in for scripts/aggregate_multi_seed.py: says which seeds it was given, and fails where one is missing.
 AGGREGATE = """
 import json, sys

@@ -8,6 +8,8 @@ import pytest
 from tests.shell_world import World
 from utils.operations.pending_reasons import explain
 
+pytestmark = pytest.mark.slow
+
 # Reasons from squeue's manual page and from the error reports of several sites.
 STUCK = [
     "DependencyNeverSatisfied", "JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "JobHoldMaxRequeue",

@@ -15,6 +15,8 @@ import pytest
 
 from tests.pipeline_world import ROOT, SEED
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_file_of_the_contract_is_there(done):
     names = [

@@ -14,6 +14,8 @@ from utils.slurm.cluster import JobState
 from utils.slurm.identity import is_same_job
 from utils.slurm.run_record import JobRecord, RunRecord
 
+pytestmark = pytest.mark.slow
+
 RECORDED = JobRecord(
     "101",
     name="mono_s2s_4_evaluate_seed42",

@@ -23,6 +23,8 @@ from utils.reports.table import Table
 from utils.reports.tables import all_tables
 from utils.reports.template import CSS
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("standard", "baseline", "monotonic")
 SETS = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
 

@@ -18,6 +18,8 @@ from utils.core.names import METRICS
 from utils.scoring import rouge
 from utils.scoring.rouge import rouge_scores, split_sentences
 
+pytestmark = pytest.mark.slow
+
 # (prediction, reference). In the style of the test sets: news with figures and quotes, CNN/DM's highlights on lines,
 # dialogue summaries, and what a model writes that was trained on tokenised text.
 PAIRS = [

@@ -13,6 +13,8 @@ from utils.pipeline.flags import problem_of
 from utils.pipeline.shards import join_shards
 from utils.pipeline.stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 SEED, COUNT = 7, 3
 
 

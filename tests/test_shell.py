@@ -13,6 +13,8 @@ import pytest
 from tests.shell_world import ROOT, World
 from utils.pipeline.stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 WRAPPERS = [stage.wrapper for stage in STAGES]
 COMMANDS = [*sorted(path.name for path in ROOT.glob("*.sh")), "scripts/environment.sh", "tests/run.sh"]
 SLOW = {"units": 40, "seconds": 0.2}
@@ -215,7 +217,7 @@ def test_a_second_local_run_of_the_seed_is_refused_while_the_first_is_at_work(wo
     try:
         until_begun(world)
         second = world.all("--local", "--stop-stage", "2")
-        assert second.returncode == 2 and "running here already" in second.stderr
+        assert second.returncode == 2 and "seed 42 is running" in second.stderr
     finally:
         process.terminate()
         process.communicate(timeout=30)

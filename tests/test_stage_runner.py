@@ -17,6 +17,8 @@ from utils.pipeline.flags import problem_of, read_flag
 from utils.pipeline.plan import make_plan, to_run
 from utils.pipeline.stages import STAGES, upstream
 
+pytestmark = pytest.mark.slow
+
 SEED = 7
 
 

@@ -17,6 +17,8 @@ from utils.core.settings import Settings
 from utils.pipeline import runner
 from utils.pipeline.stages import STAGES, upstream
 
+pytestmark = pytest.mark.slow
+
 # Read by stages, but without influence on results: where things lie, on what they are computed, how fast, and what
 # SLURM is told. Whoever adds a name here says why.
 WITHOUT_INFLUENCE = {

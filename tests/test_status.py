@@ -20,6 +20,8 @@ from utils.pipeline.flags import basis_of, write_flag
 from utils.pipeline.stages import STAGES
 from utils.slurm.run_record import JobRecord, new_record
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def world(tmp_path) -> World:

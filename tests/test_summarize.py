@@ -14,6 +14,8 @@ from utils.evaluation.decoding import DecodingSettings
 from utils.evaluation.generation import generate
 from utils.modeling.models import load_model, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "summarize.py"
 TEXT = "Anna: I am looking for my book. Ben: It is at the station."
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.shell_world import ROOT, World
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = sorted(path.name for path in ROOT.glob("*.sh"))
 LOOKING = [
     ["run_all.sh", "--local", "--dry-run"],

@@ -30,6 +30,8 @@ from utils.training.record import TrainingRecord
 from utils.training.train import TrainingSettings
 from utils.training.trainer import validation_loss
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_mb", "cumulative_seconds"}
 
 

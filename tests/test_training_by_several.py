@@ -21,6 +21,8 @@ from utils.training.checkpoints import complete_checkpoints
 from utils.training.launcher import TrainingJob, run_training
 from utils.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:

@@ -8,6 +8,8 @@ import pytest
 from tests.pipeline_world import in_process
 from utils.reports.verification import verify
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = 12  # checks
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.shell_world import World
 from utils.pipeline import runner
 
+pytestmark = pytest.mark.slow
+
 SCONTROL = """case "$*" in
 *"show job"*) printf 'JobId=77 Restarts={restarts}\\n   Command={command}\\n' ;;
 *requeue*) echo "$*" >>{calls}; {requeue} ;;
