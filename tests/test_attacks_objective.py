@@ -14,6 +14,8 @@ from utils.attacks.objective import Objective, Smoothing, Targets
 from utils.attacks.precision import rank_agreement, search_objective
 from utils.core.errors import StageError
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
 ITEMS = CONTEXT.encode([*world.examples(6, words=8), *world.examples(3, words=30)])

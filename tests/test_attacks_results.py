@@ -57,6 +57,8 @@ from utils.attacks.triggers.search import TriggerSettings
 from utils.core.codec import from_json, to_json
 from utils.core.errors import Interrupted
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
 MODELS = ("standard", "baseline", "monotonic")

@@ -16,6 +16,8 @@ from utils.evaluation.generation import transformers_beam_search
 from utils.modeling.batching import pad_with_mask
 from utils.modeling.t5_inference import T5Inference
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 # Sums that differ in the last float32 bit decide ties between beams, and after a tie two searches part for good.
 # float64 leaves no such ties, so ids must be equal, every one.

@@ -14,6 +14,8 @@ from utils.operations.evidence import cause_of, evidence_of
 from utils.operations.logs import printable
 from utils.operations.status import StageStatus
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = [
     "2026-11-25 10:00:00 job 12: host g1, Python 3.11.7, /projects/me/env/bin/python",

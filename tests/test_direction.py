@@ -40,6 +40,8 @@ from utils.evaluation.predictions import score_summaries
 from utils.reports import result_tables
 from utils.reports.verdict import final_results, verdict_over_seeds
 
+pytestmark = pytest.mark.slow
+
 MODELS = ("standard", "baseline", "monotonic")
 CI = {"samples": 200, "seed": 0, "confidence": 0.95}
 REFERENCE = "a b c d"

@@ -21,6 +21,8 @@ from utils.evaluation import generation
 from utils.evaluation.decoding import DecodingSettings, decoding_settings, input_fingerprint
 from utils.evaluation.generation import MAX_ROWS, Summaries, generate, plan_batches
 
+pytestmark = pytest.mark.slow
+
 DECODING = DecodingSettings(num_beams=3, min_new_tokens=2, max_new_tokens=8)
 VOCABULARY = 120
 

@@ -26,6 +26,8 @@ from utils.reports.html import page
 from utils.reports.tables import all_tables
 from utils.reports.verdict import attack_sentence, triggers_sentence
 
+pytestmark = pytest.mark.slow
+
 DROPS = {"all": 1.0, "none": 0.0}  # every attack succeeds, no attack does
 
 

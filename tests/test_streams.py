@@ -6,6 +6,8 @@ import pytest
 
 from tests.shell_world import World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1"])
 def test_a_local_run_whose_output_goes_nowhere_is_done_to_the_end(tmp_path, streams):
