@@ -273,7 +273,7 @@ def test_passing_faults_are_survived_with_the_right_bytes(hub, tmp_path, pretrai
 @pytest.mark.parametrize("kind", ["mute", "drip"])
 @pytest.mark.parametrize("request_", ["/api/models/.*/tree/", "GET /api/"])
 def test_a_hub_that_accepts_and_never_answers_ends_in_one_line(hub, tmp_path, monkeypatch, kind, request_):
-    from utils.data import hub as downloads
+    from utils.data import deadlines as downloads
 
     monkeypatch.setattr(downloads, "SECONDS_OF_SILENCE", 0.3)
     monkeypatch.setattr(downloads, "SLOW_SECONDS", 0.3)

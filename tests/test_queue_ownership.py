@@ -1,5 +1,6 @@
 """Whose job is it: a number alone is not believed, other clusters are left alone, one PROJECT has one writer."""
 
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,16 @@ import pytest
 
 from tests.shell_world import World
 from tests.test_shell import SLOW, start, until_begun
+from utils.core.errors import UsageError
 from utils.core.paths import Paths
-from utils.slurm import cluster, live_jobs
+from utils.core.settings import freeze, load_settings
+from utils.pipeline.plan import Step
+from utils.pipeline.stages import STAGES
+from utils.slurm import cluster, live_jobs, shared_jobs
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import is_same_job
 from utils.slurm.run_record import JobRecord, RunRecord
+from utils.slurm.shared_jobs import refuse_to_change_data, tell_stale_seeds
 
 pytestmark = pytest.mark.slow
 
@@ -86,3 +92,50 @@ def test_two_work_directories_do_not_write_one_seed_of_a_project_at_once(tmp_pat
         running.wait()
     world.behave()
     assert world.all("42", "--local", **elsewhere).returncode == 0  # the first has stopped
+
+
+@pytest.fixture
+def waiting(monkeypatch, tmp_path):
+    """Settings, places, and seed 42's run, whose evaluation waits in the queue."""
+    for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
+        monkeypatch.delenv(name)
+    settings = load_settings().replaced(SCRATCH_DIR=str(tmp_path / "scratch"), PROJECT_DIR=str(tmp_path / "project"))
+    paths = Paths.of(settings)
+    run = RunRecord(paths.runs / "20261125_100000_seed42", 42, "full", "slurm", jobs={"4_evaluate": RECORDED})
+    run.saved()
+    freeze(settings, run.settings_file)
+    monkeypatch.setattr(shared_jobs, "live_jobs", lambda runs: {r.run_id: ["101"] for r in runs})
+    return settings, paths
+
+
+ANEW = [Step(STAGES[1], "settings changed")]
+
+
+@pytest.mark.parametrize("change", [{"MAX_INPUT_LENGTH": 256}, {"DATA_SEED": 5}, {"TRAIN_DATASETS": ("dialogsum",)}])
+def test_other_data_settings_are_refused_while_another_seed_needs_the_data(waiting, change):
+    settings, paths = waiting
+    with pytest.raises(UsageError, match=rf"{next(iter(change))}.*seed 42 has jobs in the queue.*101.*--cancel 42"):
+        refuse_to_change_data(ANEW, 7, paths, settings.replaced(**change), force=False)
+    refuse_to_change_data(ANEW, 42, paths, settings.replaced(**change), force=False)  # its own jobs: refused elsewhere
+    refuse_to_change_data(ANEW, 7, paths, settings.replaced(LEARNING_RATE=1e-3), force=False)  # not of the data
+    refuse_to_change_data([Step(STAGES[4], "forced")], 7, paths, settings.replaced(**change), force=True)
+
+
+def test_forced_data_are_refused_while_another_seed_needs_them(waiting):
+    settings, paths = waiting
+    with pytest.raises(UsageError, match=r"anew with --force, but seed 42"):
+        refuse_to_change_data(ANEW, 7, paths, settings, force=True)
+    refuse_to_change_data(ANEW, 7, paths, settings, force=False)  # the same data again
+
+
+def test_finished_seeds_that_rest_on_the_data_are_named(waiting, capsys):
+    _, paths = waiting
+    tell_stale_seeds(ANEW, 7, paths)
+    assert not capsys.readouterr().out  # data that were never made make nobody stale
+    for name in ("stage_1_prepare_data", "stage_2_train_baseline_seed42", "stage_7_aggregate_seed1337",
+                 "stage_2_train_baseline_seed7"):  # fmt: skip
+        (paths.work / f"{name}.flag").write_text("{}")
+    tell_stale_seeds(ANEW, 7, paths)
+    assert "seeds 42, 1337 have finished stages that rest on 1_prepare_data" in capsys.readouterr().out
+    tell_stale_seeds([Step(STAGES[4], "forced")], 7, paths)
+    assert not capsys.readouterr().out

@@ -34,12 +34,14 @@ def room(module: str) -> str:
     return rest[0] if first == "utils" else first
 
 
-def imports(path: Path, *, everywhere: bool = True) -> set[str]:
-    """Modules of this project that a file imports; without `everywhere` only those at its top level."""
+def imports(path: Path) -> set[str]:
+    """Modules of this project that a file imports, anywhere in it, but for its type hints alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if everywhere else iter(tree.body)
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
     names: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):

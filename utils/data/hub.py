@@ -4,14 +4,13 @@ Measured with huggingface_hub 2.4 against a hub with injected faults: the client
 some failures by itself, but not a 5xx answer to the request for a file's content, a reset connection, or a short
 file; it reports a hub that is down as "entry not found"; and it keeps wrong bytes of the right length for ever.
 So each step is tried again with exponential back-off, and a file whose hash is not the hub's is fetched once more.
-Most of its requests have no deadline at all: every one gets a limit of silence and a least speed here.
+Most of its requests have no deadline at all: utils/data/deadlines.py gives every one a limit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import logging
@@ -20,16 +19,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
 from utils.core.files import write_json
+from utils.data.deadlines import set_deadlines
 from utils.data.discovery import NoFiles, split_names
 
 T = TypeVar("T")
 
 SECONDS_FOR_AN_ANSWER = 30.0
-SECONDS_OF_SILENCE = 15.0  # of a connection; the client itself asks up to six times before its error arrives here
-SLOW_SECONDS, SLOW_BYTES = 60.0, 1000  # an answer with less than this many bytes a second after so long is given up
 MAX_PAUSE = 300.0  # seconds
 ABANDONED_SECONDS = 3600  # a download that nothing was written to for this long is dead
 TRANSIENT_STATUS = (408, 425, 429)  # and 5xx
@@ -125,49 +123,6 @@ def with_retries(action: Callable[[], T], *, label: str, max_retries: int, retry
 
     cause = f"no success in {max_retries} tries, last: {first_line(last)}"
     raise Exhausted(f"{label}: {cause} (hub: {constants.ENDPOINT})") from last
-
-
-@functools.cache
-def set_deadlines() -> None:
-    """Give every request of the hub's client a deadline, from here on in this process.
-
-    A server that accepts and never answers would hang the client for ever, and one that sends a byte now and then would
-    never be silent for long enough. A longer or shorter limit that the client names itself (downloads) counts instead.
-    """
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import httpx
-    from huggingface_hub.utils._http import default_client_factory  # keeps its hook for offline mode, and proxies
-
-    class Watched(httpx.SyncByteStream):
-        def __init__(self, stream: Any, request: Any) -> None:
-            self._stream, self._request = stream, request
-
-        def __iter__(self) -> Iterator[bytes]:
-            began, size = time.monotonic(), 0
-            for block in self._stream:
-                size += len(block)
-                seconds = time.monotonic() - began
-                if seconds > SLOW_SECONDS and size < SLOW_BYTES * seconds:
-                    raise httpx.ReadTimeout(f"only {size} bytes in {seconds:.0f} s", request=self._request)
-                yield block
-
-        def close(self) -> None:
-            self._stream.close()
-
-    def limit(request: Any) -> None:  # here, not as the client's default: the list of files asks for timeout=None
-        limits = request.extensions["timeout"]
-        request.extensions["timeout"] = {name: value or SECONDS_OF_SILENCE for name, value in limits.items()}
-
-    def watch(response: Any) -> None:
-        response.stream = Watched(response.stream, response.request)
-
-    def client() -> Any:
-        made = default_client_factory()
-        hooks = made.event_hooks
-        made.event_hooks = {"request": [*hooks["request"], limit], "response": [*hooks["response"], watch]}
-        return made
-
-    set_client_factory(client)
 
 
 def is_transient(error: BaseException) -> bool:

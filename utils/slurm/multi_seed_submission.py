@@ -80,7 +80,9 @@ def _here(options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
             signal.signal(number, lambda number, frame: stopped.append(number))
     for seed in _announced(options.seeds):
         try:
-            codes[seed] = submission.main(_one(options, seed))
+            # Forced, setup and data are made anew for the first seed; the others take them.
+            first = 2 if options.force and codes.get(options.seeds[0]) == 0 else 0
+            codes[seed] = submission.main(_one(options, seed, first=first))
         except UserError as error:
             print(f"run_multi_seed.sh: seed {seed}: {error}", file=sys.stderr)
             codes[seed] = error.exit_code
@@ -196,9 +198,15 @@ def _last_job(run: RunRecord) -> str:
     return list(run.jobs.values())[-1].job_id
 
 
-def _one(options: MultiSeedOptions, seed: int, after: tuple[str, ...] = ()) -> RunOptions:
+def _one(options: MultiSeedOptions, seed: int, after: tuple[str, ...] = (), first: int = 0) -> RunOptions:
     return RunOptions(
-        seed, options.executor, demo=options.demo, force=options.force, dry_run=options.dry_run, after=after
+        seed,
+        options.executor,
+        demo=options.demo,
+        first=first,
+        force=options.force,
+        dry_run=options.dry_run,
+        after=after,
     )
 
 

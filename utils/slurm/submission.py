@@ -95,8 +95,9 @@ def submit(plan: RunPlan, python: str) -> RunRecord:
     with _one_submission(paths):
         refuse_if_live(plan.seed, paths)
         refuse_if_claimed(plan.seed, paths)
-        refuse_to_change_data(plan.wanted, plan.seed, paths, settings, force=options.force)
         shared = shared_jobs(plan.wanted, paths, settings)
+        anew = [step for step in plan.wanted if step.stage.key not in shared]
+        refuse_to_change_data(anew, plan.seed, paths, settings, force=options.force)
         site = resolve(settings)
         record = _frozen(plan, python)
         for key, job in shared.items():
