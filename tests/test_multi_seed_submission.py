@@ -113,6 +113,47 @@ def test_seeds_in_the_queue_are_not_queued_twice_and_cancel_ends_all(cluster, qu
     cluster.until(lambda: not cluster("squeue", "-h", "-o", "%A").split(), 20, "an empty queue")
 
 
+@pytest.mark.slurm
+def test_a_seed_whose_first_stages_alone_are_queued_is_not_left_out(cluster, queue):
+    queue.behave(s0_setup={"units": 100, "seconds": 1})
+    assert queue.all("1", "--stop-stage", "1").returncode == 0
+    setup = jobs(queue, 1)["0_setup"]
+    result = multi(queue, "1", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "in the queue already" not in result.stdout
+    assert "7_aggregate" in jobs(queue, 1) and jobs(queue, 1)["0_setup"] == jobs(queue, 2)["0_setup"] == setup
+    # A part of a seed that was cancelled cannot be added beside what still waits: it is said, and nothing is queued.
+    cluster("scancel", jobs(queue, 2)["7_aggregate"])
+    cluster.until(lambda: cluster.state(jobs(queue, 2)["7_aggregate"]) == "CANCELLED", 20, "a cancelled job")
+    before = {*cluster("squeue", "-h", "-o", "%A").split()}
+    refused = multi(queue, "3", "2")
+    assert refused.returncode == 2 and "seed 2 has jobs in the queue already" in refused.stderr, refused.stderr
+    assert {*cluster("squeue", "-h", "-o", "%A").split()} == before
+
+
+@pytest.mark.slurm
+def test_an_aggregate_of_other_seeds_stays_and_one_of_fewer_is_replaced(cluster, queue):
+    queue.behave(s0_setup={"units": 100, "seconds": 1})
+    assert multi(queue, "1", "2").returncode == 0
+    first = aggregate_job(queue)
+    overlapping = multi(queue, "2", "3")
+    assert overlapping.returncode == 0 and f"the aggregate of seeds 1, 2 (job {first}) stays" in overlapping.stdout
+    second = aggregate_job(queue)
+    waiting = cluster("squeue", "-h", "-o", "%A").split()
+    assert {first, second} <= set(waiting) and f"afterany:{first}" in cluster("scontrol", "show", "job", second)
+    more = multi(queue, "1", "2", "3")
+    assert more.returncode == 0 and f"cancelled the aggregate {first}" in more.stdout
+    assert not {first, second} & set(cluster("squeue", "-h", "-o", "%A").split())
+
+
+@pytest.mark.slurm
+def test_forced_seeds_share_one_forced_setup(cluster, queue):
+    result = multi(queue, "1", "2", "--force")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert jobs(queue, 1)["1_prepare_data"] == jobs(queue, 2)["1_prepare_data"]
+    assert cluster.wait(aggregate_job(queue), "COMPLETED") and aggregated(queue) == ["1", "2"]
+
+
 def test_a_stopped_seed_stops_all_of_them_and_the_command_goes_on(world):
     world.behave(s2_train_baseline={"units": 50, "seconds": 0.2})
     command = [str(world.checkout / "run_multi_seed.sh"), "1", "2", "--local"]
