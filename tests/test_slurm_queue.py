@@ -129,3 +129,42 @@ def test_every_job_of_a_run_is_recorded_with_its_line_and_logs(cluster, world):
         assert "exit status 0" in Path(job["out"]).read_text(), key
     settings = json.loads(next((world.work / "runs").glob("*/settings.json")).read_text())["settings"]
     assert settings["SCRATCH_DIR"] == str(world.scratch)
+
+
+@pytest.mark.parametrize(
+    "shell",
+    [
+        {"SQUEUE_PARTITION": "atesting", "SINFO_PARTITION": "atesting", "SACCT_FORMAT": "User"},
+        {"SQUEUE_USERS": "nobody", "SQUEUE_NAMES": "x", "SQUEUE_QOS": "x", "SCANCEL_PARTITION": "atesting"},
+        {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "2",
+         "SLURM_ARRAY_TASK_MIN": "2", "SLURM_ARRAY_TASK_MAX": "3", "SLURM_JOB_ID": "12",
+         "SLURM_RESTART_COUNT": "5", "SLURM_PROCID": "0"},
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "GIT_DIR": "/nowhere"},
+    ],
+    ids=["filters by partition", "filters by user", "inside an array task", "under torchrun, in a git hook"],
+)  # fmt: skip
+def test_variables_of_the_shell_decide_nothing(cluster, world, shell):
+    world.behave(s2_train_baseline=LONG)
+    jobs = submit(world, **shell)
+    cluster.wait(jobs["1_prepare_data"], "COMPLETED")
+    assert world.all("42", **shell).returncode == 2, "nothing is queued twice"
+    status = world.run("check_training_status.sh", "42", **shell).stdout
+    assert "forgotten" not in status and jobs["4_evaluate"] in status
+    assert world.all("42", "--cancel", **shell).returncode == 0
+    cluster.until(lambda: not queued(cluster) & {*jobs.values()}, 20, "an empty queue")
+
+
+def test_a_stage_that_was_typed_by_hand_is_seen_by_run_all_and_named_by_cancel(cluster, world):
+    assert world.all("42", "--stop-stage", "1", "--local").returncode == 0
+    world.behave(s2_train_baseline=LONG)
+    wrapper = str(world.checkout / "jobs" / "job_2_baseline.sh")
+    line = ["sbatch", "--parsable", "--partition=aa100", "--gres=gpu:1", "--mem=1G", wrapper, "--seed", "42"]
+    line += ["--python", world.environment["MONO_S2S_PYTHON"]]
+    typed = subprocess.run(line, env=world.environment, capture_output=True, text=True, check=True)
+    job = typed.stdout.strip()
+    for words in (["42"], ["42", "--local"]):
+        refused = world.all(*words)
+        assert refused.returncode == 2 and "seed 42 is in work already" in refused.stderr, refused.stderr
+    named = world.all("42", "--cancel")
+    assert named.returncode == 0 and "left alone" in named.stdout and "seed 42" in named.stdout
+    assert job in queued(cluster)

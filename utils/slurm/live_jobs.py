@@ -60,22 +60,22 @@ def refuse_if_live(seed: int, paths: Paths) -> None:
                 f"seed {seed} has jobs in the queue already ({', '.join(ids)}, run {run.run_id}). "
                 f"Watch them: ./check_training_status.sh {seed}   End them: ./run_all.sh --cancel {seed}"
             )
-    _refuse_if_started_by_hand(seed, paths)
+    for sentence in _started_by_hand([seed], paths):
+        raise UsageError(f"seed {seed} is in work already: {sentence}")
 
 
-def _refuse_if_started_by_hand(seed: int, paths: Paths) -> None:
-    """UsageError if a stage of this seed runs or waits that no run recorded: typed by hand, or of another SCRATCH."""
-    for stage in STAGES:
-        log = paths.log(stage.key, stage.seed_of(seed))
-        if stage.per_seed and any(is_locked(path) for path in log.parent.glob(f"{log.stem}.*.lock")):
-            raise UsageError(
-                f"stage {stage.key} of seed {seed} is running (log: {log}). Wait for it, or stop it first."
-            )
+def _started_by_hand(seeds: Sequence[int], paths: Paths) -> list[str]:
+    """Sentences about stages of these seeds that run or wait and that no run recorded: typed, or of another SCRATCH."""
+    sentences = []
+    for seed in seeds:
+        for stage in (stage for stage in STAGES if stage.per_seed):
+            log = paths.log(stage.key, seed)
+            if any(is_locked(path) for path in log.parent.glob(f"{log.stem}.*.lock")):
+                sentences.append(f"stage {stage.key} of seed {seed} is running (log: {log}). Stop it where it runs.")
     runs, together = records(paths), aggregates(paths)
     # Silence is no obstacle: recorded jobs were asked for before, and a submission to a silent SLURM fails by itself.
-    for job in unrecorded_jobs(ask_queue(runs, together), runs, together, paths):
-        if job.seed == seed:
-            raise UsageError(f"{job} has this seed in the queue already. Cancel it: scancel {job.state.job_id}")
+    jobs = unrecorded_jobs(ask_queue(runs, together), runs, together, paths)
+    return sentences + [f"{job}. Cancel it: scancel {job.state.job_id}" for job in jobs if job.seed in seeds]
 
 
 def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
@@ -104,7 +104,10 @@ def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
     for run in runs:
         if run.seed in seeds and is_elsewhere(run):
             print(f"run {run.run_id} was submitted to cluster {run.cluster_name}: cancel it there.")
+    by_hand = _started_by_hand([seed for seed in seeds if seed not in {run.seed for run in mine}], paths)
+    for sentence in by_hand:
+        print(f"left alone: {sentence}")
     for seed in seeds:
-        if seed not in {run.seed for run in mine}:
+        if seed not in {run.seed for run in mine} and not by_hand:
             print(f"seed {seed} has no jobs in the queue.")
     return 0
