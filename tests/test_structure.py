@@ -35,7 +35,7 @@ def room(module: str) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of this project that a file imports, anywhere in it, but for its type hints alone."""
+    """Modules of this project that a file imports, anywhere in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [
         node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))

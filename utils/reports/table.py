@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.reports.template import printable, render_table
+from utils.reports.characters import printable
 
 TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
 NOT_AVAILABLE = "not available"
@@ -79,10 +79,6 @@ class Table:
                 "",
             ]
         )
-
-    def html(self) -> str:
-        """Title, table and note. The title is no caption: it would scroll away with a wide table on a phone."""
-        return render_table(self)
 
     @property
     def words(self) -> list[bool]:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-if TYPE_CHECKING:
-    from utils.reports.examples import AttackedExample
-    from utils.reports.table import Table
+from utils.reports.characters import printable
+from utils.reports.examples import AttackedExample
+from utils.reports.table import Table
 
 CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-# Not allowed in HTML or XML, not even escaped; a lone surrogate cannot even be written to a file.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def printable(text: str) -> str:
-    """The text with a replacement character for every control character that is not white space."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ def render_page(
 
 
 def render_table(table: Table) -> str:
-    """A table as every page has it."""
+    """Title, table and note. The title is no caption: it would scroll away with a wide table on a phone."""
     macros: Any = _environment().get_template("pieces.html.jinja").module
     return str(macros.table(table))
 

@@ -13,7 +13,7 @@ from utils.core.provenance import code_revision
 from utils.core.results import read_result
 from utils.reports.files import text_files
 from utils.reports.tables import all_tables
-from utils.reports.template import escaped
+from utils.reports.template import escaped, render_table
 from utils.reports.verdict import final_results
 
 
@@ -46,6 +46,6 @@ def _written(directory: Path, final: dict[str, Any]) -> Iterator[str]:
         if text_of(directory / name) != text:
             yield f"{name} differs{note}"
     page = text_of(directory / "report.html")
-    shown = {table.name: table.html() for table in tables}
+    shown = {table.name: render_table(table) for table in tables}
     shown |= {f"verdict: {name}": escaped(results["verdict"][name]) for name in ("attack", "triggers", "cost")}
     yield from (f"report.html does not show {name}{note}" for name, part in shown.items() if part not in page)
