@@ -37,9 +37,6 @@ def room(module: str) -> str:
 def imports(path: Path) -> set[str]:
     """Modules of this project that a file imports, anywhere in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
-    ]
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
