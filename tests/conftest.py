@@ -8,6 +8,16 @@ from tests.pipeline_world import Run
 from tests.slurm_cluster import Cluster, lacking
 
 
+@pytest.fixture(autouse=True)
+def settings_of_one_test_alone():
+    """A stage that runs in this process names its settings in the environment: the next test must not get them."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MONO_S2S_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("MONO_S2S_") and name not in before]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def running_cluster(tmp_path_factory):
     problem = lacking()

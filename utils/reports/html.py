@@ -85,7 +85,7 @@ def figure(path: Path, name: str, text: str) -> Picture:
         raise StageError(f"{path} is no figure of this program: it has no viewBox. Run stage 7 again.")
     # Only tags are edited, never the text between them. Several figures on one page need ids of their own.
     svg = re.sub(
-        r"^[^>]*>|<[^>]*>",
+        r"^[^>]*>|<[^<>]*>",
         lambda tag: (
             re.sub(r'\b(id="|href="#)', rf"\1{name}-", tag[0])
             .replace("url(#", f"url(#{name}-")
