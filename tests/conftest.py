@@ -1,11 +1,29 @@
 """Fixtures that several test files share: one real SLURM and one whole experiment for the session."""
 
 import os
+import pickle
 
 import pytest
+from filelock import FileLock
 
 from tests.pipeline_world import Run
 from tests.slurm_cluster import Cluster, lacking
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the whole experiment is slow; with several workers a file is the work of one, all of SLURM too.
+
+    Tests on the real SLURM mostly wait for its daemons: they cost little beside the others, and start first because
+    they take longest.
+    """
+    for item in items:
+        if "done" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)  # stable: the order of files stays
+    for item in items:
+        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +60,16 @@ def cluster(running_cluster):
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory) -> Run:
-    """An experiment that has run; tests leave it as it is."""
-    run = Run(tmp_path_factory.mktemp("a run with spaces"))
-    result = run.all()
-    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-6000:]
-    return run
+def done(tmp_path_factory, worker_id) -> Run:
+    """An experiment that has run; tests leave it as it is. Of several workers the first makes it for all."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+    record = shared / "done.pickle"
+    with FileLock(shared / "done.lock"):
+        if record.exists():
+            return pickle.loads(record.read_bytes())
+        run = Run(shared / "a run with spaces")
+        result = run.all()
+        assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-6000:]
+        record.write_bytes(pickle.dumps(run))
+        return run
