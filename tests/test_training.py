@@ -24,7 +24,7 @@ from utils.core.errors import InputError, Interrupted, StageError
 from utils.core.hashes import weights_sha256
 from utils.modeling.models import load_model
 from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
-from utils.training.batches import IGNORED_LABEL, LengthBuckets, TokenRows, sorted_batches
+from utils.training.batches import TokenRows, sorted_batches
 from utils.training.checkpoints import COMPLETE, complete_checkpoints
 from utils.training.record import TrainingRecord
 from utils.training.train import TrainingSettings
@@ -59,64 +59,10 @@ def timeless(history: dict) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in TIMES} for row in history["epochs"]]
 
 
-# ---- batches -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tokens(pretrained) -> TokenRows:
-    return TokenRows(rows(pretrained, 200, 7))
-
-
-def test_rows_are_what_the_data_set_holds(pretrained, tmp_path):
-    data = rows(pretrained, 30, 3)
-    data.select([4, 2, 9, 17]).save_to_disk(str(tmp_path / "chosen"))
-    for view in (data, data.select([4, 2, 9, 17]), type(data).load_from_disk(str(tmp_path / "chosen"))):
-        flat = TokenRows(view, multiple_of=8)
-        wanted = [1, 3, 0]
-        batch = flat.collate(wanted)
-        assert batch["input_ids"].shape[1] % 8 == 0 and batch["labels"].shape[1] % 8 == 0
-        for place, row in enumerate(wanted):
-            inputs, labels = view[row]["input_ids"], view[row]["labels"]
-            mask = batch["attention_mask"][place, 0, 0]
-            assert batch["input_ids"][place][mask].tolist() == inputs and not batch["input_ids"][place][~mask].any()
-            kept = batch["labels"][place] != IGNORED_LABEL
-            assert batch["labels"][place][kept].tolist() == labels and kept[: len(labels)].all()
-        assert batch["num_tokens"] == sum(len(view[row]["labels"]) for row in wanted)
-        assert TokenRows(view).collate([2])["attention_mask"] is None
-    assert flat.sha256() == TokenRows(data.select([4, 2, 9, 17])).sha256() != TokenRows(data).sha256()
-
-
-def test_every_epoch_has_every_row_once_in_a_new_seeded_order(tokens):
-    def batches(seed, epoch):
-        buckets = LengthBuckets(tokens, BATCH, seed=seed)
-        buckets.set_epoch(epoch)
-        return list(buckets)
-
-    first = batches(1, 0)
-    assert sorted(row for batch in first for row in batch) == list(range(len(tokens)))
-    assert first == batches(1, 0)
-    assert first != batches(1, 1) and first != batches(2, 0)
-    assert len(LengthBuckets(tokens, 3, seed=0)) == len(list(LengthBuckets(tokens, 3, seed=0))) == 67
-
-
-def test_buckets_waste_less_padding_than_chance_and_start_with_the_longest(tokens):
-    def padded(batches):
-        return sum(len(batch) * tokens.input_lengths[batch].max() for batch in batches)
-
-    buckets = list(LengthBuckets(tokens, BATCH, seed=0))
-    order = np.random.default_rng(0).permutation(len(tokens))
-    chance = [order[i : i + BATCH].tolist() for i in range(0, len(order), BATCH)]
-    real = tokens.input_lengths.sum()
-    assert padded(buckets) - real < 0.25 * (padded(chance) - real)
-    assert tokens.input_lengths[buckets[0]].max() == tokens.input_lengths.max()
-    lengths = [tokens.input_lengths[batch].max() for batch in buckets[1:]]
-    assert lengths != sorted(lengths) and lengths != sorted(lengths, reverse=True)
-
-
 # ---- the validation loss -------------------------------------------------------------------------------------------
 
 
-def test_validation_loss_is_the_mean_per_token_however_rows_are_batched(pretrained, tokens):
+def test_validation_loss_is_the_mean_per_token_however_rows_are_batched(pretrained):
     model = constrain(load_model(pretrained)).train()
     some = TokenRows(rows(pretrained, 25, 2))
     total, count = 0.0, 0

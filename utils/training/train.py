@@ -28,7 +28,7 @@ from utils.modeling.models import choose_device, count_parameters, load_model, l
 from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
 from utils.training import ranks
-from utils.training.batches import TokenRows
+from utils.training.batches import EXACT, TENSOR_CORES, TokenRows
 from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, checkpoint_to_resume, for_training_only, keep_newest
 from utils.training.record import TrainingRecord
 from utils.training.trainer import ArmTrainer, validation_loss
@@ -120,9 +120,9 @@ def train(
     tokenizer = load_tokenizer(pretrained_dir)
     model = load_model(pretrained_dir)
     constrain(model, eps=settings.epsilon, arm=arm)
-    multiple = 8 if settings.device == "cuda" else 1  # tensor cores want dimensions that are multiples of 8
+    padding = TENSOR_CORES if settings.device == "cuda" else EXACT
     rows, validation_rows = (
-        TokenRows(part, pad_id=tokenizer.pad_token_id, multiple_of=multiple) for part in (train_set, validation_set)
+        TokenRows(part, pad_id=tokenizer.pad_token_id, padding=padding) for part in (train_set, validation_set)
     )
     for part, name in ((rows, "training"), (validation_rows, "validation")):
         if not len(part):

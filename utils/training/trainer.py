@@ -23,7 +23,7 @@ from utils.modeling.models import save_plain
 from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
 from utils.modeling.precision import bf16_autocast
 from utils.training import ranks
-from utils.training.batches import LengthBuckets, TokenRows, sorted_batches
+from utils.training.batches import RandomBatches, TokenRows, sorted_batches
 from utils.training.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, new_checkpoint
 from utils.training.record import TrainingRecord
 
@@ -60,15 +60,15 @@ class ArmTrainer(Trainer):
     # ---- batches and loss ------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Length buckets instead of Trainer's random batches, and the same for every arm.
+        """Random batches as Trainer's, but the same for every arm and, after a resume, at the same place.
 
         The loader has a generator of its own: it must not draw from the one that dropout uses.
         """
-        buckets = LengthBuckets(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
+        batches = RandomBatches(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
         share = functools.partial(self.rows.share, rank=ranks.rank(), processes=ranks.world_size())
         return _EpochLoader(
             self.rows,
-            batch_sampler=buckets,
+            batch_sampler=batches,
             collate_fn=share,
             generator=torch.Generator(),
             pin_memory=self.args.device.type == "cuda",
@@ -194,7 +194,7 @@ class ArmTrainer(Trainer):
 class _EpochLoader(DataLoader[int]):
     """Tells the batch sampler which epoch it is: Trainer calls `set_epoch` of a loader or its sampler, not of that."""
 
-    batch_sampler: LengthBuckets
+    batch_sampler: RandomBatches
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
