@@ -161,7 +161,7 @@ def test_the_difference_over_seeds_of_degenerate_values():
 
 @pytest.mark.slow
 def test_the_interval_over_seeds_covers_in_every_world():
-    """docs/statistics.md has the table at 3,000 replications; here 150, each within chance of 95 %, all together close."""
+    """docs/statistics.md has the table at 3,000 replications; here 150, close to 95 % all together."""
     found = [simulate(design, 150, seed=number) for number, design in enumerate(designs())]
     assert len(found) == 24
     assert all(0.89 <= rates.coverage <= 0.997 and rates.power > 0.95 for rates in found)
