@@ -28,9 +28,9 @@ def main() -> int:
     from utils.core.output import keep_working_without_reader
     from utils.core.paths import Paths
     from utils.core.settings import load_settings
+    from utils.core.text import printable
     from utils.data.preflight import look
     from utils.data.registry import chosen_sources, sources
-    from utils.operations.logs import printable
 
     logging.basicConfig(level=logging.ERROR)
     keep_working_without_reader()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ SHARES = [
     "ATTACK_SUCCESS_THRESHOLD",
     "ATTACK_MIN_CLEAN_ROUGE",
 ]
+# Texts that may have several lines. Anywhere else (paths, names, numbers of SLURM) a control character is an accident.
+SEVERAL_LINES = ("JOB_SETUP", "TASK_PREFIX", "SLURM_EXTRA_OPTIONS", "SLURM_GPU_OPTIONS")
 PATHS = ("SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR", "DATASETS_FILE", "HF_CACHE_DIR")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -144,7 +147,7 @@ def _with_absolute_paths(constants: dict[str, Any], values: dict[str, Any]) -> d
     merged = constants | values
     for name in (*PATHS, "MODEL_NAME"):
         text = str(merged[name])
-        if not text or (name == "MODEL_NAME" and (merged["PROFILE"] == "demo" or not _names_a_directory(text))):
+        if not text or (name == "MODEL_NAME" and (_is_demo_model(merged) or not _names_a_directory(text))):
             continue
         typed = name in values or text == os.environ.get(name.removesuffix("_DIR"))  # SCRATCH, PROJECT
         merged[name] = absolute(text, Path.cwd() if typed else CHECKOUT)
@@ -160,6 +163,10 @@ def absolute(text: str, start: Path) -> str:
     # Behind a symbolic link ".." is another directory than the text says: only the file system knows which.
     plain = os.path.realpath(path) if ".." in path.parts else os.path.normpath(path)
     return "/" + plain.lstrip("/")  # //scratch is /scratch here, but another text
+
+
+def _is_demo_model(settings: dict[str, Any]) -> bool:
+    return bool(settings["PROFILE"] == settings["MODEL_NAME"] == "demo")
 
 
 def _names_a_directory(model: str) -> bool:
@@ -231,6 +238,10 @@ def _refuse(problems: list[str]) -> None:
 
 
 def _problems(settings: dict[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        text = "".join(value) if isinstance(value, tuple) else value
+        if isinstance(text, str) and (odd := _unwritable(text, name in SEVERAL_LINES)):
+            yield f"{name}={value!r}: {odd}. Choose another text."
     for name, allowed in CHOICES.items():
         if settings[name] not in allowed:
             yield f"{name}: {settings[name]!r} is not one of {', '.join(allowed)}."
@@ -264,6 +275,15 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
         yield f"TEST_DATASETS: {attacked} must be among them, it is the ATTACK_DATASET."
     if settings["CONTROL_ARMS"]:
         yield from _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], choices.CONTROL_ARMS)
+
+
+def _unwritable(text: str, several_lines: bool) -> str:
+    """Why a text can stand in no message, file or job script; "" if it can."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "this is not UTF-8"
+    allowed = "\n\t" if several_lines else ""
+    odd = [character for character in text if unicodedata.category(character) == "Cc" and character not in allowed]
+    return f"the control character {odd[0]!r} is in it" if odd else ""
 
 
 def _own_sets(datasets_file: str) -> tuple[str, ...]:

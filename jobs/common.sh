@@ -10,6 +10,8 @@ checkout="$(dirname -- "$jobs_directory")"
 batch_job=''
 if [[ ! "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[1]}")")" -ef "$jobs_directory" ]]; then
     batch_job="${SLURM_JOB_ID:-}"
+    # What the submitting shell set for its own queries: filters, formats, other clusters than the one that runs this.
+    unset SLURM_CLUSTERS "${!SQUEUE_@}" "${!SCONTROL_@}"
 fi
 # shellcheck source=scripts/environment.sh
 source "$checkout/scripts/environment.sh"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from utils.core.settings import load_settings
+from utils.core.text import printable
 from utils.operations.causes import CAUSES
 from utils.operations.diagnosis import repeating_helps
 from utils.operations.evidence import cause_of, evidence_of
-from utils.operations.logs import printable
 from utils.operations.status import StageStatus
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,10 @@ FILTERS = """SQUEUE_PARTITION SQUEUE_QOS SQUEUE_NAMES SQUEUE_USERS SQUEUE_ACCOUN
 SINFO_PARTITION SACCT_FORMAT SCANCEL_NAME SCANCEL_STATE SCONTROL_ALL SBATCH_PARTITION
 SBATCH_ARRAY_INX SBATCH_TIMELIMIT""".split()
 LAUNCH = """WORLD_SIZE RANK LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID ACCELERATE_USE_CPU
-ACCELERATE_MIXED_PRECISION PET_NNODES PMI_SIZE OMPI_COMM_WORLD_SIZE MV2_COMM_WORLD_RANK""".split()
+ACCELERATE_MIXED_PRECISION PARALLELISM_CONFIG_TP_SIZE XLA_USE_BF16 PET_NNODES NODE_RANK NNODES NPROC_PER_NODE
+PMI_SIZE PMI_RANK PMIX_RANK OMPI_COMM_WORLD_SIZE OMPI_UNIVERSE_SIZE MV2_COMM_WORLD_RANK I_MPI_INFO_NUMA_NODE_NUM
+HYDRA_LOCAL_PROC MPI_LOCALRANKID PALS_RANKID PALS_APID ALPS_APP_PE JSM_NAMESPACE_RANK FLUX_TASK_RANK
+HOROVOD_RANK""".split()
 GIT = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CEILING_DIRECTORIES GIT_NAMESPACE".split()
 NEEDED = """PATH HOME SLURM_CONF SLURM_CLUSTERS SLURM_JWT SCRATCH CUDA_VISIBLE_DEVICES LD_LIBRARY_PATH
 GIT_CONFIG_GLOBAL""".split()
@@ -33,6 +36,22 @@ def test_each_use_loses_what_is_foreign_to_it_and_nothing_else():
     alone = dict(shell)
     assert environment.forget_launch(alone) == sorted(LAUNCH)
     assert names(alone) == names(shell) - {*LAUNCH}
+
+
+@pytest.mark.parametrize(
+    ("shell", "clusters"),
+    [
+        ({}, None),
+        ({"SLURM_CLUSTERS": "blanca"}, "blanca"),
+        ({"SBATCH_CLUSTERS": "blanca"}, "blanca"),  # sbatch alone reads it: squeue would look at another cluster
+        ({"SBATCH_CLUSTERS": "blanca", "SLURM_CLUSTERS": "alpine"}, "blanca"),
+        ({"SBATCH_CLUSTERS": "", "SLURM_CLUSTERS": "alpine"}, "alpine"),
+        ({"SLURM_CLUSTER_NAME": "alpine", "SLURM_WORKING_CLUSTER": "alpine:host:6817:9472"}, None),
+    ],
+)
+def test_submission_and_queries_mean_the_same_clusters(shell, clusters):
+    for left in (environment.for_sbatch(shell), environment.for_queries(shell)):
+        assert left.get("SLURM_CLUSTERS") == clusters and "SBATCH_CLUSTERS" not in left
 
 
 def test_git_is_asked_about_the_directory_that_is_named(tmp_path):

@@ -109,12 +109,56 @@ def test_wrong_usage_is_one_line_exit_2_and_touches_nothing(still, options, word
         ({"SCRATCH": ""}, "SCRATCH"),
         ({"PROJECT": ""}, "PROJECT"),
         ({"SCRATCH": str(ROOT / "README.md" / "x")}, "SCRATCH_DIR"),
+        ({"SCRATCH": "/tmp/a\nb"}, "SCRATCH_DIR"),
+        ({"PROJECT": "/tmp/a\x1b]0;b"}, "PROJECT_DIR"),
+        ({"MONO_S2S_HF_CACHE_DIR": "/tmp/a\tb"}, "HF_CACHE_DIR"),
+        ({"MONO_S2S_HF_CACHE_DIR": str(ROOT / "README.md")}, "HF_CACHE_DIR"),
+        ({"MONO_S2S_MODEL_NAME": "/tmp/a\x7fb"}, "MODEL_NAME"),
+        ({"MONO_S2S_MODEL_NAME": "a/b/c"}, "MODEL_NAME=a/b/c"),
+        ({"MONO_S2S_MODEL_REVISION": "a\rb"}, "MODEL_REVISION"),
+        ({"MONO_S2S_SLURM_PARTITION": "aa100\nacpu"}, "SLURM_PARTITION"),
+        ({"MONO_S2S_DATASETS_FILE": str(ROOT / "README.md")}, "README.md, line 1: not JSON"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
 @pytest.mark.parametrize("executor", ["--local", "--dry-run"])
 def test_wrong_settings_are_one_line_exit_2_and_touch_nothing(still, executor, environment, words):
     refused(still, [executor], words, {"USER": "nobody-of-that-name"} | environment)
+
+
+DATA = {"dialogsum": {"files": {"train": "train.csv", "validation": "val.csv"}}}
+
+
+@pytest.mark.parametrize("command", [["run_all.sh"], ["run_multi_seed.sh", "1", "2"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("option", ["--local", "--dry-run"])
+def test_missing_inputs_are_one_line_exit_3_before_anything_starts(still, tmp_path, command, option):
+    empty, data = tmp_path / "an empty model", tmp_path / "data.json"
+    (tmp_path / "train.csv").write_text("dialogue,summary\n")
+    empty.mkdir()
+    data.write_text(json.dumps(DATA))
+    before = still.snapshot()
+    for name, value, words in (
+        ("DATASETS_FILE", "/no/such.json", "/no/such.json: no such file"),
+        ("DATASETS_FILE", str(data), "val.csv: no such file"),
+        ("DATASETS_FILE", str(tmp_path), "Is a directory"),
+        ("MODEL_NAME", "/no/such", "MODEL_NAME=/no/such: no such directory"),
+        ("MODEL_NAME", str(empty), "it lacks config.json"),
+    ):
+        result = still.run(*command, option, **{f"MONO_S2S_{name}": value})
+        assert result.returncode == 3 and words in result.stderr, result.stderr
+        assert len(result.stderr.splitlines()) == 1 and not result.stdout
+    assert still.snapshot() == before
+
+
+@pytest.mark.parametrize("blocked", ["scratch/mono_s2s_work", "scratch/mono_s2s_results/seed_42",
+                                     "project/mono_s2s_final_results"])  # fmt: skip
+def test_a_directory_of_a_later_stage_that_cannot_be_made_is_found_before_the_first(world, blocked):
+    path = world.root / blocked
+    path.parent.mkdir(parents=True)
+    path.write_text("no directory")
+    result = world.all("--local")
+    assert result.returncode == 2 and f"{path} is no directory" in result.stderr
+    assert not list(world.root.rglob("*.flag"))
 
 
 def refused(world, options, words, environment):

@@ -215,17 +215,30 @@ def test_time_and_memory_scale_but_keep_a_floor(settings):
     assert sbatch.time_limit(last, settings) == 10
 
 
-@pytest.mark.parametrize("options", ["--output=x", "-d afterok:1", "--wrap='rm -rf'", "--array=0-3", "'unbalanced"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--output=x",
+        "-d afterok:1",
+        "--wrap='rm -rf'",
+        "--array=0-3",
+        "'unbalanced",
+        "--out=x",
+        "-Dx",
+        "--clusters=b",
+        "-Mb",
+    ],
+)
 def test_extra_options_cannot_replace_those_of_the_submission(settings, options):
     with pytest.raises(UsageError, match="SLURM_EXTRA_OPTIONS"):
         sbatch.check_extra_options(settings.replaced(SLURM_EXTRA_OPTIONS=options))
 
 
 def test_sbatch_variables_of_the_shell_do_not_reach_sbatch(monkeypatch):
-    for name in ("SBATCH_PARTITION", "SBATCH_ARRAY_INX", "SBATCH_TIMELIMIT", "SBATCH_EXPORT", "SBATCH_CLUSTERS"):
+    for name in ("SBATCH_PARTITION", "SBATCH_ARRAY_INX", "SBATCH_TIMELIMIT", "SBATCH_EXPORT", "SBATCH_RESERVATION"):
         monkeypatch.setenv(name, "x")
     left = {name for name in for_sbatch() if name.startswith("SBATCH_")}
-    assert left == {"SBATCH_EXPORT", "SBATCH_CLUSTERS"} and "PATH" in for_sbatch()
+    assert left == {"SBATCH_EXPORT", "SBATCH_RESERVATION"} and "PATH" in for_sbatch()
 
 
 # ---- sites ----------------------------------------------------------------------------------------------------------

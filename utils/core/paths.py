@@ -38,14 +38,17 @@ class Paths:
         suffix = "_quick" if settings.PROFILE == "quick" else ""
         return cls(Path(settings.SCRATCH_DIR), Path(settings.PROJECT_DIR), suffix)
 
-    def check_writable(self) -> None:
-        """UsageError unless both roots exist or can be made, and take files; touches nothing that is there."""
-        for name, root in (("SCRATCH_DIR", self.scratch), ("PROJECT_DIR", self.project)):
-            parent = root
-            while not parent.exists():
-                parent = parent.parent
-            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-                raise UsageError(f"{name}={root}: cannot write to {parent}. Choose a directory of yours.")
+    def check_writable(self, *seeds: int) -> None:
+        """UsageError unless all directories that a run writes to exist or can be made, and take files; touches nothing.
+
+        Also those of the last stage: a permanent directory that takes no results is found out now, not a day later.
+        """
+        check_directory("SCRATCH_DIR", self.scratch)
+        check_directory("PROJECT_DIR", self.project)
+        for path in (self.work, self.results_root, *(self.results(seed) for seed in seeds)):
+            check_directory("SCRATCH_DIR", path)
+        for path in (self.final_root, *(self.final(seed) for seed in seeds)):
+            check_directory("PROJECT_DIR", path)
 
     @property
     def work(self) -> Path:
@@ -127,3 +130,13 @@ class Paths:
     @staticmethod
     def _tag(stage: str, seed: int | None) -> str:
         return f"stage_{stage}" if seed is None else f"stage_{stage}_seed{seed}"
+
+
+def check_directory(setting: str, directory: Path) -> None:
+    """UsageError unless `directory` exists or can be made, and takes files; touches nothing. `setting` named it."""
+    there = directory
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = f"cannot write to {there}" if there.is_dir() else f"{there} is no directory"
+        raise UsageError(f"{setting}: {directory} cannot be used, {why}. Choose a directory of yours.")

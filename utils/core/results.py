@@ -33,6 +33,8 @@ def read_result(path: Path) -> dict[str, Any]:
         envelope = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing: run the stage that writes it.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}): run the stage that writes it again.") from None
     if not isinstance(envelope, dict) or set(envelope) != {"results", "_metadata"}:

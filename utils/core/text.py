@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 TAIL_BYTES = 64 * 1024  # of a log: enough for the last traceback, small enough for a status of twenty seeds
+_COLOURS = re.compile("\x1b\\[[0-9;]*m")
+# Escape sequences; C0 and C1 controls but for tab and newline; halves of characters and noncharacters, which neither
+# HTML nor UTF-8 can hold; and what turns the direction of writing, so that a name reads as another one.
+_CONTROL = re.compile(
+    "\x1b\\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def duration(seconds: float) -> str:
@@ -34,6 +41,12 @@ def one_line(value: object, limit: int = 300) -> str:
     """The text of an error (or of anything) on one line, at most `limit` characters; an empty one says its type."""
     text = " ".join(str(value).split()) or type(value).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: object) -> str:
+    """The text as a terminal or a page may show it, whatever the data hold: a control character becomes "?"."""
+    plain = _COLOURS.sub("", str(text)).replace("\r\n", "\n")
+    return _CONTROL.sub("?", plain)
 
 
 def lines_of(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from utils.data.hub import (
     snapshots,
     with_retries,
 )
+from utils.pipeline.external_inputs import absent_parts
 
 # The parts of a T5 repository that are used: not its TensorFlow, Flax, Rust and ONNX copies.
 CONFIGURATION = ("config.json", "generation_config.json")
@@ -42,7 +43,7 @@ def download_model(
     could not be reached, or the second copy is wrong as well.
     """
     for cached in snapshots(name, revision or "main", cache_dir=cache_dir, kind="model"):
-        if _complete(cached) and not _damaged_files(cached):
+        if not absent_parts(cached) and not _damaged_files(cached):
             return cached, cached.name
     try:
         directory = _snapshot(name, revision, cache_dir, max_retries, retry_delay)
@@ -81,15 +82,6 @@ def _snapshot(name: str, revision: str | None, cache_dir: Path, max_retries: int
     if not list(directory.glob("*.safetensors")):
         directory = fetch(*CONFIGURATION, *TOKENIZER, *OLD_WEIGHTS)
     return directory
-
-
-def _complete(directory: Path) -> bool:
-    """Whether a cached snapshot has configuration, tokenizer and weights (all shards of them)."""
-    present = {path.name for path in directory.iterdir() if path.is_file()}
-    shards = {name.rpartition("-of-")[2] for name in present if name.startswith("model-")}
-    whole = not shards or len([name for name in present if name.startswith("model-")]) == int(min(shards).split(".")[0])
-    weights = any(name.endswith(".safetensors") for name in present) or present >= set(OLD_WEIGHTS)
-    return "config.json" in present and bool(present & {"spiece.model", "tokenizer.json"}) and weights and whole
 
 
 def _damaged_files(directory: Path) -> dict[Path, str]:

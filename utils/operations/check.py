@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from utils.operations.logs import printable
+from utils.core.text import printable
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
 COLOURS = {OK: "\033[32m", WARNING: "\033[33m", PROBLEM: "\033[31m"}

@@ -15,8 +15,7 @@ from pathlib import Path
 from utils.core.errors import UsageError
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
-from utils.core.text import byte_size
-from utils.operations.logs import printable
+from utils.core.text import byte_size, printable
 from utils.operations.running import refuse_while_running
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster

@@ -17,9 +17,9 @@ from utils.core.errors import UserError
 from utils.core.files import TEMPORARY_SUFFIX
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.settings import Settings, load_settings
+from utils.core.text import printable
 from utils.operations.causes import Cause
 from utils.operations.evidence import cause_of, evidence_of
-from utils.operations.logs import printable
 from utils.operations.pending_reasons import explain
 from utils.operations.running import refuse_while_running
 from utils.operations.seed_facts import SeedFacts, collect

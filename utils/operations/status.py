@@ -16,8 +16,8 @@ from typing import Any
 
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
-from utils.core.text import duration
-from utils.operations.logs import last_words, printable
+from utils.core.text import duration, printable
+from utils.operations.logs import last_words
 from utils.operations.pending_reasons import explain
 from utils.operations.seed_facts import (
     AggregateFacts,

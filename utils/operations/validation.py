@@ -12,20 +12,22 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.core.errors import UserError
+from utils.core.errors import InputError, UserError
 from utils.core.packages import missing, other_versions
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.provenance import code_revision, why_no_revision
 from utils.core.results import read_result
 from utils.core.settings import Settings, load_settings
-from utils.core.text import last_line, slurm_time
+from utils.core.text import last_line, one_line, slurm_time
 from utils.data.hub import known_pin
-from utils.data.registry import DatasetSource, chosen_sources, sources
+from utils.data.registry import DatasetSource
 from utils.operations.check import OK, PROBLEM, WARNING, Check
 from utils.operations.cluster_checks import cluster_checks
+from utils.pipeline.external_inputs import model_directory
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
+from utils.slurm.inputs import check_inputs, own_sources
 
 HUB_SECONDS = 10
 QUOTA_SECONDS = 20
@@ -55,14 +57,15 @@ def main(python: str) -> int:
 
 def _checks(settings: Settings, paths: Paths, python: str) -> Iterator[Check]:
     yield Check(OK, "settings", f"profile {settings.PROFILE}, {settings.NUM_EPOCHS} epochs for both models")
-    yield _python(python)
-    if python:
+    environment = _python(python)
+    yield environment
+    if environment.state == OK:
         yield from _packages(python)
     yield _revision()
     yield from _directories(settings, paths)
     yield from cluster_checks(settings)
     yield from _inputs(settings, paths)
-    if python:
+    if environment.state == OK:
         yield _smoke(settings, python)
 
 
@@ -71,11 +74,16 @@ def _python(python: str) -> Check:
         fix = "activate an environment, or: python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"
         return Check(PROBLEM, "environment", "none is active, and there is no .venv", fix)
     code = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        cause = last_line(getattr(error, "stderr", "")) or one_line(error)
+        fix = "deactivate it, or activate another (MONO_S2S_PYTHON, VIRTUAL_ENV, CONDA_PREFIX choose, in this order)"
+        return Check(PROBLEM, "environment", f"{python} does not start: {cause}", fix)
     version = done.stdout.strip()
-    fits = done.returncode == 0 and (3, 10) <= tuple(map(int, version.split(".")[:2])) <= (3, 12)
+    fits = (3, 10) <= tuple(map(int, version.split(".")[:2])) <= (3, 12)
     fix = "" if fits else "Python 3.10 to 3.12 is needed"
-    return Check(OK if fits else PROBLEM, "environment", f"{python}, Python {version or 'does not start'}", fix)
+    return Check(OK if fits else PROBLEM, "environment", f"{python}, Python {version}", fix)
 
 
 def _packages(python: str) -> Iterator[Check]:
@@ -138,9 +146,19 @@ def _quota() -> Iterator[Check]:
 
 
 def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
-    model_done, data_done = (problem_of(stage, 42, paths, settings) is None for stage in STAGES[:2])
+    problems = {stage: problem_of(stage, 42, paths, settings) for stage in STAGES[:2]}
+    for stage, problem in problems.items():
+        if problem and paths.flag(stage.key, None).exists():
+            yield Check(WARNING, "model and data", f"stage {stage.key} will run again: {problem}")
+    model_done, data_done = (problem is None for problem in problems.values())
+    try:
+        lacking = _missing_sets(paths) if data_done else []
+        check_inputs([stage for stage, problem in problems.items() if problem], settings)
+        wanted = own_sources(settings)
+    except UserError as error:
+        yield Check(PROBLEM, "model and data", str(error), "correct what is named")
+        return
     if model_done and data_done:
-        lacking = read_result(paths.results_root / "data_statistics.json")["results"]["missing"]
         words = "prepared: later stages need no network"
         if lacking:
             fix = "if they can be had now: ./run_all.sh --stage 1 --stop-stage 1 --force"
@@ -148,15 +166,8 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
         else:
             yield Check(OK, "model and data", words)
         return
-    file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
-    try:
-        keys = settings.TRAIN_DATASETS, settings.TEST_DATASETS, settings.ATTACK_DATASET
-        wanted = list(chosen_sources(sources(file), *keys).values())
-    except UserError as error:
-        yield Check(PROBLEM, "data", str(error), "correct DATASETS_FILE")
-        return
-    local = settings.PROFILE == "demo" or all(source.files for source in wanted)
-    model = settings.PROFILE == "demo" or Path(settings.MODEL_NAME).is_dir() or model_done
+    local = all(source.files for source in wanted)
+    model = settings.PROFILE == "demo" or model_directory(settings) or model_done
     if local and model:
         yield Check(OK, "model and data", "local: no network is needed")
         return
@@ -173,6 +184,15 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
     else:
         fix = "run stages 0 and 1 where there is internet, or name local copies (docs/own-data.md)"
         yield Check(PROBLEM, "model and data", "not prepared, and the hub does not answer here", fix)
+
+
+def _missing_sets(paths: Paths) -> list[str]:
+    path = paths.results_root / "data_statistics.json"
+    results = read_result(path)["results"]
+    missing = results.get("missing") if isinstance(results, dict) else None
+    if not isinstance(missing, list):
+        raise InputError(f"{path} is damaged: ./run_all.sh --stage 1 --stop-stage 1 --force writes it again.")
+    return list(map(str, missing))
 
 
 def _pinned(cache: Path, source: DatasetSource) -> bool:

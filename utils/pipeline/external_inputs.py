@@ -7,6 +7,7 @@ spelling of its path is the same input, and an edited one is another.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,36 @@ from typing import Any
 from utils.core.settings import Settings
 
 
-def model_files(settings: Settings) -> dict[str, Path]:
-    """Every visible file of the directory that MODEL_NAME names; nothing where it is a hub id or the demo's model."""
+def model_directory(settings: Settings) -> Path | None:
+    """The directory that MODEL_NAME names; None where it is a hub id, or the model that the demo makes itself."""
     directory = Path(settings.MODEL_NAME)
-    if settings.PROFILE == "demo" or not directory.is_dir():
+    made = settings.PROFILE == "demo" and settings.MODEL_NAME == "demo"
+    return directory if directory.is_dir() and not made else None
+
+
+def model_files(settings: Settings) -> dict[str, Path]:
+    """Every visible file of the directory that MODEL_NAME names, if it names one."""
+    directory = model_directory(settings)
+    if directory is None:
         return {}
     return {
         f"MODEL_NAME/{path.name}": path for path in sorted(directory.iterdir()) if _is_visible_file(path, directory)
     }
+
+
+def absent_parts(directory: Path) -> str:
+    """What a T5 directory lacks of configuration, tokenizer and weights (all shards of them); "" if nothing."""
+    present = {path.name for path in directory.iterdir() if path.is_file()}
+    shards = [found for name in present if (found := re.match(r"model-\d+-of-(\d+)\.safetensors$", name))]
+    if "config.json" not in present:
+        return "config.json"
+    if not present & {"spiece.model", "tokenizer.json"}:
+        return "spiece.model or tokenizer.json"
+    if not any(name.endswith((".safetensors", ".bin")) for name in present):
+        return "model.safetensors or pytorch_model.bin"
+    if shards and len(shards) != int(shards[0][1]):
+        return f"{int(shards[0][1]) - len(shards)} of the {shards[0][1]} parts of the weights"
+    return ""
 
 
 def data_files(settings: Settings) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from utils.reports.characters import printable
+from utils.core.text import printable
 from utils.reports.table import NOT_AVAILABLE, Table, percent
 
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))  # no meaning hangs on colour

@@ -6,7 +6,7 @@ from typing import Any
 
 from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
-from utils.reports.characters import printable
+from utils.core.text import printable
 from utils.reports.model_card import model_card
 from utils.reports.table import Table
 from utils.reports.text import summary

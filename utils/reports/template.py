@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from utils.reports.characters import printable
+from utils.core.text import printable
 from utils.reports.examples import AttackedExample
 from utils.reports.table import Table
 

@@ -6,6 +6,7 @@ and the aggregate for the end of all, however they ended: it checks itself which
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from utils.core.errors import StageError, UserError
-from utils.core.paths import CHECKOUT, Paths
+from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
 from utils.core.settings import Settings, freeze, load_settings
 from utils.pipeline.stages import STAGES
@@ -48,12 +49,18 @@ def main(options: MultiSeedOptions) -> int:
     settings = load_settings()
     paths = Paths.of(settings)
     if options.cancel:
-        return _cancel(options.seeds, paths)
+        with submission.one_submission(paths) if paths.runs.is_dir() else contextlib.nullcontext():
+            return _cancel(options.seeds, paths)
+    for seed in options.seeds:  # what keeps any seed from being done is said before the first one starts
+        submission.plan_of(_one(options, seed), settings, paths)
+    check_directory("PROJECT_DIR", paths.multi_seed)
     if options.dry_run:
         return _print_plans(options, paths)
     if options.executor == "local":
-        return _here(options, settings, paths)
-    return _submit(options, paths, settings)
+        return _here(options, paths)
+    python = interpreter_for(options.executor, options.demo)
+    with submission.one_submission(paths):
+        return _submit(options, python, paths, settings)
 
 
 def _print_plans(options: MultiSeedOptions, paths: Paths) -> int:
@@ -69,10 +76,9 @@ def _announced(seeds: Sequence[int]) -> Iterator[int]:
         yield seed
 
 
-def _here(options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
+def _here(options: MultiSeedOptions, paths: Paths) -> int:
     """One seed after the other; a seed that fails does not keep the next from running, and the aggregate names it."""
     codes: dict[int, int] = {}
-    paths.check_writable()
     python = interpreter_for(options.executor, options.demo)
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the running stage gets it too, and saves
@@ -97,9 +103,8 @@ def _here(options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
     return next((code for code in codes.values() if code), code)
 
 
-def _submit(options: MultiSeedOptions, paths: Paths, settings: Settings) -> int:
+def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Settings) -> int:
     last: dict[int, str] = {}
-    python = interpreter_for(options.executor, options.demo)
     for seed in options.seeds:  # before anything is queued: a seed that cannot be completed now would be left out
         if not _all_queued(seed, paths):
             refuse_if_live(seed, paths)

@@ -28,7 +28,7 @@ SHORTEST = 10  # minutes; a scaled time limit stays above this, or above the sta
 # Options that the submission itself needs; SLURM_EXTRA_OPTIONS must not replace them.
 OWN_OPTIONS = {
     "--array", "-a", "--chdir", "-D", "--dependency", "-d", "--error", "-e", "--kill-on-invalid-dep", "--output", "-o",
-    "--parsable", "--test-only", "--wait", "-W", "--wrap", "--export",
+    "--parsable", "--test-only", "--wait", "-W", "--wrap", "--export", "--clusters", "-M",
 }  # fmt: skip
 
 
@@ -85,8 +85,11 @@ def extra_options(settings: Settings, *, gpu: bool) -> list[str]:
         except ValueError as error:
             raise UsageError(f"{name}={text}: {error}.") from None
         for word in given:
-            if word.split("=")[0] in OWN_OPTIONS:
-                raise UsageError(f"{name}: {word.split('=')[0]} is given by the submission itself.")
+            # sbatch takes abbreviations (--out=x), and short options with their value (-Dx).
+            option = word.split("=")[0] if word.startswith("--") else word[:2]
+            if (len(option) > 2 and any(item.startswith(option) for item in OWN_OPTIONS)) or option in OWN_OPTIONS:
+                fix = " Export SLURM_CLUSTERS." if option in ("--clusters", "-M") else ""
+                raise UsageError(f"{name}: {option} is given by the submission itself.{fix}")
         words += given
     return words
 

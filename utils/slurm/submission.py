@@ -7,6 +7,7 @@ configuration nor a variable in the environment can mix two experiments.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
 from utils.slurm.cluster import NoAnswer, cluster_name
+from utils.slurm.inputs import check_inputs
 from utils.slurm.interpreter import chosen_python, interpreter_for
 from utils.slurm.live_jobs import cancel_seeds, refuse_if_live
 from utils.slurm.local_run import run_here
@@ -56,7 +58,8 @@ def main(options: RunOptions) -> int:
     settings = load_settings()
     paths = Paths.of(settings)
     if options.cancel:
-        return cancel_seeds([options.seed], paths)
+        with one_submission(paths) if paths.runs.is_dir() else contextlib.nullcontext():
+            return cancel_seeds([options.seed], paths)
     plan = plan_of(options, settings, paths)
     print(f"seed {plan.seed}, profile {settings.PROFILE}, work in {paths.work}")
     print(table(list(plan.steps)), flush=True)
@@ -69,7 +72,7 @@ def main(options: RunOptions) -> int:
     if options.executor == "slurm":
         _tell_submitted(submit(plan, python), plan)
         return 0
-    with _one_submission(paths):
+    with one_submission(paths):
         refuse_if_live(plan.seed, paths)
         refuse_if_claimed(plan.seed, paths)
         refuse_to_change_data(plan.wanted, plan.seed, paths, settings, force=options.force)
@@ -80,19 +83,20 @@ def main(options: RunOptions) -> int:
 
 
 def plan_of(options: RunOptions, settings: Settings, paths: Paths) -> RunPlan:
-    """The plan, checked as far as that can be done without asking anybody."""
-    paths.check_writable()
+    """The plan, checked as far as that can be done without asking anybody: nothing may turn up hours later."""
+    paths.check_writable(options.seed)
     if options.executor == "slurm":
         sbatch.check_extra_options(settings)
         _check_log_directory()
     steps = make_plan(options.seed, paths, settings, first=options.first, last=options.last, force=options.force)
+    check_inputs([step.stage for step in to_run(steps)], settings)
     return RunPlan(options, settings, paths, tuple(steps))
 
 
 def submit(plan: RunPlan, python: str) -> RunRecord:
     """Queue the plan's graph; returns the record of the run, jobs of other runs that it waits for included."""
     options, settings, paths = plan.options, plan.settings, plan.paths
-    with _one_submission(paths):
+    with one_submission(paths):
         refuse_if_live(plan.seed, paths)
         refuse_if_claimed(plan.seed, paths)
         shared = shared_jobs(plan.wanted, paths, settings)
@@ -185,11 +189,23 @@ def _tell_report(plan: RunPlan) -> int:
     return 0
 
 
+_submitting: set[Path] = set()  # locks that this process holds
+
+
 @contextlib.contextmanager
-def _one_submission(paths: Paths) -> Iterator[None]:
-    """Two submissions at once take turns."""
-    with file_lock(_lock_file(paths, "submission.lock"), wait=True, unprotected=_UNPROTECTED):
+def one_submission(paths: Paths) -> Iterator[None]:
+    """Two submissions at once take turns; one of several seeds keeps its turn to the end."""
+    path = _lock_file(paths, "submission.lock")
+    if path in _submitting:
         yield
+        return
+    tell = functools.partial(print, "another submission is being made here: waiting for it", flush=True)
+    with file_lock(path, wait=True, unprotected=_UNPROTECTED, on_wait=tell):
+        _submitting.add(path)
+        try:
+            yield
+        finally:
+            _submitting.discard(path)
 
 
 @contextlib.contextmanager
