@@ -26,6 +26,8 @@ WITHOUT_INFLUENCE = {
     "PROJECT_DIR": "where results are kept",
     "HF_CACHE_DIR": "where downloads lie",
     "DEVICE": "which processor computes; rounding apart, the same numbers",
+    "MICRO_BATCH_SIZE": "examples at a time; rounding and dropout's draws apart, the same gradients",
+    "GRADIENT_CHECKPOINTING": "activations kept or computed again",
     "EVAL_BATCH_SIZE": "examples at a time",
     "ATTACK_BATCH_SIZE": "examples at a time",
     "NUM_WORKERS": "processes",

@@ -141,9 +141,9 @@ def test_times_are_in_the_history_only_if_they_are_tracked(finished, pretrained,
 def test_all_arms_see_the_same_batches_with_the_same_settings(pretrained, tmp_path, monkeypatch):
     seen: dict[str, list] = {}
     rates: dict[str, list] = {}
-    original = utils.training.trainer.ArmTrainer.compute_loss
+    original = utils.training.trainer.ArmTrainer.training_step
 
-    def spy(self, model, inputs, **kwargs):
+    def spy(self, model, inputs, *args):
         arm = self.record.arm
         seen.setdefault(arm, []).append({key: torch.as_tensor(value).clone() for key, value in inputs.items()})
         rates.setdefault(arm, []).append(
@@ -152,9 +152,9 @@ def test_all_arms_see_the_same_batches_with_the_same_settings(pretrained, tmp_pa
                 for g in self.optimizer.param_groups
             ][:2]
         )
-        return original(self, model, inputs, **kwargs)
+        return original(self, model, inputs, *args)
 
-    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "compute_loss", spy)
+    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "training_step", spy)
     for arm in ("baseline", "monotonic", "sign_frozen", "abs_init_free"):
         run(pretrained, tmp_path / arm, arm, dataclasses.replace(SETTINGS, epochs=2))
     for arm in ("monotonic", "sign_frozen", "abs_init_free"):
@@ -186,13 +186,13 @@ def test_no_step_reads_a_number_back_from_the_device(pretrained, tmp_path, monke
 
 def test_schedule_is_linear_with_the_arms_own_warmup(pretrained, tmp_path, monkeypatch):
     rates = []
-    original = utils.training.trainer.ArmTrainer.compute_loss
+    original = utils.training.trainer.ArmTrainer.training_step
 
-    def spy(self, model, inputs, **kwargs):
+    def spy(self, model, inputs, *args):
         rates.append(self.optimizer.param_groups[0]["lr"])
-        return original(self, model, inputs, **kwargs)
+        return original(self, model, inputs, *args)
 
-    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "compute_loss", spy)
+    monkeypatch.setattr(utils.training.trainer.ArmTrainer, "training_step", spy)
     run(pretrained, tmp_path / "run", "baseline")
     total, warmup = STEPS * EPOCHS, 3  # 15 % of 15 steps, rounded up
     expected = [min(step / warmup, (total - step) / (total - warmup)) for step in range(total)]

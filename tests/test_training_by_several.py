@@ -16,7 +16,7 @@ from utils.core.errors import InputError, Interrupted, StageError
 from utils.data.store import FORMAT, MANIFEST
 from utils.modeling.models import load_model
 from utils.training import launcher as training_launcher
-from utils.training.batches import TokenRows
+from utils.training.batches import IGNORED_LABEL, TokenRows
 from utils.training.checkpoints import complete_checkpoints
 from utils.training.launcher import TrainingJob, run_training
 from utils.training.train import train
@@ -102,12 +102,15 @@ def test_shares_are_the_batch_and_weigh_as_much(world: tuple[Path, Path]) -> Non
     whole = data.collate(batch)
     for processes in (1, 2, 4):
         parts = [data.share(batch, rank, processes) for rank in range(processes)]
-        assert {part["batch_tokens"] for part in parts} == {whole["num_tokens"]}
+        assert {part["num_batch_tokens"] for part in parts} == {whole["num_tokens"]}
+        assert {float(part["batch_tokens"]) for part in parts} == {float(whole["num_tokens"])}
         assert sum(part["num_tokens"] for part in parts) == whole["num_tokens"]
         seen = [part["labels"][i][part["labels"][i] >= 0].tolist() for part in parts if part["num_tokens"]
                 for i in range(len(part["labels"]))]  # fmt: skip
         assert sorted(seen) == sorted(row[row >= 0].tolist() for row in whole["labels"])
-    assert parts[3]["num_tokens"] == 0 and len(parts[3]["labels"]) == 1  # nothing left for the fourth: it takes part
+    nothing = parts[3]  # left for the fourth process: it takes part, and counts nothing
+    assert nothing["num_tokens"] == nothing["num_examples"] == 0
+    assert nothing["labels"].tolist() == [[IGNORED_LABEL]] and nothing["input_ids"].shape == (1, 1)
 
 
 def test_processes_are_the_gpus_but_not_more_than_a_batch_has_examples(monkeypatch: pytest.MonkeyPatch) -> None:

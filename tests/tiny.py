@@ -57,7 +57,9 @@ def write_data(directory: Path, *, train: int = 40, test: int = 12, seed: int = 
     return path
 
 
-def write_model(directory: Path, *, d_model: int = 16, layers: int = 1, seed: int = 0, gated: bool = False) -> Path:
+def write_model(
+    directory: Path, *, d_model: int = 16, layers: int = 1, seed: int = 0, gated: bool = False, dropout: float = 0.1
+) -> Path:
     """An untrained T5 of some ten thousand parameters with T5's token layout, as a plain from_pretrained directory."""
     import sentencepiece
     import torch
@@ -94,7 +96,7 @@ def write_model(directory: Path, *, d_model: int = 16, layers: int = 1, seed: in
         num_heads=2,
         feed_forward_proj="gated-gelu" if gated else "relu",
         decoder_start_token_id=0,
-        dropout_rate=0.1,
+        dropout_rate=dropout,
     )
     T5ForConditionalGeneration(config).save_pretrained(directory)
     return directory

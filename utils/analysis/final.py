@@ -155,6 +155,9 @@ class Training:
     initial_weights_sha256: Sha256
     weights_sha256: Sha256
     data_sha256: DataHashes
+    micro_batch_size: Annotated[Count | None, "examples at once at the end, whose gradients added up to a batch's"] = (
+        None
+    )
     audit: Annotated[Audit | None, "not for baseline"] = None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from utils.core.errors import StageError
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 Indices = NDArray[np.int64]
 Row = Sequence[int] | NDArray[np.integer[Any]]
 
@@ -118,9 +119,28 @@ class BatchLimit:
         while done < len(order):
             for batch in plan(order[done:], self.value):
                 if not self._fits(work, batch):
-                    self._halve(batch, cost(batch))
+                    self._halve(len(batch), cost(batch))
                     break
                 done += len(batch)
+
+    def halving(self, work: Callable[[int], Result], rows: int) -> Result:
+        """`work(value)` on `rows` rows, done anew with half of it while memory runs out; StageError if one is too many.
+
+        `work` takes at most `value` rows at once, adds up what it finds, and leaves nothing behind that matters.
+        """
+        while True:
+            at_once = min(self.value, rows)
+            try:
+                return work(at_once)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if at_once == 1:
+                    raise StageError(
+                        "out of memory with a single example at once. Set MONO_S2S_GRADIENT_CHECKPOINTING=true, or use "
+                        "a GPU with more memory."
+                    ) from error
+            self._halve(at_once, at_once)
 
     def _fits(self, work: Callable[[Indices], Any], batch: Indices) -> bool:
         try:
@@ -135,11 +155,11 @@ class BatchLimit:
             return False
         return True
 
-    def _halve(self, batch: Indices, cost: int) -> None:
+    def _halve(self, rows: int, cost: int) -> None:
         # Here the exception is gone, and with its traceback the references to the tensors that filled the memory.
         torch.cuda.empty_cache()  # does nothing without a GPU
         self.value = max(min(self.value, cost) // 2, 1)
-        log.warning("Out of memory with a batch of %d inputs. Limit is now %d %s.", len(batch), self.value, self.unit)
+        log.warning("Out of memory with a batch of %d inputs. Limit is now %d %s.", rows, self.value, self.unit)
 
 
 def row_batches(order: Indices, limit: int) -> list[Indices]:

@@ -36,6 +36,9 @@ def product_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def bf16_autocast(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
-    """torch's autocast to bfloat16 on `device`: products in bfloat16, delicate sums in float32. Off: no change."""
-    return torch.autocast(device.type, torch.bfloat16) if enabled else nullcontext()
+def bf16_autocast(device: torch.device, enabled: bool, *, cache: bool = True) -> AbstractContextManager[Any]:
+    """torch's autocast to bfloat16 on `device`: products in bfloat16, delicate sums in float32. Off: no change.
+
+    cache: whether casts of weights are kept until it ends; what a CUDA graph captures must cast them at every replay.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=cache) if enabled else nullcontext()

@@ -103,8 +103,17 @@ CAUSES = (
         "out of GPU memory",
         r"CUDA out of memory|CUDA error: out of memory|torch\S*OutOfMemoryError|cudaErrorMemoryAllocation"
         r"|CU(BLAS|DNN|FFT|SOLVER)_STATUS_ALLOC_FAILED|HIP out of memory",
-        "halve EVAL_BATCH_SIZE or ATTACK_BATCH_SIZE (no influence on results), or ask for a larger GPU in SLURM_GRES",
-        settings=("EVAL_BATCH_SIZE", "ATTACK_BATCH_SIZE", "SLURM_GRES", "SLURM_PARTITION", "PRECISION"),
+        "halve EVAL_BATCH_SIZE or ATTACK_BATCH_SIZE, in training set MICRO_BATCH_SIZE=1 or GRADIENT_CHECKPOINTING=true "
+        "(none has influence on results), or ask for a larger GPU in SLURM_GRES",
+        settings=(
+            "EVAL_BATCH_SIZE",
+            "ATTACK_BATCH_SIZE",
+            "MICRO_BATCH_SIZE",
+            "GRADIENT_CHECKPOINTING",
+            "SLURM_GRES",
+            "SLURM_PARTITION",
+            "PRECISION",
+        ),
     ),
     Cause(
         "driver and library do not match",

@@ -66,12 +66,12 @@ class TokenRows(torch.utils.data.Dataset):
     def collate(self, rows: Sequence[int]) -> Batch:
         """Batch of `rows`: int64 input_ids [n, s] and labels [n, t] (padding -100), attention_mask, num_tokens (int).
 
-        n, s and t: how many rows there are and the longest of them, as `padding` says. Rows that fill up have no label,
-        and so no weight in the loss. The mask is bool [n, 1, 1, s], which T5 takes as it is, and None where nothing is
-        padded and any shape will do: of a mask [n, s] it would ask the GPU, twice a step, whether anything is padded,
-        and wait for the answer.
+        n, s and t: how many rows there are (at least one) and the longest of them, as `padding` says. Rows that fill up
+        have no label, and so no weight in the loss. The mask is bool [n, 1, 1, s], which T5 takes as it is, and None
+        where nothing is padded and any shape will do: of a mask [n, s] it would ask the GPU, twice a step, whether
+        anything is padded, and wait for the answer.
         """
-        filler: list[Sequence[int]] = [()] * (self.padding.rows - len(rows))
+        filler: list[Sequence[int]] = [()] * (max(self.padding.rows, 1) - len(rows))
         inputs = pad([*(self.inputs[row] for row in rows), *filler], self.pad_id, multiple_of=self.padding.inputs)
         labels = pad([*(self.labels[row] for row in rows), *filler], IGNORED_LABEL, multiple_of=self.padding.labels)
         # A row that fills up attends to its first pad token: a softmax over nothing would be NaN.
@@ -85,15 +85,14 @@ class TokenRows(torch.utils.data.Dataset):
         }
 
     def share(self, rows: Sequence[int], rank: int, processes: int) -> Batch:
-        """`collate` of every `processes`-th row of a batch, beginning with `rank`; `batch_tokens`: of the whole batch.
+        """`collate` of every `processes`-th row of a batch, beginning with `rank`, which may be none.
 
-        A process that no row is left for gets the first one with num_tokens 0: it must take part, and counts nothing.
+        Also num_examples, and of the whole batch num_batch_tokens, for the device as the float32 scalar batch_tokens.
         """
         mine = list(rows[rank::processes])
-        part = self.collate(mine or rows[:1])
-        part["num_tokens"] = int(self.label_lengths[mine].sum())
-        part["batch_tokens"] = int(self.label_lengths[list(rows)].sum())
-        return part
+        tokens = int(self.label_lengths[list(rows)].sum())
+        numbers = {"num_examples": len(mine), "num_batch_tokens": tokens, "batch_tokens": torch.tensor(float(tokens))}
+        return self.collate(mine) | numbers
 
 
 class _Column:

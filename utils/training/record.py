@@ -76,7 +76,7 @@ class TrainingRecord(TrainerCallback):
         self.epochs: list[EpochRow] = []
         self.interrupted = False
         self.last_loss = math.nan
-        # Scalars that are still on the device, a loss with its label tokens.
+        # Scalars that are still on the device, a loss with the label tokens it is divided by.
         self.unread_losses: list[tuple[torch.Tensor, int]] = []
         self.unread_norms: list[torch.Tensor] = []
         self.sums = EpochSums()
@@ -88,9 +88,12 @@ class TrainingRecord(TrainerCallback):
 
     # ---- every batch -------------------------------------------------------------------------------------------
 
-    def after_batch(self, loss: torch.Tensor, tokens: int, examples: int) -> None:
-        """Note a batch's mean loss (scalar on the device), its label tokens and its examples."""
-        self.unread_losses.append((loss, tokens))
+    def after_batch(self, loss: torch.Tensor, tokens: int, batch_tokens: int, examples: int) -> None:
+        """Note a batch: this process's `examples` of it with their label `tokens`, and what they add to its mean loss.
+
+        loss: scalar on the device, their loss summed and divided by the label tokens of the whole batch.
+        """
+        self.unread_losses.append((loss, batch_tokens))
         self.sums.tokens += tokens
         self.sums.examples += examples
         self.sums.steps += 1
@@ -207,7 +210,7 @@ class TrainingRecord(TrainerCallback):
             values = torch.stack([loss for loss, _ in self.unread_losses]).tolist()
             for value, (_, tokens) in zip(values, self.unread_losses, strict=True):
                 self.sums.loss_sum += value * tokens
-            self.last_loss = values[-1]
+            self.last_loss = values[-1] * ranks.world_size()  # the others' parts are about as large
             self.unread_losses.clear()
         if self.unread_norms:
             for norm in torch.stack(self.unread_norms).tolist():

@@ -24,12 +24,20 @@ from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jso
 from utils.core.hashes import weights_sha256
 from utils.core.names import BASELINE
 from utils.core.settings import Settings
+from utils.modeling.batching import BatchLimit
 from utils.modeling.models import choose_device, count_parameters, load_model, load_tokenizer, quiet_transformers
 from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
 from utils.training import ranks
 from utils.training.batches import EXACT, TENSOR_CORES, TokenRows
-from utils.training.checkpoints import NOT_THE_MODEL, Checkpoint, checkpoint_to_resume, for_training_only, keep_newest
+from utils.training.checkpoints import (
+    MICRO_BATCH,
+    NOT_THE_MODEL,
+    Checkpoint,
+    checkpoint_to_resume,
+    for_training_only,
+    keep_newest,
+)
 from utils.training.record import TrainingRecord
 from utils.training.trainer import ArmTrainer, validation_loss
 
@@ -40,6 +48,8 @@ FREE_TO_CHANGE = (
     "track_training_time",
     "checkpoints_to_keep",
     "checkpoint_minutes",
+    "micro_batch_size",
+    "gradient_checkpointing",
 )
 SESSIONS = "sessions.jsonl"  # one line for every time that the training started: when, where, from which step
 
@@ -63,6 +73,10 @@ class TrainingSettings:
     compute_gradient_norms: bool = True
     track_training_time: bool = True  # whether the history's epochs have their seconds
     checkpoints_to_keep: int = 2  # newest checkpoints that keep their optimizer state
+    micro_batch_size: int = 0  # examples that go through the model at once; 0: the whole batch, less if it does not fit
+    gradient_checkpointing: bool = (
+        False  # activations are computed again for the gradients: less memory, a third slower
+    )
     checkpoint_minutes: float = 30.0  # between checkpoints within an epoch; 0: none but on request
 
     @classmethod
@@ -87,6 +101,8 @@ class TrainingSettings:
             compute_gradient_norms=settings.COMPUTE_GRADIENT_NORMS,
             track_training_time=settings.TRACK_TRAINING_TIME,
             checkpoints_to_keep=settings.CHECKPOINTS_TO_KEEP,
+            micro_batch_size=settings.MICRO_BATCH_SIZE,
+            gradient_checkpointing=settings.GRADIENT_CHECKPOINTING,
         )
 
 
@@ -145,8 +161,14 @@ def train(
         checkpoint_minutes=settings.checkpoint_minutes,
         on_gpu=settings.device == "cuda",
     )
+    limit = BatchLimit(
+        settings.micro_batch_size or settings.batch_size,
+        unit=f"examples at once, whose gradients add up to those of a batch of {settings.batch_size}",
+    )
     if start is not None:
-        record.restore(start.state())
+        state = start.state()
+        record.restore(state)
+        limit.value = min(limit.value, state[MICRO_BATCH])  # what did not fit before is not tried again
         if ranks.rank() == 0:
             keep_newest(output_dir, settings.checkpoints_to_keep)  # a kill may have come before it was done
     if len(record.epochs) < settings.epochs:
@@ -162,6 +184,8 @@ def train(
             identity=identity,
             gradient_norms=settings.compute_gradient_norms,
             checkpoints_to_keep=settings.checkpoints_to_keep,
+            limit=limit,
+            gradient_clip=settings.gradient_clip,
         )
         log.info("%s: starting from %s", arm, start.directory if start else pretrained_dir)
         try:
@@ -170,7 +194,7 @@ def train(
             record.close()
         if record.interrupted:
             raise Interrupted(f"{arm}: stopped at step {trainer.state.global_step}, the checkpoint is saved")
-    return _history(arm, output_dir, record, settings, identity, autocast) if ranks.rank() == 0 else {}
+    return _history(arm, output_dir, record, settings, identity, autocast, limit.value) if ranks.rank() == 0 else {}
 
 
 def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArguments:
@@ -180,7 +204,9 @@ def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArgument
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
         weight_decay=settings.weight_decay,
-        max_grad_norm=settings.gradient_clip,
+        max_grad_norm=0,  # the step clips
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_ratio,  # below 1: a share of all steps
         seed=settings.seed,
@@ -236,6 +262,7 @@ def _history(
     settings: TrainingSettings,
     identity: dict[str, Any],
     autocast: bool,
+    micro_batch_size: int,
 ) -> dict[str, Any]:
     """Export the best epoch to `best/` and put together what is known about the finished training."""
     best = min(record.epochs, key=lambda row: row.validation_loss)
@@ -255,6 +282,7 @@ def _history(
         "sessions": sessions,
         "settings": asdict(settings),
         "bfloat16": autocast,
+        "micro_batch_size": micro_batch_size,
         "parameters": count_parameters(model),
         "ffn_parameters": sum(layer.weight.numel() for _, layer in ffn_layers(model)),
         "min_ffn_weight": min_ffn_weight(model),

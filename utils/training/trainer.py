@@ -19,20 +19,22 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from utils.modeling.batching import BatchLimit
 from utils.modeling.models import save_plain
 from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
 from utils.modeling.precision import bf16_autocast
 from utils.training import ranks
 from utils.training.batches import RandomBatches, TokenRows, sorted_batches
-from utils.training.checkpoints import FREE_PARAMETERS, STATE, TRAINER_STATE, keep_newest, new_checkpoint
+from utils.training.checkpoints import FREE_PARAMETERS, MICRO_BATCH, STATE, TRAINER_STATE, keep_newest, new_checkpoint
 from utils.training.record import TrainingRecord
+from utils.training.step import gradients
 
 
 class ArmTrainer(Trainer):
     """Trains one arm on `rows`; `record` is told about every batch, and asks for checkpoints as a callback.
 
     model: constrained as the arm wants it (`monotonic.constrain`), float32. autocast: the forward pass in bfloat16.
-    identity: what a checkpoint must agree with to be resumed from.
+    identity: what a checkpoint must agree with to be resumed from. limit: rows that go through the model at once.
     """
 
     model: T5ForConditionalGeneration
@@ -49,13 +51,14 @@ class ArmTrainer(Trainer):
         identity: dict[str, Any],
         gradient_norms: bool,
         checkpoints_to_keep: int,
+        limit: BatchLimit,
+        gradient_clip: float,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=rows, callbacks=[record])
         self.remove_callback(PrinterCallback)
-        self.model_accepts_loss_kwargs = False  # T5's loss is the batch's mean over tokens, whatever it is passed
         self.tokenizer, self.rows, self.record, self.autocast = tokenizer, rows, record, autocast
         self.identity, self.checkpoints_to_keep = identity, checkpoints_to_keep
-        self.gradient_norms = gradient_norms
+        self.gradient_norms, self.gradient_clip, self.limit = gradient_norms, gradient_clip, limit
 
     # ---- batches and loss ------------------------------------------------------------------------------------
 
@@ -74,37 +77,34 @@ class ArmTrainer(Trainer):
             pin_memory=self.args.device.type == "cuda",
         )
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Private, because Trainer has no other place for it: its own copies to the device are blocking ones.
-
-        They wait for all work before them, at every step; these run while the host prepares the next step.
-        """
-        return to_device(inputs, self.args.device)
-
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Trainer's step, with W = softplus(V) computed once in it: T5's FFN reads its matrices several times."""
-        with parametrize.cached():
-            return super().training_step(model, inputs, *args, **kwargs)
+        """Loss, gradients and clip of a batch (`step.gradients`); what does not fit into memory goes in smaller pieces.
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Mean loss over the label tokens of the whole batch, a float32 scalar; inputs: those of `TokenRows.share`.
-
-        Autocast covers the forward pass alone, and the record gets the loss without reading it from the device.
+        The record gets loss and norm without reading them from the device. Trainer's own step has neither pieces nor
+        the clip, and its copies to the device wait for all work before them; these run while the host goes on.
         """
-        tokens, batch_tokens = inputs.pop("num_tokens"), inputs.pop("batch_tokens")
-        with bf16_autocast(self.args.device, self.autocast):
-            loss: torch.Tensor = model(**inputs, use_cache=False).loss
-        self.record.after_batch(loss.detach(), tokens, len(inputs["labels"]) if tokens else 0)
-        if ranks.world_size() > 1:
-            # DistributedDataParallel averages gradients over the R processes. Each process has the mean over its own
-            # tokens t_r; weighted by R * t_r / t, that average is the mean over all t tokens of the batch.
-            loss = loss * (ranks.world_size() * tokens / batch_tokens)
+        model.train()
+        numbers = {name: inputs.pop(name) for name in ("num_tokens", "num_batch_tokens", "num_examples")}
+        batch = to_device(inputs, self.args.device)
+        generators = torch.cuda if self.args.device.type == "cuda" else torch.random
+        before = generators.get_rng_state()  # on the host, of either
+
+        def work(micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+            generators.set_rng_state(before)  # a try that ran out of memory leaves nothing behind
+            model.zero_grad()
+            return gradients(
+                model,
+                batch,
+                autocast=self.autocast,
+                clip=self.gradient_clip,
+                micro_batch=micro_batch,
+                processes=ranks.world_size(),
+            )
+
+        loss, norm = self.limit.halving(work, len(inputs["labels"]))
+        self.record.after_batch(loss, numbers["num_tokens"], numbers["num_batch_tokens"], numbers["num_examples"])
+        if self.gradient_norms:
+            self.record.after_norm(norm)
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -121,17 +121,8 @@ class ArmTrainer(Trainer):
             effective_weight_decay(self.optimizer)
         return self.optimizer
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor | None:
-        """Private, because Trainer shows the norm to nobody before it logs, and logging reads it from the device.
-
-        grad_norm: the global norm before clipping, None where nothing is clipped. Without gradient norms nothing is
-        computed here; Trainer would.
-        """
-        if self.gradient_norms:
-            if grad_norm is None:  # no clipping asked for
-                grad_norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            self.record.after_norm(grad_norm)
-        return grad_norm
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> None:
+        """Private, because Trainer computes a norm at every step even if nothing is clipped; the step has it."""
 
     # ---- checkpoints -----------------------------------------------------------------------------------------
 
@@ -144,6 +135,7 @@ class ArmTrainer(Trainer):
         name = f"epoch_{step // steps}" if step % steps == 0 else f"step_{step}"
         directory = self.record.output_dir / name
         history, random_states = self.record.state(), self._random_states()  # of all processes
+        history[MICRO_BATCH] = self.limit.value
         if ranks.rank() == 0:
             self._write_checkpoint(directory, step, history, random_states)
         ranks.barrier()
