@@ -12,18 +12,10 @@ from tests.slurm_cluster import Cluster, lacking
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the whole experiment is slow; with several workers a file is the work of one, all of SLURM too.
-
-    Tests on the real SLURM mostly wait for its daemons: they cost little beside the others, and start first because
-    they take longest.
-    """
+    """What needs the whole experiment is slow."""
     for item in items:
         if "done" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)  # stable: the order of files stays
-    for item in items:
-        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ from any directory.
   --quick    only what takes seconds: no SLURM, no whole experiment; under 90 s
   -k WORD    only tests with WORD in their name; other options of pytest, and files, work as well
   --help     this text
-All tests, and --quick, run in TEST_WORKERS processes (3: one of them mostly waits for SLURM), anything else in one.
+All tests, and --quick, run in TEST_WORKERS processes (3, as those on SLURM mostly wait), anything else in one.
 The tests on a real SLURM start their own (slurmctld, slurmd and munge; Debian: apt-get install slurmctld slurmd
 slurm-client munge) and are skipped, with the reason, where it is not installed. TEST_SLURM=required makes that an error.
 END
 }
 
-words=() workers=(-n "${TEST_WORKERS:-3}" --dist loadgroup) started=$SECONDS
+words=() workers=(-n "${TEST_WORKERS:-3}" --dist loadfile) started=$SECONDS
 for word in "$@"; do
     case "$word" in
         --help | -h) usage && exit 0 ;;
