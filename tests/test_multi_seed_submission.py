@@ -147,6 +147,25 @@ def test_an_aggregate_of_other_seeds_stays_and_one_of_fewer_is_replaced(cluster,
 
 
 @pytest.mark.slurm
+def test_two_submissions_at_once_take_turns(cluster, queue):
+    queue.behave(s0_setup={"units": 100, "seconds": 1})
+    both = [
+        subprocess.Popen(
+            [str(queue.checkout / "run_multi_seed.sh"), *seeds],
+            env=queue.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for seeds in (["1", "2"], ["2", "1"])
+    ]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(text.count("in the queue already") for text in said) == [0, 2], said
+    assert len(cluster("squeue", "-h", "-o", "%A").split()) == 2 + 6 + 6 + 1, "each stage once, and one aggregate"
+
+
+@pytest.mark.slurm
 def test_forced_seeds_share_one_forced_setup(cluster, queue):
     result = multi(queue, "1", "2", "--force")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -1,13 +1,15 @@
 """What a stage declares (Stage.settings) is what it reads: every stage of a real tiny experiment is traced.
 
 A setting that is read and not declared leaves a finished stage "done" after it changes; one that is declared and not
-read makes hours of work stale for nothing.
+read makes hours of work stale for nothing. The same experiment shows what the repair of a shared result leaves fresh.
 """
 
 import os
 import runpy
+import shutil
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,7 +55,7 @@ class Recording(Settings):
         return value
 
 
-def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, str]) -> int:
+def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, str], seed: int = SEED) -> int:
     """Exit code of a stage script, run in this process with these settings."""
     for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
         patch.delenv(name)
@@ -61,7 +63,7 @@ def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, st
         if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
             patch.setenv(name, value)
     sys.modules.pop("configs.experiment_config", None)  # it reads the environment once
-    patch.setattr(sys, "argv", [script, "--seed", str(SEED)])
+    patch.setattr(sys, "argv", [script, "--seed", str(seed)])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
     try:
         runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -75,10 +77,14 @@ def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, st
 
 
 @pytest.fixture(scope="module")
-def traced(tmp_path_factory) -> dict[int, set[str]]:
+def run(tmp_path_factory) -> Run:
+    return Run(tmp_path_factory.mktemp("traced"))
+
+
+@pytest.fixture(scope="module")
+def traced(run) -> dict[int, set[str]]:
     """Names that each stage read, by its number."""
     with pytest.MonkeyPatch.context() as patch:
-        run = Run(tmp_path_factory.mktemp("traced"))
         made: list[Recording] = []
         load = runner.load_settings
 
@@ -114,3 +120,26 @@ def test_the_list_without_influence_names_settings_that_exist_and_that_no_stage_
     assert set(WITHOUT_INFLUENCE) <= names
     assert not set(WITHOUT_INFLUENCE) & {name for stage in STAGES for name in stage.settings}
     assert set(WITHOUT_INFLUENCE) <= set().union(*traced.values())
+
+
+@pytest.mark.parametrize(
+    "purged",
+    [
+        ["mono_s2s_results/setup_complete.json"],
+        ["mono_s2s_results/data_statistics.json"],
+        ["mono_s2s_results/setup_complete.json", "mono_s2s_results/removed_examples.jsonl"],
+        ["mono_s2s_work/prepared_data"],
+        ["mono_s2s_work/pretrained"],
+        ["mono_s2s_work/pretrained", "mono_s2s_work/prepared_data", "mono_s2s_results/data_statistics.json"],
+    ],
+    ids=lambda paths: "+".join(Path(path).name for path in paths),
+)
+def test_a_shared_result_that_another_seed_repairs_leaves_finished_seeds_fresh(traced, run, monkeypatch, purged):
+    for path in (run.scratch / name for name in purged):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for stage in STAGES[:2]:
+        assert run_script(monkeypatch, stage.script, run.environment, seed=7) == 0
+    words = str(ROOT / "run_all.sh"), str(SEED), "--local", "--dry-run"
+    plan = run(*words).stdout
+    assert [line.split()[1:] for line in plan.splitlines()[1:9]] == [["done"]] * 8, plan

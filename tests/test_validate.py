@@ -4,11 +4,17 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from tests.shell_world import World
+from utils.core.files import write_json
+from utils.core.hashes import describe_anew
+from utils.core.paths import Paths
 from utils.operations.cluster_checks import minutes_of
+from utils.pipeline.flags import read_flag
+from utils.pipeline.stages import STAGES
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +75,37 @@ def test_settings_places_and_a_silent_hub_are_named(world, tmp_path):
     assert wrong.returncode == 1 and "MONOTONIC_NUM_EPOCHS" in line(wrong, "settings")
     nowhere = validate(world, SCRATCH="", **quiet)
     assert nowhere.returncode == 1 and "SCRATCH" in line(nowhere, "settings")
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX", "MONO_S2S_PYTHON"])
+def test_an_environment_that_was_deleted_is_one_line_and_the_rest_is_looked_at(world, tmp_path, variable):
+    gone = {"MONO_S2S_PYTHON": "", "VIRTUAL_ENV": "", "CONDA_PREFIX": ""} | {variable: "/nowhere/bin/python"}
+    result = validate(world, "--demo", **gone, **without_slurm(tmp_path))
+    assert result.returncode == 1 and not result.stderr
+    assert line(result, "environment").startswith("PROBLEM") and "does not start" in line(result, "environment")
+    assert line(result, "model and data") and "two training steps" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "flagged"),
+    [("{", True), ('{"results": null, "_metadata": {}}', True), ('{"results": {"missing": 1}, "_metadata": {}}', True),
+     ("\0\0", False)],
+)  # fmt: skip
+def test_damaged_statistics_of_the_data_are_one_line(world, tmp_path, content, flagged):
+    quiet = without_slurm(tmp_path) | {"MONO_S2S_PYTHON": sys.executable, "MONO_S2S_MODEL_NAME": "demo"}
+    statistics = world.scratch / "mono_s2s_results" / "data_statistics.json"
+    (world.checkout / "scripts" / "smoke_training.py").write_text("print('no training here')")
+    assert world.all("--demo", "--stop-stage", "1", MONO_S2S_DEMO_DIR=str(tmp_path)).returncode == 0
+    statistics.write_text(content)
+    if flagged:  # by whatever way: its hash is that of the flag
+        paths = Paths(world.scratch, world.project)
+        flag = replace(read_flag(STAGES[1], 42, paths), outputs={})
+        outputs = {str(path): describe_anew(path) for path in STAGES[1].outputs(paths, 42)}
+        write_json(paths.flag("1_prepare_data", None), replace(flag, outputs=outputs).to_json())
+    result = validate(world, "--demo", MONO_S2S_DEMO_DIR=str(tmp_path), **quiet)
+    said = line(result, "model and data")
+    assert "Traceback" not in result.stderr and "data_statistics.json" in said
+    assert (result.returncode, said.split()[0]) == ((1, "PROBLEM") if flagged else (0, "warning")), result.stdout
 
 
 def test_wrong_usage_names_itself(world):

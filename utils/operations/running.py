@@ -12,6 +12,7 @@ from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.operations.seed_facts import SeedFacts, collect, known_seeds
 from utils.slurm.cluster import NoAnswer
+from utils.slurm.live_jobs import at_work_here
 from utils.slurm.queue import DEFAULT_SEED
 
 
@@ -46,14 +47,6 @@ def running(facts: SeedFacts, paths: Paths, *, shared: bool) -> Iterator[str]:
                 f"the aggregate of seeds {names} is in the queue ({aggregate.job.job_id}). "
                 f"Cancel it: ./run_multi_seed.sh {names} --cancel"
             )
-    for stage in facts.stages:
-        if not (stage.stage.per_seed or shared):
-            continue
-        for job in stage.by_hand:
-            yield f"{job}. Cancel it: scancel {job.state.job_id}"
-        if stage.locked:
-            of_seed = f" of seed {seed}" if stage.stage.per_seed else ""
-            yield f"stage {stage.stage.key}{of_seed} is running (its lock is held, log: {stage.log}). Stop it first."
-    lock = paths.runs / f"seed_{seed}.lock"
-    if is_locked(lock):
-        yield f"run_all.sh --local is running here for seed {seed} (it holds {lock}). Stop it first."
+    for stage in (stage for stage in facts.stages if stage.stage.per_seed or shared):
+        yield from (f"{job}. Cancel it: scancel {job.state.job_id}" for job in stage.by_hand)
+    yield from at_work_here(seed, paths, shared=shared)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.hashes import Allowance
-from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.settings import Settings, load_settings
 from utils.pipeline.flags import Completion, Flag, read_flag
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import rows_of
-from utils.slurm.live_jobs import is_elsewhere
+from utils.slurm.live_jobs import is_at_work, is_elsewhere
 from utils.slurm.queue import AGGREGATE, Queue, UnrecordedJob, ask_queue, unrecorded_jobs
 from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, records
 
@@ -158,17 +157,12 @@ def _stage_facts(
         log,
         problem,
         read_flag(stage, seed, paths) if problem is None else None,
-        is_at_work(log),
+        is_at_work(stage, seed, paths),
         job,
         local_since,
         tuple(item for item in unrecorded if item.stage == stage.key and item.seed == stage.seed_of(seed)),
         completion is not None and stage.number in completion.unread,
     )
-
-
-def is_at_work(log: Path) -> bool:
-    """Whether a process holds the lock of the stage that writes this log; its shards have a lock each."""
-    return any(is_locked(path) for path in log.parent.glob(f"{log.stem}.*.lock"))
 
 
 # ---- records ------------------------------------------------------------------------------------------------------

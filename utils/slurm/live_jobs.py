@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from utils.core.errors import UsageError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
-from utils.pipeline.stages import STAGES
+from utils.pipeline.stages import STAGES, Stage
 from utils.slurm import cluster, sbatch
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import rows_of
@@ -64,18 +64,33 @@ def refuse_if_live(seed: int, paths: Paths) -> None:
         raise UsageError(f"seed {seed} is in work already: {sentence}")
 
 
+def at_work_here(seed: int, paths: Paths, *, shared: bool = False) -> Iterator[str]:
+    """Sentences about what holds a lock of this seed: a stage, however it was started, or run_all.sh --local.
+
+    `shared`: setup and data, which all seeds share, count as well.
+    """
+    for stage in (stage for stage in STAGES if stage.per_seed or shared):
+        if is_at_work(stage, seed, paths):
+            of_seed = f" of seed {seed}" if stage.per_seed else ""
+            log = paths.log(stage.key, stage.seed_of(seed))
+            yield f"stage {stage.key}{of_seed} is running (its lock is held, log: {log}). Stop it where it runs."
+    lock = paths.runs / f"seed_{seed}.lock"
+    if is_locked(lock):
+        yield f"run_all.sh --local is running here for seed {seed} (it holds {lock}). Stop it there."
+
+
+def is_at_work(stage: Stage, seed: int, paths: Paths) -> bool:
+    """Whether a process, here or where the lock is shared, is at the stage."""
+    return any(is_locked(path) for path in paths.locks(stage.key, stage.seed_of(seed)))
+
+
 def _started_by_hand(seeds: Sequence[int], paths: Paths) -> list[str]:
-    """Sentences about stages of these seeds that run or wait and that no run recorded: typed, or of another SCRATCH."""
-    sentences = []
-    for seed in seeds:
-        for stage in (stage for stage in STAGES if stage.per_seed):
-            log = paths.log(stage.key, seed)
-            if any(is_locked(path) for path in log.parent.glob(f"{log.stem}.*.lock")):
-                sentences.append(f"stage {stage.key} of seed {seed} is running (log: {log}). Stop it where it runs.")
+    """Sentences about what is at work for these seeds and that no run recorded: typed, local, or of another SCRATCH."""
     runs, together = records(paths), aggregates(paths)
     # Silence is no obstacle: recorded jobs were asked for before, and a submission to a silent SLURM fails by itself.
     jobs = unrecorded_jobs(ask_queue(runs, together), runs, together, paths)
-    return sentences + [f"{job}. Cancel it: scancel {job.state.job_id}" for job in jobs if job.seed in seeds]
+    typed = [f"{job}. Cancel it: scancel {job.state.job_id}" for job in jobs if job.seed in seeds]
+    return typed + [text for seed in seeds for text in at_work_here(seed, paths)]
 
 
 def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:

@@ -63,11 +63,11 @@ def main(options: RunOptions) -> int:
     plan = plan_of(options, settings, paths)
     print(f"seed {plan.seed}, profile {settings.PROFILE}, work in {paths.work}")
     print(table(list(plan.steps)), flush=True)
-    if options.dry_run:
-        return print_plan(plan)
     if not plan.wanted:
         print("everything is done.")
         return _tell_report(plan)
+    if options.dry_run:
+        return print_plan(plan)
     python = interpreter_for(options.executor, options.demo)
     if options.executor == "slurm":
         _tell_submitted(submit(plan, python), plan)
