@@ -1,6 +1,7 @@
 """run_multi_seed.sh: many seeds at once under a limit, the aggregate after all; again adds what is missing."""
 
 import json
+import shutil
 import subprocess
 import time
 
@@ -73,7 +74,7 @@ def test_here_the_seeds_run_one_after_the_other_and_a_failed_one_is_named(world)
 
 @pytest.mark.slurm
 def test_on_slurm_all_is_queued_at_once_and_shared_work_is_done_once(cluster, queue):
-    queue.behave(s2_train_baseline={"units": 1, "seconds": 1})
+    queue.behave(s1_prepare_data={"units": 1, "seconds": 8}, s2_train_baseline={"units": 1, "seconds": 1})
     result = multi(queue, "1", "2", "3", MONO_S2S_MAX_PARALLEL_SEEDS="2")
     assert result.returncode == 0, result.stdout + result.stderr
     first, third = jobs(queue, 1), jobs(queue, 3)
@@ -84,6 +85,25 @@ def test_on_slurm_all_is_queued_at_once_and_shared_work_is_done_once(cluster, qu
     assert cluster.field(jobs(queue, 2)["2_train_baseline"], "StartTime") < cluster.field(
         first["7_aggregate"], "EndTime"
     )
+
+
+@pytest.mark.slurm
+def test_a_stage_that_ends_while_a_seed_is_submitted_is_not_queued_again(cluster, queue, tmp_path):
+    """The plan was made while stage 1 ran; when the queue answers, it has ended: it is in neither, but it is done."""
+    queue.behave(s1_prepare_data={"units": 1, "seconds": 6})
+    assert queue.run("run_all.sh", "1", "--stop-stage", "1").returncode == 0
+    slow = tmp_path / "bin" / "squeue"
+    slow.parent.mkdir()
+    real = shutil.which("squeue", path=queue.environment["PATH"])
+    slow.write_text(
+        f"#!/bin/bash\nuntil [[ -e '{queue.work}/stage_1_prepare_data.flag' && -z $('{real}' -h -o %i) ]]; "
+        f"do sleep .1; done\nexec '{real}' \"$@\"\n"
+    )
+    slow.chmod(0o755)
+    path = f"{slow.parent}:{queue.environment['PATH']}"
+    result = queue.run("run_all.sh", "2", "--stop-stage", "2", PATH=path)
+    assert result.returncode == 0, result.stderr
+    assert "1_prepare_data" in result.stdout and list(jobs(queue, 2)) == ["2_train_baseline"]
 
 
 @pytest.mark.slurm

@@ -100,6 +100,10 @@ def submit(plan: RunPlan, python: str) -> RunRecord:
         refuse_if_live(plan.seed, paths)
         refuse_if_claimed(plan.seed, paths)
         shared = shared_jobs(plan.wanted, paths, settings)
+        # Flags are read again after the queue: a job that ended since the first plan is in neither, and would be queued
+        # once more.
+        plan = plan_of(options, settings, paths)
+        shared = {step.stage.key: shared[step.stage.key] for step in plan.wanted if step.stage.key in shared}
         anew = [step for step in plan.wanted if step.stage.key not in shared]
         refuse_to_change_data(anew, plan.seed, paths, settings, force=options.force)
         site = resolve(settings)
