@@ -23,7 +23,6 @@ def work(context: StageContext) -> None:
     directory, permanent = context.paths.results(context.seed), context.paths.final(context.seed)
     found = collect(context.paths, context.seed)
     final = final_results(findings(found))
-    results = to_json(final)
     context.provenance |= {
         "checkpoints": found["evaluation"]["_metadata"]["checkpoints"],
         "missing_datasets": final.missing_datasets,
@@ -33,14 +32,14 @@ def work(context: StageContext) -> None:
         publish_model(context.paths.model(context.seed, arm), directory / "models" / arm)
     for name in ("tables", "figures"):  # what an earlier run had and this one has not must not stay
         shutil.rmtree(directory / name, ignore_errors=True)
-    tables = all_tables(results)
-    for name, text in text_files(results, metadata, tables).items():
+    tables = all_tables(final)
+    for name, text in text_files(final, metadata, tables).items():
         write_text(directory / name, text)
-    alternative = draw_all(results, directory / "figures")
+    alternative = draw_all(final, directory / "figures")
     examples = shown_examples(directory / "hotflip_records.jsonl", context.paths.pretrained / "tokenizer.json")
-    write_text(directory / "report.html", page(results, metadata, tables, directory / "figures", alternative, examples))
+    write_text(directory / "report.html", page(final, metadata, tables, directory / "figures", alternative, examples))
     context.provenance["files"] = hashes_below(directory, without="final_results.json")
-    context.write_result("final_results.json", results)
+    context.write_result("final_results.json", to_json(final))
     context.log.info("copied %d files to %s", copy_to_permanent(directory, permanent), permanent)
     for sentence in (final.verdict.attack, final.verdict.triggers, final.verdict.cost):
         context.log.info("%s", sentence)

@@ -6,15 +6,18 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.data_world import COLUMNS, all_rows, arguments, write_file, write_sets
 from tests.tiny import write_model
+from utils.core.codec import from_json
 from utils.core.errors import StageError
 from utils.data.preflight import look
 from utils.data.preparation import load_prepared, prepare
+from utils.data.records import DataStatistics
 from utils.data.registry import chosen_sources, sources
 from utils.modeling.models import load_tokenizer
 from utils.reports.data_tables import doubts
@@ -125,7 +128,7 @@ def test_odd_shares_are_warnings_in_statistics_report_and_pre_flight(tmp_path, n
     change(data)
     statistics = prepared(tmp_path, data)
     assert [text for text in statistics["warnings"] if words in text], statistics["warnings"]
-    report = doubts({"missing_datasets": {}, "data": statistics})
+    report = doubts(SimpleNamespace(missing_datasets={}, data=from_json(DataStatistics, statistics)))
     assert any(words in line for line in report)
     finding = looked_at(tmp_path, "dialogsum")
     assert finding.works and len(finding.warnings) >= 1

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from utils.analysis.final import FinalResults
+from utils.core.codec import from_json
 from utils.reports.figures import draw_all
 from utils.reports.html import page
 from utils.reports.model_card import model_card
@@ -17,7 +19,7 @@ REASONS = {"samsum": "knkarthick/samsum@main: no such repository", "highlightsum
 
 
 @pytest.fixture
-def partial(done) -> tuple[dict, dict]:
+def partial(done) -> tuple[FinalResults, dict]:
     """The real results of a seed as they are where a test set and a training set could not be had."""
     envelope = json.loads((done.results / "final_results.json").read_text())
     results, metadata = envelope["results"], envelope["_metadata"]
@@ -26,7 +28,7 @@ def partial(done) -> tuple[dict, dict]:
         del results["data"]["sets"][key]
     del results["evaluation"]["samsum"], results["evaluation"]["comparisons"]["samsum"]
     del results["data"]["prepared"]["test_samsum"]
-    return results, metadata
+    return from_json(FinalResults, results), metadata
 
 
 def test_tables_summary_report_and_cards_say_not_available(partial, tmp_path):
@@ -59,12 +61,13 @@ def test_in_domain_sets_odd_counts_and_every_reason_stand_in_the_report(done):
     facts["removed"] = {"too_short": 4, "duplicate": 7, "overlap:samsum/test": 1}
     results["data"]["duplicates"] = [{"of": "dialogsum/train", "with": "dialogsum/train", "rows": 7}]
     metadata = json.loads((done.results / "final_results.json").read_text())["_metadata"]
-    tables = {table.name: table for table in all_tables(results)}
-    text = " ".join(summary(results, metadata, list(tables.values())).split())
+    final = from_json(FinalResults, results)
+    tables = {table.name: table for table in all_tables(final)}
+    text = " ".join(summary(final, metadata, list(tables.values())).split())
     assert "SAMSum is in-domain: its training part is inside HighlightSum, which was trained on." in text
     assert "Data: xsum/test: 11 rows have text, 12 are expected." in text
     why = {row[:2]: row[2] for row in tables["removed"].rows}
     assert why["dialogsum/train", "too short"] == "4" and why["dialogsum/train", "repeats dialogsum/train"] == "7"
     results["data"]["deduplicate_training"] = False
-    kept = next(table for table in all_tables(results) if table.name == "removed")
+    kept = next(table for table in all_tables(from_json(FinalResults, results)) if table.name == "removed")
     assert "Repeats that were kept: dialogsum/train 7 of dialogsum/train." in kept.note

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from tests.pipeline_world import ROOT, Run
 from tests.test_data_hub import DATA, as_csv, check_rows, get, hub  # noqa: F401 - fixture
 from tests.tiny import example as example_row
 from tests.tiny import write_data, write_model
+from utils.core.codec import from_json
 from utils.core.errors import InputError, StageError, UsageError
 from utils.data.preparation import load_prepared, prepare
+from utils.data.records import DataStatistics
 from utils.data.registry import DEFAULTS, chosen_sources, sources
 from utils.reports.data_tables import texts
 from utils.reports.html import _origins
@@ -63,7 +66,7 @@ def test_the_csv_example_as_the_only_set_is_prepared_under_its_own_name(tmp_path
     entry = statistics["sets"]["news"]
     assert (entry["title"], entry["licence"], entry["own"]) == ("Local news", "CC BY 4.0", True)
     assert entry["in_domain"] == ["news"] and statistics["attack_dataset"] == "news"
-    results = {"data": statistics, "missing_datasets": {}}
+    results = SimpleNamespace(data=from_json(DataStatistics, statistics), missing_datasets={})
     assert set_titles(results) == {"news": "Local news"}
     assert any(row[0] == "Local news test" for row in texts(results).rows)
     assert "CC BY 4.0" in _origins(results)[0] and "Local news" in _origins(results)[0]

@@ -303,7 +303,7 @@ def test_nothing_is_said_where_the_test_shows_nothing(evaluation: EvaluationResu
 def test_tables_name_the_models_whose_figures_they_show(
     evaluation: EvaluationResults, triggers: TriggerResults
 ) -> None:
-    results = to_json(final_results(findings_of(evaluation, hotflip_of(copies=4), triggers)))
+    results = final_results(findings_of(evaluation, hotflip_of(copies=4), triggers))
     rows = {row[0]: row for row in result_tables.hotflip(results).rows}
     assert rows["baseline"][1].startswith("100.0 %") and rows["monotonic"][1].startswith("0.0 %")
     assert rows["baseline"][2].startswith("38.3 %") and rows["monotonic"][3].startswith("+0.200")

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.pipeline_world import ROOT, SEED, in_process
+from utils.analysis.final import FinalResults
+from utils.core.codec import from_json
 from utils.core.settings import Settings, load_settings
 from utils.operations import preflight_checks as promises
 from utils.reports.examples import AttackedExample, Mark
@@ -97,9 +99,10 @@ def shown(results):
 
     def test(name, row, cell, digits):
         yield name, row, 1, change(cell["difference"], (cell["lower"], cell["upper"]), digits)
-        yield name, row, 2, p(cell["p_value_holm"])
-        yield name, row, 3, rounded(cell["cohens_dz"], 2, "+")
-        yield name, row, 4, rounded(cell["minimum_detectable_difference"], digits)
+        yield name, row, 2, p(cell["p_value"])
+        yield name, row, 3, p(cell["p_value_holm"])
+        yield name, row, 4, rounded(cell["cohens_dz"], 2, "+")
+        yield name, row, 5, rounded(cell["minimum_detectable_difference"], digits)
 
     evaluation, hotflip, uat = results["evaluation"], results["hotflip"], results["uat"]
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
@@ -286,11 +289,11 @@ def test_summarize_refuses_in_one_line(done, monkeypatch, capsys):
 
 def test_control_arms_stand_in_a_table_of_their_own(final):
     results = copy.deepcopy(final["results"])
-    assert "attribution" not in {table.name for table in all_tables(results)}
+    assert "attribution" not in {table.name for table in all_tables(from_json(FinalResults, results))}
     for cells in (*(results["evaluation"][key] for key in SETS), results["hotflip"]):
         cells["sign_frozen"] = cells["monotonic"]
     results["hotflip"]["transfer_matrix"]["sign_frozen"] = results["hotflip"]["transfer_matrix"]["monotonic"]
-    for table in all_tables(results):
+    for table in all_tables(from_json(FinalResults, results)):
         assert ("sign_frozen" in table.text()) == (table.name == "attribution"), table.name
 
 
@@ -299,20 +302,21 @@ HOSTILE = "</p><script>alert('1')</script> \"q\" & 50 % $x_1$ #~^\\{|}\x00\x07\x
 
 def test_texts_of_users_and_models_are_never_markup(final, tmp_path):
     """The same text as title, licence, note, trigger, model source and example: shown everywhere, markup nowhere."""
-    results, metadata = copy.deepcopy(final["results"]), copy.deepcopy(final["_metadata"])
-    for entry in results["data"]["sets"].values():
+    written, metadata = copy.deepcopy(final["results"]), copy.deepcopy(final["_metadata"])
+    for entry in written["data"]["sets"].values():
         entry |= {"title": HOSTILE, "licence": HOSTILE, "note": HOSTILE, "own": True}
     for model in MODELS:
         for kind in ("lead", "natural"):
-            results["uat"][model][kind]["trigger_text"] = HOSTILE
-    results["missing_datasets"] = results["data"]["missing"] = {"extra": HOSTILE}
-    results["setup"]["model"]["source"] = HOSTILE
-    results["warnings"] = [{"model": HOSTILE, "warning": "x", "message": HOSTILE}]
-    results["verdict"] |= dict.fromkeys(("attack", "triggers", "cost", "doubt"), HOSTILE)
+            written["uat"][model][kind]["trigger_text"] = HOSTILE
+    written["missing_datasets"] = written["data"]["missing"] = {"extra": HOSTILE}
+    written["setup"]["model"]["source"] = HOSTILE
+    written["warnings"] = [{"model": HOSTILE, "warning": "x", "message": HOSTILE}]
+    written["verdict"] |= dict.fromkeys(("attack", "triggers", "cost", "doubt"), HOSTILE)
     metadata["host"] = HOSTILE
     attacked = AttackedExample(
         HOSTILE, "worst", HOSTILE, 0.5, 0.1, HOSTILE, HOSTILE, HOSTILE, [HOSTILE, Mark(HOSTILE, HOSTILE)]
     )
+    results = from_json(FinalResults, written)
     tables, alternative = all_tables(results), draw_all(results, tmp_path)
     text = html_page(results, metadata, tables, tmp_path, alternative, [attacked])
     read = Page(text)

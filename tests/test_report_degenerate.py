@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from tests.test_direction import CI, MODELS, THRESHOLD, hotflip_record
+from utils.analysis.final import FinalResults
 from utils.analysis.hotflip_summary import hotflip_results
 from utils.analysis.records import RandomTrigger, TriggerRecord, TriggerSearch
 from utils.analysis.sections import SectionKey
 from utils.analysis.trigger_summary import trigger_results
-from utils.core.codec import to_json
+from utils.core.codec import from_json, to_json
 from utils.reports.figures import draw_all
 from utils.reports.files import text_files
 from utils.reports.html import page
@@ -111,7 +112,8 @@ def test_every_piece_of_the_report_can_be_made(done, tmp_path, attackable, examp
     for model in {*MODELS} - attackable:
         for cell in (results["hotflip"][model], *(results["uat"][model][kind] for kind in types)):
             assert cell["success_rate"] is None and cell["num_attackable"] == 0
-    tables = all_tables(results)
+    final = from_json(FinalResults, results)
+    tables = all_tables(final)
     by_name = {table.name: table for table in tables}
     rows = {row[0]: row for row in by_name["hotflip"].rows}
     for model in MODELS:
@@ -119,9 +121,9 @@ def test_every_piece_of_the_report_can_be_made(done, tmp_path, attackable, examp
         assert rows[model][1].startswith(wanted) and len(rows[model]) == 6
     if not types:
         assert not by_name["triggers"].rows
-    alternative = draw_all(results, tmp_path)
-    files = text_files(results, metadata, tables)
-    shown = page(results, metadata, tables, tmp_path, alternative, [])
+    alternative = draw_all(final, tmp_path)
+    files = text_files(final, metadata, tables)
+    shown = page(final, metadata, tables, tmp_path, alternative, [])
     for arm in ("baseline", "monotonic"):
         card = files[f"models/{arm}/README.md"]
         line = next(line for line in card.splitlines() if "HotFlip on" in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ PROFILE_NOTES = {
 }
 
 
-def profile_note(metadata: dict[str, Any]) -> str:
+def profile_note(metadata: Mapping[str, Any]) -> str:
     """The warning that every output of a small profile carries; empty for a full run."""
     if metadata["profile"] == "full" and not metadata.get("full_test_sets", True):
         return "PARTIAL TEST SETS: a sample of each test set, not the full evaluation"

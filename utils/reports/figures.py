@@ -16,8 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.analysis.final import FinalResults
+from utils.analysis.records import given
+from utils.core.names import MODEL_KEYS
 from utils.reports.data_tables import lengths
+from utils.reports.experiment_tables import trainings
+from utils.reports.result_tables import lead3
 from utils.reports.table import NOT_AVAILABLE, set_titles
 
 # Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour. Black and nothing else is
@@ -39,9 +43,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
+def draw_all(results: FinalResults, directory: Path) -> dict[str, str]:
     """Write every figure as `<name>.svg` and `<name>.pdf`; returns name -> alternative text."""
-    makers: dict[str, Callable[[dict[str, Any]], tuple[Figure, str]]] = {
+    makers: dict[str, Callable[[FinalResults], tuple[Figure, str]]] = {
         "rouge": rouge,
         "trade_off": trade_off,
         "training": training,
@@ -68,18 +72,18 @@ def save_all(makers: Mapping[str, Callable[[], tuple[Figure, str]]], directory: 
     return texts
 
 
-def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
+def rouge(results: FinalResults) -> tuple[Figure, str]:
     """ROUGE-L of every model on every set, with intervals, beside the first three sentences of the text."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
     titles = set_titles(results)
-    keys = [key for key in titles if key in results["evaluation"]]
+    keys = [key for key in titles if key in results.evaluation.datasets]
     for offset, model in enumerate(MODEL_KEYS):
-        cells = [results["evaluation"][key][model]["rougeL"] for key in keys]
-        means = [cell["mean"] for cell in cells]
-        errors = [[c["mean"] - c["lower"] for c in cells], [c["upper"] - c["mean"] for c in cells]]
+        cells = [results.evaluation.datasets[key][model].rougeL for key in keys]
+        means = [cell.mean for cell in cells]
+        errors = [[c.mean - c.lower for c in cells], [c.upper - c.mean for c in cells]]
         places = [i + (offset - 1) * 0.2 for i in range(len(keys))]
         axes.errorbar(places, means, errors, fmt=MARKERS[model], color=COLOURS[model], capsize=3, label=model)
-    lead = [results["data"]["sets"][key]["splits"]["test"]["sampled"]["lead3"]["rougeL"] for key in keys]
+    lead = [lead3(results, key)["rougeL"] for key in keys]
     axes.hlines(lead, [i - 0.35 for i in range(len(keys))], [i + 0.35 for i in range(len(keys))], "#000000", ":",
                 label="lead-3")  # fmt: skip
     axes.set_xticks(range(len(keys)), [titles[key] for key in keys])
@@ -87,7 +91,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     words = "; ".join(
         f"{titles[key]}: "
-        + ", ".join(f"{m} {results['evaluation'][key][m]['rougeL']['mean']:.3f}" for m in MODEL_KEYS)
+        + ", ".join(f"{m} {results.evaluation.datasets[key][m].rougeL.mean:.3f}" for m in MODEL_KEYS)
         + f", lead-3 {value:.3f}"
         for key, value in zip(keys, lead, strict=True)
     )
@@ -95,23 +99,23 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     return figure, f"ROUGE-L with intervals. {words}{missing}."
 
 
-def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
+def trade_off(results: FinalResults) -> tuple[Figure, str]:
     """Quality against robustness: up and left is better."""
     figure, axes = plt.subplots(figsize=(4, 3))
     words = []
     for model in MODEL_KEYS:
         attack, quality = (
-            results["hotflip"][model],
-            results["evaluation"][results["data"]["attack_dataset"]][model]["rougeL"],
+            results.hotflip.models[model],
+            results.evaluation.datasets[results.data.attack_dataset][model].rougeL,
         )
-        if attack["success_rate"] is None:
+        if attack.success_rate is None:
             continue
-        x, y, (low, high) = 100 * attack["success_rate"], quality["mean"], attack["success_rate_ci"]
+        x, y, (low, high) = 100 * attack.success_rate, quality.mean, given(attack.success_rate_ci)
         axes.errorbar(
             x,
             y,
             xerr=[[max(x - 100 * low, 0)], [max(100 * high - x, 0)]],
-            yerr=[[y - quality["lower"]], [quality["upper"] - y]],
+            yerr=[[y - quality.lower], [quality.upper - y]],
             fmt=MARKERS[model],
             color=COLOURS[model],
             capsize=3,
@@ -125,16 +129,16 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     return figure, f"Quality against robustness. {'; '.join(words) or 'No model could be attacked'}."
 
 
-def training(results: dict[str, Any]) -> tuple[Figure, str]:
+def training(results: FinalResults) -> tuple[Figure, str]:
     """Training and validation loss by epoch."""
     figure, axes = plt.subplots(figsize=(4, 2.8))
     words = []
-    for arm in TRAINED_KEYS:
-        epochs = results[f"{arm}_training"]["epochs"]
-        numbers = [epoch["epoch"] for epoch in epochs]
+    for arm, history in trainings(results).items():
+        epochs = history.epochs
+        numbers = [epoch.epoch for epoch in epochs]
         axes.plot(
             numbers,
-            [e["validation_loss"] for e in epochs],
+            [e.validation_loss for e in epochs],
             LINES[arm],
             marker=MARKERS[arm],
             color=COLOURS[arm],
@@ -142,13 +146,13 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
         )
         axes.plot(
             numbers,
-            [e["train_loss"] for e in epochs],
+            [e.train_loss for e in epochs],
             LINES[arm],
             color=COLOURS[arm],
             alpha=0.5,
             label=f"{arm}, training",
         )
-        words.append(f"{arm} {epochs[0]['validation_loss']:.2f} to {epochs[-1]['validation_loss']:.2f}")
+        words.append(f"{arm} {epochs[0].validation_loss:.2f} to {epochs[-1].validation_loss:.2f}")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss, nats per token")
@@ -156,23 +160,23 @@ def training(results: dict[str, Any]) -> tuple[Figure, str]:
     return figure, f"Training curves; validation loss {'; '.join(words)}."
 
 
-def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
+def hotflip_curves(results: FinalResults) -> tuple[Figure, str]:
     """Success against the number of flips, and against the threshold."""
-    longer = any(results["hotflip"][model].get("long_budget_curve") for model in MODEL_KEYS)
+    longer = any(results.hotflip.models[model].long_budget_curve for model in MODEL_KEYS)
     figure, (left, right, *beyond) = plt.subplots(1, 2 + longer, figsize=(6.5 + 3 * longer, 2.8), sharey=True)
     for model in MODEL_KEYS:
-        cell = results["hotflip"][model]
-        curve = cell.get("budget_curve", [])  # none where nothing was attackable
+        cell = results.hotflip.models[model]
+        curve = cell.budget_curve or []  # none where nothing was attackable
         style = {"color": COLOURS[model], "marker": MARKERS[model], "linestyle": LINES[model], "label": model}
-        left.plot([p["flips"] for p in curve], [100 * p["success_rate"] for p in curve], **style)
-        more = cell.get("long_budget_curve") or ()
+        left.plot([p.flips for p in curve], [100 * p.success_rate for p in curve], **style)
+        more = cell.long_budget_curve or ()
         if more:
-            names = ["all" if point["flips"] is None else str(point["flips"]) for point in more]
-            beyond[0].plot(names, [100 * point["success_rate"] for point in more], **style)
+            names = ["all" if point.flips is None else str(point.flips) for point in more]
+            beyond[0].plot(names, [100 * point.success_rate for point in more], **style)
             beyond[0].set_xlabel("flips beyond the budget")
-        sweep = {float(t): 100 * rate for t, rate in cell.get("success_by_threshold", {}).items()}
+        sweep = {float(t): 100 * rate for t, rate in (cell.success_by_threshold or {}).items()}
         right.plot([100 * t for t in sweep], list(sweep.values()), **style)
-    right.axvline(100 * results["hotflip"]["baseline"]["threshold"], color="#000000", linewidth=0.8, linestyle=":")
+    right.axvline(100 * results.hotflip.models["baseline"].threshold, color="#000000", linewidth=0.8, linestyle=":")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("flips")
     left.set_ylabel("success, %")
@@ -185,10 +189,10 @@ def hotflip_curves(results: dict[str, Any]) -> tuple[Figure, str]:
     )
 
 
-def hotflip_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
+def hotflip_transfer(results: FinalResults) -> tuple[Figure, str]:
     """Success of the flips found on one model (row) on every other (column), in percent."""
-    matrix = results["hotflip"]["transfer_matrix"]
-    rates = [[matrix[source][target]["success_rate"] for target in MODEL_KEYS] for source in MODEL_KEYS]
+    matrix = results.hotflip.transfer_matrix
+    rates = [[matrix[source][target].success_rate for target in MODEL_KEYS] for source in MODEL_KEYS]
     figure, axes = plt.subplots(figsize=(3.4, 2.8))
     cells = [[float("nan") if rate is None else 100 * rate for rate in row] for row in rates]
     _heat_map(axes, cells, "{:.0f}", (0.0, 100.0))
@@ -196,11 +200,11 @@ def hotflip_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
     return figure, "HotFlip success in percent: flips found on the model of the row, read by that of the column."
 
 
-def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
+def trigger_transfer(results: FinalResults) -> tuple[Figure, str]:
     """NLL rise by the triggers found on one model (row) on every other (column), one square per type."""
-    matrix = results["uat"]["transfer_matrix"]
+    matrix = results.uat.transfer_matrix
     rises = {
-        kind: [[cells[source][target]["nll_increase"] for target in MODEL_KEYS] for source in MODEL_KEYS]
+        kind: [[cells[source][target].nll_increase for target in MODEL_KEYS] for source in MODEL_KEYS]
         for kind, cells in matrix.items()
     }
     known = [abs(value) for rows in rises.values() for row in rows for value in row if value is not None]
@@ -221,15 +225,15 @@ def trigger_transfer(results: dict[str, Any]) -> tuple[Figure, str]:
     return figure, "NLL rise by triggers: found on the model of the row, read by that of the column; a square per type."
 
 
-def trigger_learning(results: dict[str, Any]) -> tuple[Figure, str]:
+def trigger_learning(results: FinalResults) -> tuple[Figure, str]:
     """What the triggers gain on held-out examples while they are searched for: the best restart so far."""
     figure, grid = plt.subplots(1, len(MODEL_KEYS), figsize=(2.6 * len(MODEL_KEYS), 2.6), squeeze=False)
     for axes, model in zip(grid.flat, MODEL_KEYS, strict=True):
-        found = [(kind, cell) for kind, cell in results["uat"][model].items() if cell.get("curve")]
-        for number, (kind, cell) in enumerate(found):
+        searches = [(kind, cell) for kind, cell in results.uat.models[model].types.items() if cell.curve]
+        for number, (kind, cell) in enumerate(searches):
             # Held-out examples are scored every few iterations, and a restart that rests has no score.
-            gains = [[gain for gain in point.get("dev_gain", []) if gain is not None] for point in cell["curve"]]
-            steps = [point["iteration"] for point, some in zip(cell["curve"], gains, strict=True) if some]
+            gains = [[gain for gain in point.dev_gain or () if gain is not None] for point in cell.curve]
+            steps = [point.iteration for point, some in zip(cell.curve, gains, strict=True) if some]
             best = list(itertools.accumulate((max(some) for some in gains if some), max))
             style = {"color": TYPE_COLOURS[number % 5], "linestyle": TYPE_LINES[number % 5]}
             axes.plot(steps, best, label=kind, **style)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from utils.analysis.final import FinalResults
 from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.core.text import printable
@@ -12,7 +14,7 @@ from utils.reports.table import Table
 from utils.reports.text import summary
 
 
-def text_files(results: dict[str, Any], metadata: dict[str, Any], tables: list[Table]) -> dict[str, str]:
+def text_files(results: FinalResults, metadata: Mapping[str, Any], tables: list[Table]) -> dict[str, str]:
     """Path below the results directory -> content: summary, every table as CSV and LaTeX, the models' cards."""
     note = profile_note(metadata)
     files = {"experiment_summary.txt": summary(results, metadata, tables)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from utils.analysis.final import FinalResults
 from utils.core.errors import StageError
 from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
@@ -40,8 +42,8 @@ SECTIONS = (
 
 
 def page(
-    results: dict[str, Any],
-    metadata: dict[str, Any],
+    results: FinalResults,
+    metadata: Mapping[str, Any],
     tables: list[Table],
     figures: Path,
     alternative: dict[str, str],
@@ -55,21 +57,21 @@ def page(
         shown = [by_name[name] for name in names if name in by_name]
         if drawn or shown:
             sections.append(Section(title, words, figures=drawn, tables=shown))
-    raised = [f"{doubt['model']}: {doubt['message']}" for doubt in results["warnings"]] or ["none"]
+    raised = [f"{doubt.model}: {doubt.message}" for doubt in results.warnings] or ["none"]
     nothing = "" if examples else "No example could be attacked."
     sections += [
         Section("Attacked examples", nothing, examples=examples),
         Section("Data sets and their licences", lines=_origins(results)),
         Section("Doubts raised by the checks", lines=raised),
-        Section("Limits", lines=results["limits"]),
+        Section("Limits", lines=results.limits),
         _provenance(results, metadata),
     ]
-    answer = results["verdict"]
-    warnings = [answer["doubt"], *doubts(results)]
-    warnings += [f"The checks raise {len(results['warnings'])} doubts: see below."] if results["warnings"] else []
+    answer = results.verdict
+    warnings = [answer.doubt, *doubts(results)]
+    warnings += [f"The checks raise {len(results.warnings)} doubts: see below."] if results.warnings else []
     return render_page(
         f"mono-s2s, seed {metadata['seed']}",
-        [answer["attack"], answer["triggers"], answer["cost"]],
+        [answer.attack, answer.triggers, answer.cost],
         [words for words in warnings if words],
         sections,
         banner=profile_note(metadata),
@@ -96,20 +98,20 @@ def figure(path: Path, name: str, text: str) -> Picture:
     return Picture(Markup(svg), text, small=float(width[1]) < NARROW)
 
 
-def _origins(results: dict[str, Any]) -> list[str]:
+def _origins(results: FinalResults) -> list[str]:
     lines = []
-    for entry in results["data"]["sets"].values():
-        origin = entry["origin"]
+    for entry in results.data.sets.values():
+        origin = entry.origin
         where = " at ".join(str(origin[key]) for key in ("from", "revision") if origin.get(key))
-        inside = f"; in-domain: {', '.join(entry['in_domain'])}" if entry["in_domain"] else ""
-        lines.append(f"{entry['title']} ({entry['role']}), {where}: {entry['licence']}. {entry['note']}{inside}")
+        inside = f"; in-domain: {', '.join(entry.in_domain)}" if entry.in_domain else ""
+        lines.append(f"{entry.title} ({entry.role}), {where}: {entry.licence}. {entry.note}{inside}")
     return lines
 
 
-def _provenance(results: dict[str, Any], metadata: dict[str, Any]) -> Section:
+def _provenance(results: FinalResults, metadata: Mapping[str, Any]) -> Section:
     rows = [
-        (name, str(source["run_id"]), str(source["config_fingerprint"]), str(source["code"]["commit"])[:12])
-        for name, source in results["sources"].items()
+        (name, str(source.run_id), str(source.config_fingerprint), str(source.code.commit)[:12])
+        for name, source in results.sources.items()
     ]
     facts = [
         f"code {metadata['code']['commit']}{' with local changes' if metadata['code']['dirty'] else ''}",

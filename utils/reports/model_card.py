@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from utils.analysis.final import FinalResults
 from utils.core.results import profile_note
+from utils.reports.experiment_tables import trainings
 from utils.reports.table import NOT_AVAILABLE, interval, percent, set_titles, signed
 
 SUMMARY_OF_ARM = {
@@ -23,9 +26,9 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 ```"""
 
 
-def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> str:
+def model_card(arm: str, results: FinalResults, metadata: Mapping[str, Any]) -> str:
     """The card of `arm` (baseline or monotonic) as Markdown with the front matter that model hubs read."""
-    settings, training, model = metadata["settings"], results[f"{arm}_training"], results["setup"]["model"]
+    settings, training, model = metadata["settings"], trainings(results)[arm], results.setup.model
     note = profile_note(metadata)
     parts = [
         "\n".join(
@@ -33,7 +36,7 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
                 "---",
                 "library_name: transformers",
                 "pipeline_tag: summarization",
-                f"base_model: {json.dumps(model['source'])}",  # quoted: a path may hold what YAML reads as its own
+                f"base_model: {json.dumps(model.source)}",  # quoted: a path may hold what YAML reads as its own
                 "language: en",
                 "license: other",
                 "---",
@@ -58,45 +61,45 @@ def model_card(arm: str, results: dict[str, Any], metadata: dict[str, Any]) -> s
         "## Training",
         _list(
             [
-                f"from {model['source']}, revision {model['revision'] or 'of that directory'}, "
-                f"{model['parameters']:,} parameters",
-                f"{results['data']['prepared']['train']['rows']:,} examples, {len(training['epochs'])} epochs, best "
-                f"epoch {training['best_epoch']} (validation loss {training['best_validation_loss']:.3f})",
-                *(f"{name}: {value}" for name, value in sorted(training["settings"].items())),
-                f"smallest feed-forward weight: {training['min_ffn_weight']:.3g}",
-                f"weights sha256: {training['weights_sha256']}",
+                f"from {model.source}, revision {model.revision or 'of that directory'}, "
+                f"{model.parameters:,} parameters",
+                f"{results.data.prepared['train'].rows:,} examples, {len(training.epochs)} epochs, best "
+                f"epoch {training.best_epoch} (validation loss {training.best_validation_loss:.3f})",
+                *(f"{name}: {value}" for name, value in sorted(training.settings.items())),
+                f"smallest feed-forward weight: {training.min_ffn_weight:.3g}",
+                f"weights sha256: {training.weights_sha256}",
             ]
         ),
         "## Data and their licences",
         _list(
-            [f"{e['title']} ({e['role']}): {e['licence']}. {e['note']}" for e in results["data"]["sets"].values()]
-            + [f"{key}: {NOT_AVAILABLE}, this run went without it" for key in results["missing_datasets"]]
+            [f"{e.title} ({e.role}): {e.licence}. {e.note}" for e in results.data.sets.values()]
+            + [f"{key}: {NOT_AVAILABLE}, this run went without it" for key in results.missing_datasets]
         ),
         "The licences above are those that the data sets state; whether they allow a use of this model is for its user "
         "to judge.",
         "## Results",
         _results(arm, results),
         "## Limits",
-        _list([*results["limits"], "It summarises English; it repeats the errors and the views of its training data."]),
+        _list([*results.limits, "It summarises English; it repeats the errors and the views of its training data."]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _results(arm: str, results: dict[str, Any]) -> str:
+def _results(arm: str, results: FinalResults) -> str:
     lines = []
     for key, title in set_titles(results).items():
-        cell = results["evaluation"].get(key, {}).get(arm)
-        lines.append(f"ROUGE-L on {title}: {interval(cell['rougeL']) if cell else NOT_AVAILABLE}")
-    hotflip = results["hotflip"][arm]
+        cell = results.evaluation.datasets.get(key, {}).get(arm)
+        lines.append(f"ROUGE-L on {title}: {interval(cell.rougeL) if cell else NOT_AVAILABLE}")
+    hotflip = results.hotflip.models[arm]
     lines.append(
-        f"HotFlip on {hotflip['num_attackable']} attackable examples: success "
-        + percent(hotflip["success_rate"], hotflip.get("success_rate_ci"))
+        f"HotFlip on {hotflip.num_attackable} attackable examples: success "
+        + percent(hotflip.success_rate, hotflip.success_rate_ci)
     )
-    worst = results["uat"][arm]["worst"]["worst_type"]
+    worst = results.uat.models[arm].worst.worst_type
     if worst is None:  # no example could be attacked, or no type was searched for
         lines.append(f"worst universal trigger: {NOT_AVAILABLE}")
     else:
-        change = signed(results["uat"][arm][worst]["delta_rougeL"], digits=4)
+        change = signed(results.uat.models[arm].types[worst].delta_rougeL, digits=4)
         lines.append(f"worst universal trigger ({worst}): ROUGE-L {change}")
     return _list(lines)
 

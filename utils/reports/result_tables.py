@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Iterator
 
+from utils.analysis.final import FinalResults
 from utils.analysis.measures import relative_gain
+from utils.analysis.records import given
+from utils.analysis.results import PairedTest, Test, TriggerCell
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.table import NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
 
+SHOWN_METRICS = ("rouge1", "rouge2", "rougeL")
 METRIC_TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 
 
-def quality(results: dict[str, Any]) -> Table:
+def quality(results: FinalResults) -> Table:
     rows: list[tuple[str, ...]] = []
     sizes = []
     for key, title in set_titles(results).items():
-        cells = results["evaluation"].get(key)
+        cells = results.evaluation.datasets.get(key)
         if cells is None:
             rows += [(f"{title} {model}", *(NOT_AVAILABLE,) * 3) for model in MODEL_KEYS]
             continue
-        sizes.append(f"{title} {cells['standard']['num_examples']:,}")
+        sizes.append(f"{title} {cells['standard'].num_examples:,}")
         for model in MODEL_KEYS:
-            rows.append((f"{title} {model}", *(interval(cells[model][m]) for m in ("rouge1", "rouge2", "rougeL"))))
-        yardstick = results["data"]["sets"][key]["splits"]["test"]["sampled"]
-        rows.append((f"{title} lead-3", *(f"{yardstick['lead3'][m]:.3f}" for m in ("rouge1", "rouge2", "rougeL"))))
+            rows.append((f"{title} {model}", *(interval(getattr(cells[model], metric)) for metric in SHOWN_METRICS)))
+        rows.append((f"{title} lead-3", *(f"{lead3(results, key)[metric]:.3f}" for metric in SHOWN_METRICS)))
     return Table(
         "rouge",
         f"ROUGE F with {level(results)} bootstrap intervals",
@@ -35,15 +38,21 @@ def quality(results: dict[str, Any]) -> Table:
     )
 
 
-def comparisons(results: dict[str, Any]) -> Table:
+def lead3(results: FinalResults, key: str) -> dict[str, float]:
+    """ROUGE of the first three sentences of a test set's texts, by metric."""
+    scores: dict[str, float] = given(results.data.sets[key].splits["test"].sampled)["lead3"]
+    return scores
+
+
+def comparisons(results: FinalResults) -> Table:
     """Monotonic minus baseline, metric by metric."""
     rows: list[tuple[str, ...]] = []
     for key, title in set_titles(results).items():
-        cell = results["evaluation"]["comparisons"].get(key)
+        cell = results.evaluation.comparisons.get(key)
         if cell is None:
-            rows.append((title, *(NOT_AVAILABLE,) * 4))
+            rows.append((title, *(NOT_AVAILABLE,) * 5))
             continue
-        rows += [(f"{title} {words}", *_tested(cell[metric], 4)) for metric, words in METRIC_TITLES.items()]
+        rows += [(f"{title} {name}", *_tested(cell[metric], 4)) for metric, name in METRIC_TITLES.items()]
     return Table(
         "rouge_comparison",
         "ROUGE, monotonic minus baseline, paired",
@@ -54,14 +63,14 @@ def comparisons(results: dict[str, Any]) -> Table:
     )
 
 
-def against_standard(results: dict[str, Any]) -> Table:
+def against_standard(results: FinalResults) -> Table:
     """Both fine-tuned models minus the pretrained one, ROUGE-L."""
     rows: list[tuple[str, ...]] = []
     for key, title in set_titles(results).items():
-        cell = results["evaluation"]["comparisons"].get(key)
+        cell = results.evaluation.comparisons.get(key)
         for model in TRAINED_KEYS:
-            test = cell and cell["rougeL"]["against_standard"][model]
-            rows.append((f"{title} {model}", *(_tested(test, 4) if test else (NOT_AVAILABLE,) * 4)))
+            tested = _tested(cell["rougeL"].against_standard[model], 4) if cell else (NOT_AVAILABLE,) * 5
+            rows.append((f"{title} {model}", *tested))
     return Table(
         "rouge_against_standard",
         "ROUGE-L, fine-tuned minus standard, paired",
@@ -71,24 +80,24 @@ def against_standard(results: dict[str, Any]) -> Table:
     )
 
 
-def attack_tests(results: dict[str, Any]) -> Table:
+def attack_tests(results: FinalResults) -> Table:
     """Monotonic minus baseline on examples that both could lose something on."""
-    found = {"HotFlip": results["hotflip"]["comparisons"]["baseline_vs_monotonic"]}
-    found |= {f"trigger {kind}": cell for kind, cell in results["uat"]["comparisons"].items()}
+    attacks = {"HotFlip": given(results.hotflip.comparisons.baseline_vs_monotonic)}
+    attacks |= {f"trigger {kind}": tests for kind, tests in results.uat.comparisons.items()}
     rows: list[tuple[str, ...]] = []
-    for name, cell in found.items():
-        success = cell["success"]
-        bounds = [100 * success["lower"], 100 * success["upper"]]
-        points = signed(100 * success["difference"], bounds, digits=1) if success["n"] else NOT_AVAILABLE
-        rows.append((f"{name} success, points", points, p_value(success["p_value_holm"]), "-", "-"))
-        for words, test in (
-            ("ROUGE-L change", "delta_rougeL"),
-            ("NLL rise", "loss_increase"),
-            ("NLL rise", "nll_increase"),
+    for name, tests in attacks.items():
+        success = tests.success
+        bounds = [100 * success.lower, 100 * success.upper]
+        points = signed(100 * success.difference, bounds, digits=1) if success.n else NOT_AVAILABLE
+        rows.append((f"{name} success, points", points, *_p_values(success), "-", "-"))
+        for title, test in (
+            ("ROUGE-L change", tests.delta_rougeL),
+            ("NLL rise", tests.loss_increase),
+            ("NLL rise", tests.nll_increase),
         ):
-            if test in cell:
-                rows.append((f"{name} {words}", *_tested(cell[test], 3)))
-    sizes = ", ".join(f"{name} {cell['num_common']}" for name, cell in found.items())
+            if test:
+                rows.append((f"{name} {title}", *_tested(test, 3)))
+    sizes = ", ".join(f"{name} {tests.num_common}" for name, tests in attacks.items())
     return Table(
         "attack_tests",
         "Attacks, monotonic minus baseline, paired",
@@ -99,37 +108,42 @@ def attack_tests(results: dict[str, Any]) -> Table:
     )
 
 
-def _tested_header(results: dict[str, Any]) -> tuple[str, ...]:
-    return (f"difference [{level(results)}]", "p (Holm)", "d_z", "detectable")
+def _tested_header(results: FinalResults) -> tuple[str, ...]:
+    return (f"difference [{level(results)}]", "p", "p (Holm)", "d_z", "detectable")
 
 
-def _tested(test: dict[str, Any], digits: int) -> tuple[str, ...]:
-    smallest = test["minimum_detectable_difference"]
+def _tested(test: PairedTest, digits: int) -> tuple[str, ...]:
+    smallest = test.minimum_detectable_difference
     return (
-        signed(test["difference"], [test["lower"], test["upper"]], digits=digits),
-        p_value(test["p_value_holm"]),
-        signed(test["cohens_dz"], digits=2),
+        signed(test.difference, [test.lower, test.upper], digits=digits),
+        *_p_values(test),
+        signed(test.cohens_dz, digits=2),
         NOT_AVAILABLE if smallest is None else f"{smallest:.{digits}f}",
     )
 
 
-def level(results: dict[str, Any]) -> str:
+def _p_values(test: Test) -> tuple[str, str]:
+    """Raw, and corrected over the family that the test belongs to."""
+    return p_value(test.p_value), "-" if test.p_value_holm is None else p_value(test.p_value_holm)
+
+
+def level(results: FinalResults) -> str:
     """The confidence of every interval, such as 95 %."""
-    return f"{100 * results['confidence']:g} %"
+    return f"{100 * results.confidence:g} %"
 
 
-def hotflip(results: dict[str, Any]) -> Table:
+def hotflip(results: FinalResults) -> Table:
     rows: list[tuple[str, ...]] = []
     for model in MODEL_KEYS:
-        cell = results["hotflip"][model]
+        cell = results.hotflip.models[model]
         rows.append(
             (
                 model,
-                percent(cell["success_rate"], cell.get("success_rate_ci")),
-                percent(cell["mean_degradation"], cell.get("mean_degradation_ci")),
-                signed(cell["mean_loss_increase"], cell.get("mean_loss_increase_ci")),
-                f"{cell['num_attackable']}",
-                f"{cell['num_skipped']}",
+                percent(cell.success_rate, cell.success_rate_ci),
+                percent(cell.mean_degradation, cell.mean_degradation_ci),
+                signed(cell.mean_loss_increase, cell.mean_loss_increase_ci),
+                f"{cell.num_attackable}",
+                f"{cell.num_skipped}",
             )
         )
     return Table(
@@ -141,13 +155,13 @@ def hotflip(results: dict[str, Any]) -> Table:
     )
 
 
-def hotflip_controls(results: dict[str, Any]) -> Table:
-    names = list(dict.fromkeys(n for model in MODEL_KEYS for n in results["hotflip"][model]["controls"]))
+def hotflip_controls(results: FinalResults) -> Table:
+    names = list(dict.fromkeys(n for model in MODEL_KEYS for n in results.hotflip.models[model].controls))
     rows: list[tuple[str, ...]] = []
     for model in MODEL_KEYS:
-        cell = results["hotflip"][model]
-        cells = [cell, *(cell["controls"].get(name) for name in names), cell["worst_case"]]
-        rows.append((model, *(percent(c["success_rate"]) if c else NOT_AVAILABLE for c in cells)))
+        cell = results.hotflip.models[model]
+        cells = [cell, *(cell.controls.get(name) for name in names), cell.worst_case]
+        rows.append((model, *(percent(c.success_rate) if c else NOT_AVAILABLE for c in cells)))
     return Table(
         "hotflip_controls",
         "HotFlip success beside its controls",
@@ -160,11 +174,9 @@ def hotflip_controls(results: dict[str, Any]) -> Table:
     )
 
 
-def hotflip_transfer(results: dict[str, Any]) -> Table:
-    matrix = results["hotflip"]["transfer_matrix"]
-    rows = [
-        (source, *(percent(matrix[source][target]["success_rate"]) for target in MODEL_KEYS)) for source in MODEL_KEYS
-    ]
+def hotflip_transfer(results: FinalResults) -> Table:
+    matrix = results.hotflip.transfer_matrix
+    rows = [(source, *(percent(matrix[source][target].success_rate) for target in MODEL_KEYS)) for source in MODEL_KEYS]
     return Table(
         "hotflip_transfer",
         "HotFlip success, flips found on (row) and read by (column)",
@@ -173,13 +185,14 @@ def hotflip_transfer(results: dict[str, Any]) -> Table:
     )
 
 
-def hotflip_budget(results: dict[str, Any]) -> Table:
+def hotflip_budget(results: FinalResults) -> Table:
     """Success as ever more tokens may change: within the budget on all examples, beyond it on a sample."""
-    curves = {}
+    curves: dict[str, dict[int | None, float]] = {}
     for model in MODEL_KEYS:
-        cell = results["hotflip"][model]
-        beyond = cell.get("long_budget_curve", [])[1:]  # its first point is the attack's own, on the sample
-        curves[model] = {point["flips"]: point["success_rate"] for point in (*cell.get("budget_curve", []), *beyond)}
+        cell = results.hotflip.models[model]
+        within: dict[int | None, float] = {point.flips: point.success_rate for point in cell.budget_curve or ()}
+        # The first point of the long curve is the attack's own, on the sample.
+        curves[model] = within | {point.flips: point.success_rate for point in (cell.long_budget_curve or ())[1:]}
     flips = list(dict.fromkeys(number for curve in curves.values() for number in curve))
     flips.sort(key=lambda number: (number is None, number))
     return Table(
@@ -192,14 +205,14 @@ def hotflip_budget(results: dict[str, Any]) -> Table:
     )
 
 
-def attribution(results: dict[str, Any], arms: list[str]) -> Table:
+def attribution(results: FinalResults, arms: list[str]) -> Table:
     """Control arms beside the two models they explain; they stand in no other table."""
     rows: list[tuple[str, ...]] = []
     for model in (*TRAINED_KEYS, *arms):
-        cell = results["hotflip"][model]
-        quality = [results["evaluation"].get(key, {}).get(model) for key in set_titles(results)]
-        rouge = [f"{item['rougeL']['mean']:.3f}" if item else NOT_AVAILABLE for item in quality]
-        attack = (percent(cell["success_rate"], cell.get("success_rate_ci")), signed(cell["mean_loss_increase"]))
+        cell = results.hotflip.models[model]
+        cells = [results.evaluation.datasets.get(key, {}).get(model) for key in set_titles(results)]
+        rouge = [f"{rouges.rougeL.mean:.3f}" if rouges else NOT_AVAILABLE for rouges in cells]
+        attack = (percent(cell.success_rate, cell.success_rate_ci), signed(cell.mean_loss_increase))
         rows.append((model, *rouge, *attack))
     return Table(
         "attribution",
@@ -215,18 +228,18 @@ def attribution(results: dict[str, Any], arms: list[str]) -> Table:
     )
 
 
-def triggers(results: dict[str, Any]) -> Table:
+def triggers(results: FinalResults) -> Table:
     rows: list[tuple[str, ...]] = [
         (
             f"{model} {kind}",
-            signed(cell["delta_rougeL"], cell.get("delta_rougeL_ci")),
-            signed(cell["nll_increase"]),
-            percent(cell["success_rate"]),
-            cell["trigger_text"],
+            signed(cell.delta_rougeL, cell.delta_rougeL_ci),
+            signed(cell.nll_increase),
+            percent(cell.success_rate),
+            cell.trigger_text,
         )
-        for model, kind, cell in _trigger_cells(results)
+        for model, kind, cell in trigger_cells(results)
     ]
-    worst = [f"{model} {results['uat'][model]['worst']['worst_type'] or 'none'}" for model in MODEL_KEYS]
+    worst = [f"{model} {results.uat.models[model].worst.worst_type or 'none'}" for model in MODEL_KEYS]
     return Table(
         "triggers",
         "Universal triggers",
@@ -238,13 +251,13 @@ def triggers(results: dict[str, Any]) -> Table:
     )
 
 
-def trigger_controls(results: dict[str, Any]) -> Table:
+def trigger_controls(results: FinalResults) -> Table:
     rows: list[tuple[str, ...]] = []
-    for model, kind, cell in _trigger_cells(results):
-        controls = [cell.get(name) for name in ("random_control", "gradient_free_control")]
-        rises = ["-" if not c else signed(c["nll_increase"]) for c in controls]
-        done = "yes" if cell["converged"] else "no"
-        rows.append((f"{model} {kind}", signed(cell["nll_increase"], cell.get("nll_increase_ci")), *rises, done))
+    for model, kind, cell in trigger_cells(results):
+        controls = (cell.random_control, cell.gradient_free_control)
+        rises = ["-" if control is None else signed(control.nll_increase) for control in controls]
+        done = "yes" if cell.converged else "no"
+        rows.append((f"{model} {kind}", signed(cell.nll_increase, cell.nll_increase_ci), *rises, done))
     return Table(
         "trigger_controls",
         "NLL rise by triggers beside their controls, nats per token",
@@ -255,20 +268,17 @@ def trigger_controls(results: dict[str, Any]) -> Table:
     )
 
 
-def _trigger_cells(results: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(model, type, cell) of every trigger found."""
-    return [
-        (model, kind, cell)
-        for model in MODEL_KEYS
-        for kind, cell in results["uat"][model].items()
-        if kind != "worst" and cell.get("trigger_ids") is not None
-    ]
+def trigger_cells(results: FinalResults) -> Iterator[tuple[str, str, TriggerCell]]:
+    """(model, type, cell) of every trigger."""
+    for model in MODEL_KEYS:
+        for kind, cell in results.uat.models[model].types.items():
+            yield model, kind, cell
 
 
-def trigger_transfer(results: dict[str, Any]) -> Table:
-    matrix = results["uat"]["transfer_matrix"]
+def trigger_transfer(results: FinalResults) -> Table:
+    matrix = results.uat.transfer_matrix
     rows: list[tuple[str, ...]] = [
-        (f"{kind}, {source}", *(signed(matrix[kind][source][target]["nll_increase"]) for target in MODEL_KEYS))
+        (f"{kind}, {source}", *(signed(matrix[kind][source][target].nll_increase) for target in MODEL_KEYS))
         for kind in matrix
         for source in MODEL_KEYS
     ]
@@ -280,28 +290,26 @@ def trigger_transfer(results: dict[str, Any]) -> Table:
     )
 
 
-def checks(results: dict[str, Any]) -> Table:
+def checks(results: FinalResults) -> Table:
     """The battery that tells a robust model from one whose gradients mislead the attack."""
     rows: list[tuple[str, ...]] = []
     for model in MODEL_KEYS:
-        cell, tests = results["hotflip"][model], results["hotflip"]["comparisons"]["attack_minus_control"][model]
-        double, fidelity = tests.get("double"), (cell.get("taylor_fidelity_spearman") or {}).get("mean")
-        gained = double["loss_increase"] if double and double["num_common"] else None
-        more = relative_gain(gained["mean_b"], gained["mean_a"]) if gained else None
-        curve = [point["success_rate"] for point in cell.get("budget_curve", []) if point["success_rate"] is not None]
+        cell, tests = results.hotflip.models[model], results.hotflip.comparisons.attack_minus_control[model]
+        fidelity = cell.taylor_fidelity_spearman.mean if cell.taylor_fidelity_spearman else None
+        gained = tests["double"].loss_increase if "double" in tests and tests["double"].num_common else None
+        more = relative_gain(gained.mean_b, gained.mean_a) if gained else None
+        curve = [point.success_rate for point in cell.budget_curve or ()]
         grows = all(later >= earlier for earlier, later in itertools.pairwise(curve))
-        zero = cell.get("zero_gradient_count")
+        zero, all_replaced = cell.zero_gradient_count, cell.controls.get("all_replaced")
         rows.append(
             (
                 model,
-                f"{cell['gradient_norm']['median']:.3g}" if cell.get("gradient_norm") else NOT_AVAILABLE,
+                f"{cell.gradient_norm.median:.3g}" if cell.gradient_norm else NOT_AVAILABLE,
                 NOT_AVAILABLE if zero is None else str(zero),
                 NOT_AVAILABLE if fidelity is None else f"{fidelity:+.2f}",
                 NOT_AVAILABLE if not curve else "yes" if grows else "no",
                 NOT_AVAILABLE if more is None else f"{100 * more:+.1f} %",
-                percent(cell["controls"]["all_replaced"]["success_rate"])
-                if "all_replaced" in cell["controls"]
-                else NOT_AVAILABLE,
+                percent(all_replaced.success_rate) if all_replaced else NOT_AVAILABLE,
             )
         )
     return Table(

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.analysis.final import FinalResults
+from utils.analysis.results import Interval
 from utils.core.text import printable
 
 TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
 NOT_AVAILABLE = "not available"
 
 
-def set_titles(results: dict[str, Any]) -> dict[str, str]:
+def set_titles(results: FinalResults) -> dict[str, str]:
     """The titles of all test sets of a run by key, also of those that are missing, in their order."""
-    sets, missing = results["data"]["sets"], results["data"]["missing"]
-    found = {key: printable(entry["title"]) for key, entry in sets.items() if entry["role"] == "test"}
-    return found | {key: TITLES[key] for key in TITLES if key in missing}
+    titles = {key: printable(entry.title) for key, entry in results.data.sets.items() if entry.role == "test"}
+    return titles | {key: TITLES[key] for key in TITLES if key in results.data.missing}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ def _narrowest(widths: list[int]) -> int:
     return sum(widths) + len(widths) - 1
 
 
-def interval(cell: dict[str, float]) -> str:
-    return f"{cell['mean']:.3f} [{cell['lower']:.3f}, {cell['upper']:.3f}]"
+def interval(cell: Interval) -> str:
+    return f"{cell.mean:.3f} [{cell.lower:.3f}, {cell.upper:.3f}]"
 
 
 def percent(value: float | None, bounds: Sequence[float] | None = None) -> str:

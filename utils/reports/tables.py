@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS
 from utils.reports import data_tables, experiment_tables, result_tables
 from utils.reports.table import Table
 
 
-def all_tables(results: dict[str, Any]) -> list[Table]:
+def all_tables(results: FinalResults) -> list[Table]:
     """Every table, made from the `results` of final_results.json; control arms get one only where there are any."""
-    makers: tuple[Callable[[dict[str, Any]], Table], ...] = (
+    makers: tuple[Callable[[FinalResults], Table], ...] = (
         experiment_tables.fairness,
         experiment_tables.constraint,
         result_tables.quality,
@@ -34,5 +34,5 @@ def all_tables(results: dict[str, Any]) -> list[Table]:
         experiment_tables.costs,
     )
     tables = [make(results) for make in makers]
-    arms = [key for key in results["hotflip"]["transfer_matrix"] if key not in MODEL_KEYS]
+    arms = [key for key in results.hotflip.transfer_matrix if key not in MODEL_KEYS]
     return [*tables, result_tables.attribution(results, arms)] if arms else tables

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.aggregate import FILES, findings
+from utils.analysis.final import FinalResults
 from utils.analysis.verification import FINAL, Check, checks_of_numbers, text_of, unequal
-from utils.core.codec import RecordError, to_json
+from utils.core.codec import RecordError, from_json, to_json
 from utils.core.provenance import code_revision
 from utils.core.results import read_result
 from utils.reports.files import text_files
@@ -38,7 +39,7 @@ def _verdict(directory: Path, written: dict[str, Any]) -> Iterator[str]:
 
 def _written(directory: Path, final: dict[str, Any]) -> Iterator[str]:
     """Files of the report that are not what the numbers in final_results.json give."""
-    results = final["results"]
+    results = from_json(FinalResults, final["results"], FINAL)
     tables = all_tables(results)
     made, now = final["_metadata"]["code"]["commit"], code_revision()["commit"]
     note = "" if made == now else f" (written by code revision {made[:10]}, this is {now[:10]}: check with that one)"
@@ -47,5 +48,5 @@ def _written(directory: Path, final: dict[str, Any]) -> Iterator[str]:
             yield f"{name} differs{note}"
     page = text_of(directory / "report.html")
     shown = {table.name: render_table(table) for table in tables}
-    shown |= {f"verdict: {name}": escaped(results["verdict"][name]) for name in ("attack", "triggers", "cost")}
+    shown |= {f"verdict: {name}": escaped(getattr(results.verdict, name)) for name in ("attack", "triggers", "cost")}
     yield from (f"report.html does not show {name}{note}" for name, part in shown.items() if part not in page)
