@@ -137,6 +137,8 @@ def _from_environment(names: list[str], constants: dict[str, Any], problems: lis
             "SCRATCH_DIR": str(root / "scratch"),
             "PROJECT_DIR": str(root / "project"),
         }
+    if "MODEL_NAME" in given:  # the configuration's commit is one of the configuration's model
+        values["MODEL_REVISION"] = ""
     return values | given
 
 

@@ -23,6 +23,7 @@ from utils.data.hub import known_pin
 from utils.data.registry import DatasetSource
 from utils.operations.check import OK, PROBLEM, WARNING, Check
 from utils.operations.cluster_checks import cluster_checks
+from utils.operations.training_memory import memory_check
 from utils.pipeline.external_inputs import model_directory
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
@@ -65,6 +66,8 @@ def _checks(settings: Settings, paths: Paths, python: str) -> Iterator[Check]:
     yield from _directories(settings, paths)
     yield from cluster_checks(settings)
     yield from _inputs(settings, paths)
+    if memory := memory_check(settings, paths):
+        yield memory
     if environment.state == OK:
         yield _smoke(settings, python)
 

@@ -1,0 +1,125 @@
+"""How much GPU memory a training needs, from the model's config.json alone, before anything is queued. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from utils.core.paths import Paths
+from utils.core.settings import Settings
+from utils.data.hub import snapshots
+from utils.operations.check import OK, PROBLEM, WARNING, Check
+from utils.pipeline.external_inputs import model_directory
+
+HUB_SECONDS = 10
+# GB of cards whose GRES does not tell; of those that come in several sizes the smaller one.
+CARD_GB = {
+    "v100": 16, "p100": 16, "t4": 16, "a30": 24, "rtx6000": 24, "a10": 24, "l4": 24, "mi100": 32, "a100": 40, "a40": 48,
+    "l40": 48, "l40s": 48, "a6000": 48, "rtxpro6000": 96, "gh200": 96, "h100": 80, "h200": 141, "b200": 180,
+    "mi300x": 192,
+}  # fmt: skip
+# Bytes that autograd keeps for a token in a layer, for each unit of d_model, of heads × d_kv and of d_ff; for a label
+# token for each word of the vocabulary. Read off `saved_tensors_hooks` of T5s of several shapes under bfloat16 autocast.
+MODEL_BYTES, HEAD_BYTES, FFN_BYTES, GATED_FFN_BYTES, WORD_BYTES = 42, 22, 6, 16, 12
+# Of a parameter: itself, its gradient and two moments of Adam in float32; of a product's matrix a copy in bfloat16.
+STATE_BYTES, COPY_BYTES = 16, 2
+LIBRARIES = 1e9  # CUDA context, cuBLAS workspaces
+
+
+def memory_check(settings: Settings, paths: Paths) -> Check | None:
+    """Does a training of MODEL_NAME fit on a GPU of SLURM_GRES? None for no GPU, or an unknown model."""
+    config = None if settings.DEVICE == "cpu" else _config(settings, paths)
+    if config is None:
+        return None
+    micro = settings.MICRO_BATCH_SIZE or settings.BATCH_SIZE
+    needed = training_gb(config, settings, micro, settings.GRADIENT_CHECKPOINTING)
+    words = f"{settings.MODEL_NAME} at micro-batch {micro} needs about {needed:.0f} GB"
+    cards = [gb for gb in map(card_gb, settings.SLURM_GRES.split("|")) if gb]
+    if not cards:
+        return Check(OK, "GPU memory", words)
+    if needed <= min(cards):
+        return Check(OK, "GPU memory", f"{words} of {min(cards)}")
+    ways = [(1, settings.GRADIENT_CHECKPOINTING, "MICRO_BATCH_SIZE=1")] if micro > 1 else []
+    ways += [(1, True, "MICRO_BATCH_SIZE=1 and GRADIENT_CHECKPOINTING=true")]
+    fitting = [name for rows, again, name in ways if training_gb(config, settings, rows, again) <= min(cards)]
+    fix = f"set {fitting[0]}" if fitting else "name a larger GPU in SLURM_GRES"
+    return Check(WARNING if needed <= max(cards) else PROBLEM, "GPU memory", f"{words}, the GPU has {min(cards)}", fix)
+
+
+def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpointing: bool) -> float:
+    """Peak of a step of the monotonic arm under bfloat16, in GB, `rows` full-length examples at once."""
+    d, ff, heads = config["d_model"], config["d_ff"], config["num_heads"]
+    encoder, decoder = layers(config)
+    inputs, labels = rows * settings.MAX_INPUT_LENGTH, rows * settings.MAX_TARGET_LENGTH
+    ffn = GATED_FFN_BYTES if _gated(config) else FFN_BYTES
+    token = MODEL_BYTES * d + HEAD_BYTES * heads * config["d_kv"] + ffn * ff
+    # With checkpointing each layer keeps its float32 input, and one layer at a time all that is above.
+    deep = token + (encoder - 1) * 4 * d if checkpointing else token * encoder
+    high = token + (decoder - 1) * 4 * d if checkpointing else token * decoder
+    # Position bias with the mask, [rows, heads, s, s]: float32 once, a bfloat16 copy and its gradient in every layer.
+    bias = rows * heads * settings.MAX_INPUT_LENGTH**2 * (8 + 2 * (1 if checkpointing else encoder))
+    logits = labels * config["vocab_size"] * WORD_BYTES
+    constrained = 4 * (3 if _gated(config) else 2) * d * ff * (encoder + decoder)  # W = softplus(V), float32
+    state = parameters(config) * (STATE_BYTES + COPY_BYTES) + constrained
+    return float(state + inputs * deep + labels * high + bias + logits + LIBRARIES) / 1e9
+
+
+def parameters(config: dict[str, Any]) -> int:
+    """Parameters of the T5 that a config.json describes."""
+    d, inner = config["d_model"], config["num_heads"] * config["d_kv"]
+    encoder, decoder = layers(config)
+    attention, ffn = 4 * d * inner + d, (3 if _gated(config) else 2) * d * config["d_ff"] + d  # with their norms
+    # v1.1 and flan: a head of its own, which transformers 4 writes as one of these and transformers 5 as the other.
+    tied = config.get("tie_word_embeddings", True) and config.get("scale_decoder_outputs", True)
+    embeddings = config["vocab_size"] * d * (1 if tied else 2)
+    biases = 2 * config.get("relative_attention_num_buckets", 32) * config["num_heads"]
+    blocks = encoder * (attention + ffn) + decoder * (2 * attention + ffn)
+    return int(embeddings + blocks + 2 * d + biases)
+
+
+def layers(config: dict[str, Any]) -> tuple[int, int]:
+    """Blocks of encoder and decoder."""
+    return config["num_layers"], config.get("num_decoder_layers") or config["num_layers"]
+
+
+def card_gb(gres: str) -> int | None:
+    """Memory of the card that a GRES names (gpu:a100_80gb:1, gpu:h200:2), None where its name does not tell."""
+    kind = re.sub(r"(:\d+)?$", "", gres.strip().lower()).rpartition(":")[2]
+    if size := re.search(r"(\d+)\s*gb?\b", kind.replace("_", " ").replace("-", " ")):
+        return int(size[1])
+    return CARD_GB.get(re.sub(r"[^a-z0-9]|nvidia|geforce|tesla", "", kind))
+
+
+def _gated(config: dict[str, Any]) -> bool:
+    return str(config.get("feed_forward_proj", "relu")).startswith("gated")
+
+
+def _config(settings: Settings, paths: Paths) -> dict[str, Any] | None:
+    """config.json of MODEL_NAME: its directory's, the cache's, or the hub's where that answers."""
+    name, revision = settings.MODEL_NAME, settings.MODEL_REVISION or "main"
+    if settings.PROFILE == "demo":
+        return None
+    cache = Path(settings.HF_CACHE_DIR or paths.work / "hf_cache")
+    folders = [model_directory(settings), *snapshots(name, revision, cache_dir=cache, kind="model")]
+    try:
+        for folder in folders:
+            if folder and (folder / "config.json").is_file():
+                return _read((folder / "config.json").read_text(encoding="utf-8"))
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+            return None
+        url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+        with urllib.request.urlopen(f"{url}/{name}/resolve/{revision}/config.json", timeout=HUB_SECONDS) as answer:
+            return _read(answer.read().decode())
+    except (OSError, ValueError, KeyError):  # whether it can be had is another check's question
+        return None
+
+
+def _read(text: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(text)
+    for name in ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "vocab_size"):
+        config[name] = int(config[name])
+    return config
