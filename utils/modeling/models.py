@@ -137,7 +137,10 @@ def plain_copy(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:
         copy = T5ForConditionalGeneration(config)
     state = {name: tensor.to("cpu", torch.float32) for name, tensor in folded_state(model).items()}
     copy.load_state_dict(state, assign=True)
-    copy.tie_weights()
+    if model.lm_head.weight is model.shared.weight:
+        copy.tie_weights()
+    else:  # v1.1 and flan: a head of its own; transformers 5 would tie it, whatever the weights are
+        copy.set_input_embeddings(copy.shared)
     copy.generation_config = GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id,
         eos_token_id=config.eos_token_id,

@@ -18,7 +18,13 @@ from torch.utils.hooks import RemovableHandle
 
 from utils.core.names import ABS_INIT_FREE, ARMS, BASELINE, MONOTONIC
 
-FFN_CLASSES = ("T5DenseActDense", "T5DenseGatedActDense")
+GATED = "T5DenseGatedActDense"
+FFN_CLASSES = ("T5DenseActDense", GATED)
+_SCOPE = "each feed-forward block alone; the whole network is not monotone"
+_GATED_SCOPE = (
+    "each feed-forward block alone; a gated block is the product of act(wi_0 x) and wi_1 x, which weights >= 0 "
+    "make monotone only where both are positive and act rises; the whole network is not monotone"
+)
 # A float32 V near -5 moves in steps of 5e-7, which is what lr * decay is at 5e-5 * 0.01: paid step by step, half of
 # the decay would be rounded away. It is therefore paid when it has added up to this much.
 SMALLEST_DECAY_PAYMENT = 1e-5
@@ -229,7 +235,7 @@ def audit(model: nn.Module, *, inputs: int = 4, seed: int = 0) -> dict[str, Any]
         "largest_relative_decrease": worst,
         "tried": f"{inputs} inputs at scales 0.1, 1 and 10 of every block; each coordinate raised alone by 0.01 to 10, "
         "and all together; float64, tolerance 1e-12 of the largest output",
-        "scope": "each feed-forward block alone; the whole network is not monotone",
+        "scope": _GATED_SCOPE if type(blocks[0][1]).__name__ == GATED else _SCOPE,
     }
 
 

@@ -23,7 +23,7 @@ CARD_GB = {
     "mi300x": 192,
 }  # fmt: skip
 # Bytes that autograd keeps for a token in a layer, for each unit of d_model, of heads × d_kv and of d_ff; for a label
-# token for each word of the vocabulary. Read off `saved_tensors_hooks` of T5s of several shapes under bfloat16 autocast.
+# token for each word of the vocabulary. Read off `saved_tensors_hooks` of T5s of several shapes under bf16 autocast.
 MODEL_BYTES, HEAD_BYTES, FFN_BYTES, GATED_FFN_BYTES, WORD_BYTES = 42, 22, 6, 16, 12
 # Of a parameter: itself, its gradient and two moments of Adam in float32; of a product's matrix a copy in bfloat16.
 STATE_BYTES, COPY_BYTES = 16, 2

@@ -10,7 +10,6 @@ from utils.core.names import BASELINE, HEADLINE_METRIC, MODEL_KEYS, MONOTONIC, T
 from utils.reports.table import p_value, signed
 
 LIMITS = (
-    "The feed-forward layers of `monotonic` are monotone; the network is not: attention, norms and residuals are not.",
     "One training seed: differences between trainings are not in these intervals. Treat the result as preliminary.",
     "ROUGE compares words with one reference; it does not measure whether a summary is true.",
     "White-box attacks of this budget were tried; a model they do not break may break under another attack.",
@@ -19,7 +18,17 @@ LIMITS = (
 
 def final_results(findings: Findings) -> FinalResults:
     """The figures of a seed with the answer in words."""
-    return FinalResults(**vars(findings), verdict=verdict(findings), limits=list(LIMITS))
+    return FinalResults(**vars(findings), verdict=verdict(findings), limits=[_monotone(findings), *LIMITS])
+
+
+def _monotone(findings: Findings) -> str:
+    """What the constraint makes monotone, as the audit of the exported model found it."""
+    found = given(findings.monotonic_training.audit)
+    if found.monotone_ffn_blocks:
+        layers = "The feed-forward layers of `monotonic` are monotone; the network is not"
+        return f"{layers}: attention, norms and residuals are not."
+    fell = f"{found.violations:,} of {found.comparisons:,} outputs fell though an input rose"
+    return f"The feed-forward layers of `monotonic` have no negative weight, but are not monotone: {fell}."
 
 
 def verdict(findings: Findings) -> Verdict:
