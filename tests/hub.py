@@ -56,6 +56,7 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.down = False
+        self.content_store = ""  # where large files are: the address of a store that hf_xet is sent to
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
@@ -121,6 +122,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(fault.status, b'{"error": "injected"}', dict(fault.headers or {}))
         elif fault and fault.kind in ("mute", "drip"):
             self._slow(fault)
+        elif path.endswith("/xet-read-token"):
+            expires = str(int(time.time()) + 3600)
+            names = {"X-Xet-Cas-Url": self.hub.content_store, "X-Xet-Access-Token": "t"}
+            self._send(200, b"{}", names | {"X-Xet-Token-Expiration": expires})
         elif match := _REPOSITORY.match(path):
             self._repository(match)
         elif match := _FILE.match(path):
@@ -179,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
         entry = _entry(unquote(name), content)
         tag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
         headers = {"X-Repo-Commit": _commit(files), "ETag": f'"{tag}"', "Accept-Ranges": "bytes"}
+        if self.hub.content_store and "lfs" in entry:
+            headers |= {"X-Xet-Hash": tag, "X-Xet-Refresh-Route": f"{self.hub.url}/api/x/xet-read-token"}
         if fault and fault.kind == "stall":
             time.sleep(fault.seconds)
         status, part = 200, content

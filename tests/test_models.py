@@ -1,10 +1,14 @@
 """Models on disk and from the hub: loaded checked, exported plain, refused with one clear line."""
 
+import contextlib
 import json
+import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -287,8 +291,82 @@ def test_a_hub_that_accepts_and_never_answers_ends_in_one_line(hub, tmp_path, mo
     finally:
         downloads.set_deadlines.cache_clear()
     assert hub.url in str(caught.value)
+    assert os.environ["HF_XET_CLIENT_READ_TIMEOUT"], "large files come through hf_xet, which waits two minutes"
     assert time.monotonic() - began < 30  # each of the client's six requests a try waits 0.3 s
     assert "\n" not in str(caught.value)
+
+
+def test_a_transfer_that_stalls_in_the_middle_ends_in_one_line(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    hub.fault("GET .*/model.safetensors", "hang", seconds=60, times=-1)
+    began = time.monotonic()
+    with pytest.raises(StageError, match=r"maker/t5.*no success in 2 tries.*(timed out|Timeout).*MODEL_NAME") as caught:
+        fetch(tmp_path, retries=2)
+    assert time.monotonic() - began < 30 and "\n" not in str(caught.value)
+
+
+def test_a_name_server_that_never_answers_ends_in_one_line(hub, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from utils.data import deadlines
+
+    real = socket.getaddrinfo
+
+    def black_hole(host, *arguments, **options):
+        if host == "hub.example":
+            time.sleep(30)
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", black_hole)
+    monkeypatch.setattr(deadlines, "SECONDS_OF_SILENCE", 0.3)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
+    template = "http://hub.example/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    began = time.monotonic()
+    with pytest.raises(StageError, match=r"no name server says where hub.example is.*MODEL_NAME") as caught:
+        fetch(tmp_path, retries=2)
+    assert time.monotonic() - began < 15 and "\n" not in str(caught.value)
+    for names, looked_up in (({"http_proxy": "http://proxy.example:3128"}, "proxy.example"),
+                             ({"http_proxy": "proxy.example:3128", "no_proxy": ".example"}, "hub.example"),
+                             ({"https_proxy": "http://proxy.example:3128"}, "hub.example")):  # fmt: skip
+        with monkeypatch.context() as shell:
+            for name, value in names.items():
+                shell.setenv(name, value)
+            assert deadlines.host_to_find("http://hub.example/api") == looked_up
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n{"], ids=["mute", "stalls"])
+def test_a_store_of_large_files_that_never_answers_ends_stage_0_in_one_line(hub, tmp_path, answer):
+    with socket.create_server(("127.0.0.1", 0)) as store:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = store.accept()
+                    connection.sendall(answer)
+                    kept.append(connection)
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=accept, daemon=True).start()
+        hub.content_store = f"http://127.0.0.1:{store.getsockname()[1]}"
+        settings = {"MODEL_NAME": "maker/t5", "MODEL_REVISION": hub.commit, "DATASET_MAX_RETRIES": "1"}
+        shell = {"SCRATCH": str(tmp_path), "PROJECT": str(tmp_path), "HF_HOME": str(tmp_path / "home")}
+        shell |= {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_XET_CLIENT_READ_TIMEOUT": "500ms",
+            "HF_XET_CLIENT_RETRY_BASE_DELAY": "10ms",
+        }
+        shell |= {f"MONO_S2S_{name}": value for name, value in settings.items()}
+        script = Path(__file__).resolve().parents[1] / "scripts" / "stage_0_setup.py"
+        done = subprocess.run(
+            [sys.executable, script], env=os.environ | shell, capture_output=True, text=True, timeout=100
+        )
+    assert kept, "hf_xet was not asked"
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode == 1 and "ERROR" in last and "maker/t5" in last and "no success in 1 tries" in last, last
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_lasting_faults_end_in_one_clear_line(hub, tmp_path):

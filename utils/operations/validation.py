@@ -19,6 +19,7 @@ from utils.core.provenance import code_revision, why_no_revision
 from utils.core.results import read_result
 from utils.core.settings import Settings, load_settings
 from utils.core.text import last_line, one_line, slurm_time
+from utils.data.deadlines import host_to_find, is_found
 from utils.data.hub import known_pin
 from utils.data.registry import DatasetSource
 from utils.operations.check import OK, PROBLEM, WARNING, Check
@@ -211,6 +212,8 @@ def _hub_answers() -> bool:
         return False
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/") + "/api/models/google-t5/t5-small"
     try:
+        if not is_found(host_to_find(url), HUB_SECONDS):
+            return False
         with urllib.request.urlopen(url, timeout=HUB_SECONDS):
             return True
     except urllib.error.HTTPError as error:
