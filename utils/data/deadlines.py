@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 SECONDS_OF_SILENCE = 15.0  # of a connection; the client itself asks up to six times before its error reaches us
 XET_RETRIES = 2  # of hf_xet's own; by default it waits six times two minutes
@@ -97,9 +97,9 @@ def _look_up(host: str) -> None:
 
 def host_to_find(url: str) -> str:
     """The host that this machine looks up for a request to `url`: the proxy's where there is one."""
-    address, proxies = urlsplit(url), getproxies_environment()
+    address, proxies = urlsplit(url), getproxies()
     host = address.hostname or ""
     proxy = proxies.get(address.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass_environment(host, proxies):
+    if not proxy or proxy_bypass(host):
         return host
     return urlsplit(proxy if "//" in proxy else f"//{proxy}").hostname or ""
