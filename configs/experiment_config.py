@@ -106,6 +106,7 @@ MAX_NEW_TOKENS = 80  # tokens
 NO_REPEAT_NGRAM_SIZE = 3
 BOOTSTRAP_SAMPLES = 1000
 CONFIDENCE = 0.95
+QUALITY_MARGIN = 0.01  # ROUGE-L, 0 to 1: one point; a smaller loss counts as none (docs/statistics.md)
 
 # ---- attacks ------------------------------------------------------------------------------------------------------
 TRIGGER_OPTIMIZE_SIZE_FULL = 1000  # CNN/DM validation examples that triggers are optimised and selected on

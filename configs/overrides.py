@@ -86,6 +86,7 @@ SHARES = [
     "CONFIDENCE",
     "ATTACK_SUCCESS_THRESHOLD",
     "ATTACK_MIN_CLEAN_ROUGE",
+    "QUALITY_MARGIN",
 ]
 # Texts that may have several lines. Anywhere else (paths, names, numbers of SLURM) a control character is an accident.
 SEVERAL_LINES = ("JOB_SETUP", "TASK_PREFIX", "SLURM_EXTRA_OPTIONS", "SLURM_GPU_OPTIONS")

@@ -22,7 +22,7 @@ def work(context: StageContext) -> None:
 
     directory, permanent = context.paths.results(context.seed), context.paths.final(context.seed)
     found = collect(context.paths, context.seed)
-    final = final_results(findings(found))
+    final = final_results(findings(found, context.settings.QUALITY_MARGIN))
     context.provenance |= {
         "checkpoints": found["evaluation"]["_metadata"]["checkpoints"],
         "missing_datasets": final.missing_datasets,

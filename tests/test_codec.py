@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from utils.analysis.results import PairedTest
+from utils.analysis.comparisons import PairedTest
 from utils.core.codec import Inline, Keys, Range, RecordError, from_json, to_json
 
 
@@ -81,5 +81,5 @@ def test_a_key_that_is_missing_is_named(gone):
 def test_inherited_fields_come_first():
     assert list(to_json(from_json(PairedTest, {
         "n": 1, "mean_a": 0.0, "mean_b": 1.0, "difference": 1.0, "lower": 0.0, "upper": 1.0, "p_value": 0.5,
-        "cohens_dz": 0.0, "minimum_detectable_difference": None,
+        "sd": 0.0, "cohens_dz": 0.0, "minimum_detectable_difference": None,
     })))[:2] == ["p_value", "n"]  # fmt: skip

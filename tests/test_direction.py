@@ -265,39 +265,66 @@ def findings_of(evaluation: EvaluationResults, hotflip: HotFlipResults, triggers
 
     nothing: dict[str, object] = dict.fromkeys(("setup", "baseline_training", "monotonic_training"))
     return Findings(
-        confidence=0.95, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),
+        confidence=0.95, quality_margin=0.01, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),
         warnings=[*triggers.warnings, *hotflip.warnings], missing_datasets={}, sources={}, **nothing,
     )  # fmt: skip
+
+
+# Worst case, the strongest of attack, random flips (which change nothing) and flips found elsewhere:
+#
+#     example   baseline: drop, loss rise      monotonic: drop, loss rise
+#     1         50 %   +2.0                     0 %   +0.1
+#     2         15 %   +1.0                    10 %   +0.3
+#     3         50 %   +0.6                     0 %   +0.2   (its attack raised ROUGE-L; random flips left it)
+#     success   3 of 3                         0 of 3
+#     mean      115/3 = 38.3 %, +1.200         10/3 = 3.3 %, +0.200
+#     monotonic minus baseline: success -100 points, drop -35 points, loss rise -1 nat
 
 
 def test_harder_is_said_where_fewer_attacks_succeed(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
     """Four copies of the examples, so that the test has something to say: 12 successes against none, p = 2 / 2^12.
 
-    Four tests are one family: Holm multiplies the smallest p-value by 4, 4 * 2 / 2^12 = 0.002. Agresti and Min's
-    interval of the difference: -12 / 14 +- 1.96 * sqrt(13 - 144 / 14) / 14, cut at -1: [-1, -0.626].
+    It is in no family. Agresti and Min's interval: -12 / 14 +- 1.96 * sqrt(13 - 144 / 14) / 14, cut at -1: [-1, -.626].
+    HotFlip alone is in a family of four: 4 * 2 / 2^12 = 0.002. Cost: t = (-5/18 + 0.01) / (0.2097 / sqrt(3)) = -2.21,
+    so a loss of at least the margin has p = P(T2 > -2.21) = 0.921.
     """
     final = final_results(findings_of(evaluation, hotflip_of(copies=4), triggers))
-    assert final.verdict.attack == (
-        "Monotonic is harder to attack than baseline: HotFlip succeeds on 0.0 % of its summaries and on 100.0 % of "
-        "baseline's (-100.0 [-100.0, -62.6] points on 12 common examples, McNemar p = 0.002, Holm-corrected)."
+    first, line = final.verdict.attack.split(" All measures, monotonic minus baseline: ")
+    assert first == (
+        "For this pair of trainings monotonic is harder to attack than baseline by worst-case success (the share of "
+        "summaries that the strongest of all attacks spoils): 0.0 % on monotonic against 100.0 % on baseline, "
+        "-100.0 [-100.0, -62.6] points on 12 common examples (p < 0.001)."
     )
-    assert final.verdict.cost.startswith("On CNN/DM monotonic's ROUGE-L differs from baseline's by -0.2778 [-0.5")
-    assert final.verdict.triggers.startswith("The worst universal trigger changes ROUGE-L by -0.300 [")
-    assert "on baseline (lead) and by -0.050 [" in final.verdict.triggers
-    assert final.verdict.triggers.endswith("on monotonic (lead).") and final.verdict.doubt == ""
+    parts = line.split("; ")
+    assert parts[0] == "worst-case success -100.0 [-100.0, -62.6] points (p < 0.001)"
+    assert parts[1].startswith("mean relative ROUGE-L drop -35.0 [-4") and "Holm" in parts[1]
+    assert parts[2].startswith("mean loss rise -1.000 [-1.") and "Holm" in parts[2]
+    assert parts[3] == "success of HotFlip alone -100.0 [-100.0, -62.6] points (p < 0.001, Holm 0.002)."
+    assert final.verdict.cost.startswith(
+        "For this pair of trainings monotonic's ROUGE-L on CNN/DM is not shown to differ from baseline's: -0.2778 [-0.5"
+    )
+    assert final.verdict.cost.endswith(
+        "Not worse than baseline by more than the margin of 0.01: not shown (one-sided p = 0.921)."
+    )
+    assert final.verdict.triggers.startswith(
+        "For this pair of trainings universal triggers, each model's chosen on held-out text, are not shown to harm "
+        "one of the models more than the other: ROUGE-L changes by -0.050 on monotonic (lead) and by -0.300 on "
+        "baseline (lead), a difference of +0.250 [+0."
+    )
+    assert final.verdict.doubt == ""
 
 
 def test_easier_is_said_where_more_attacks_succeed(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
     final = final_results(findings_of(evaluation, hotflip_of(copies=4, swapped=True), triggers))
-    assert final.verdict.attack.startswith(
-        "Monotonic is easier to attack than baseline: HotFlip succeeds on 100.0 % of its summaries and on 0.0 % of "
-        "baseline's (+100.0 [+62.6, +100.0] points"
-    )
+    assert "monotonic is easier to attack than baseline" in final.verdict.attack
+    # One summary of baseline fell to flips found on monotonic (a drop of 20 %): 1 of 12, and 11 differ. The interval:
+    # 11 / 14 +- 1.96 * sqrt(12 - 121 / 14) / 14 = 0.786 +- 0.257.
+    assert "100.0 % on monotonic against 8.3 % on baseline, +91.7 [+52.9, +100.0] points" in final.verdict.attack
 
 
 def test_nothing_is_said_where_the_test_shows_nothing(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
     final = final_results(findings_of(evaluation, hotflip_of(copies=1), triggers))  # 3 against 0: p = 0.25
-    assert final.verdict.attack.startswith("Monotonic is not shown to be harder or easier to attack than baseline:")
+    assert "monotonic is not shown to be harder or easier to attack than baseline" in final.verdict.attack
 
 
 def test_tables_name_the_models_whose_figures_they_show(

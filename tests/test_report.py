@@ -151,9 +151,19 @@ def shown(results):
                 rise = uat["transfer_matrix"][kind][model][target]["nll_increase"]
                 yield "trigger_transfer", f"{kind}, {model}", column, rounded(rise, 3, "+")
     main = hotflip["comparisons"]["baseline_vs_monotonic"]
-    success = main["success"]
-    points = change(100 * success["difference"], (100 * success["lower"], 100 * success["upper"]), 1)
-    yield "attack_tests", "HotFlip success, points", 1, points
+    worst = hotflip["comparisons"]["baseline_vs_monotonic_worst_case"]
+    random = hotflip["comparisons"]["controls_baseline_vs_monotonic"]["random"]
+    for words, success in (
+        ("HotFlip", main["success"]),
+        ("worst case", worst["success"]),
+        ("random", random["success"]),
+    ):
+        points = change(100 * success["difference"], (100 * success["lower"], 100 * success["upper"]), 1)
+        yield "attack_tests", f"{words} success, points", 1, points
+        yield "attack_tests", f"{words} success, points", 2, p(success["p_value"])
+        corrected = "-" if words == "worst case" else p(success["p_value_holm"])
+        yield "attack_tests", f"{words} success, points", 3, corrected
+    yield from test("attack_tests", "worst case relative drop", worst["relative_drop"], 3)
     yield from test("attack_tests", "HotFlip NLL rise", main["loss_increase"], 3)
     for kind in ("lead", "natural"):
         yield from test("attack_tests", f"trigger {kind} ROUGE-L change", uat["comparisons"][kind]["delta_rougeL"], 3)
@@ -310,7 +320,9 @@ def test_texts_of_users_and_models_are_never_markup(final, tmp_path):
             written["uat"][model][kind]["trigger_text"] = HOSTILE
     written["missing_datasets"] = written["data"]["missing"] = {"extra": HOSTILE}
     written["setup"]["model"]["source"] = HOSTILE
-    written["warnings"] = [{"model": HOSTILE, "warning": "x", "message": HOSTILE}]
+    written["warnings"] = [
+        {"model": HOSTILE, "warning": "x", "rank": 1, "n": 20, "p_value": None, "margin": None, "message": HOSTILE}
+    ]
     written["verdict"] |= dict.fromkeys(("attack", "triggers", "cost", "doubt"), HOSTILE)
     metadata["host"] = HOSTILE
     attacked = AttackedExample(

@@ -98,8 +98,8 @@ def test_every_piece_of_the_report_can_be_made(done, tmp_path, attackable, examp
     results |= {"hotflip": to_json(hotflip), "uat": to_json(triggers), "warnings": []}
     alpha = 1 - results["confidence"]
     results["verdict"] |= {
-        "attack": attack_sentence(hotflip.comparisons.baseline_vs_monotonic.success, alpha),
-        "triggers": triggers_sentence(triggers),
+        "attack": attack_sentence(hotflip, alpha),
+        "triggers": triggers_sentence(triggers, alpha),
     }
     if missing:
         results["missing_datasets"] = results["data"]["missing"] = {"samsum": "no such repository"}
@@ -134,7 +134,7 @@ def test_every_piece_of_the_report_can_be_made(done, tmp_path, attackable, examp
     if not attackable:
         for name in ("hotflip", "hotflip_controls", "hotflip_transfer", "hotflip_budget", "trigger_transfer"):
             assert not any("0.0 %" in cell or "100.0 %" in cell for row in by_name[name].rows for cell in row), name
-        assert "HotFlip says nothing" in shown and "HotFlip succeeds on 0.0 %" not in shown
+        assert "The attacks say nothing" in shown and "0.0 % on monotonic" not in shown
 
 
 def test_the_dimensions_are_those_of_the_records() -> None:

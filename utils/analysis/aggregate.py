@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.analysis.final import Findings, Setup, Source, Training
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
+from utils.analysis.warning_texts import ranked
 from utils.core.codec import fields_of, from_json
 from utils.core.errors import InputError, StageError
 from utils.core.files import copy_file, link_or_copy, new_directory, sha256_of
@@ -44,14 +45,18 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def findings(found: Mapping[str, dict[str, Any]]) -> Findings:
-    """All sections in one record; InputError that names the file and the key where one is not as documented."""
+def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Findings:
+    """All sections in one record; InputError that names the file and the key where one is not as documented.
+
+    quality_margin: QUALITY_MARGIN of stage 7's settings.
+    """
     sections = {name: envelope["results"] for name, envelope in found.items()}
     evaluation, settings = sections["evaluation"], found["evaluation"]["_metadata"]["settings"]
     uat = from_json(TriggerResults, sections["uat"], FILES["uat"])
     hotflip = from_json(HotFlipResults, sections["hotflip"], FILES["hotflip"])
     return Findings(
         confidence=settings["CONFIDENCE"],
+        quality_margin=quality_margin,
         setup=from_json(Setup, sections["setup"], FILES["setup"]),
         data=from_json(DataStatistics, sections["data"], FILES["data"]),
         baseline_training=from_json(Training, sections["baseline_training"], FILES["baseline_training"]),
@@ -59,7 +64,7 @@ def findings(found: Mapping[str, dict[str, Any]]) -> Findings:
         evaluation=from_json(EvaluationResults, evaluation, FILES["evaluation"]),
         uat=uat,
         hotflip=hotflip,
-        warnings=[*uat.warnings, *hotflip.warnings],
+        warnings=ranked([*uat.warnings, *hotflip.warnings]),
         missing_datasets=found["evaluation"]["_metadata"]["missing_datasets"],
         sources={name: _source(name, envelope["_metadata"]) for name, envelope in found.items()},
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.analysis.bootstrap import Resampling, bootstrap_ci
+from utils.analysis.comparisons import Advantage, AttackTests, PairedTest, SuccessTest
 from utils.analysis.measures import improved_rate, reaches_threshold, rouge_change, success_rate
 from utils.analysis.records import AttackRecord, column
-from utils.analysis.results import PairedTest, SuccessTest
-from utils.analysis.statistics import compare_models, mcnemar, wilson_interval
+from utils.analysis.statistics import compare_models, holm, in_family, mcnemar, wilson_interval
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 11))  # 5 % to 50 %
 Attack = TypeVar("Attack", bound=AttackRecord)
@@ -75,3 +76,35 @@ def compare_figures(a: Sequence[AttackRecord], b: Sequence[AttackRecord], ci: Re
         "delta_rougeL": compare_models(changes(a), changes(b), **ci),
         "loss_increase": compare_models(column(a, "loss_increase"), column(b, "loss_increase"), **ci),
     }
+
+
+def corrected_tests(comparisons: Mapping[str, AttackTests], confidence: float) -> dict[str, AttackTests]:
+    """Holm over every test of every comparison at once."""
+    names = ("success", "relative_drop", "delta_rougeL", "loss_increase", "nll_increase")
+    family = {(key, name): getattr(tests, name) for key, tests in comparisons.items() for name in names}
+    family = {place: test for place, test in family.items() if test is not None}
+    adjusted = holm({place: test.p_value for place, test in family.items()})
+    return {
+        key: replace(
+            tests,
+            **{
+                name: in_family(family[key, name], adjusted[key, name], len(family), confidence)
+                for name in names
+                if (key, name) in family
+            },
+        )
+        for key, tests in comparisons.items()
+    }
+
+
+def advantage(own: Sequence[AttackRecord], other: Sequence[AttackRecord], threshold: float) -> Advantage | None:
+    """How much more the other attack does on common attackable examples; None without any."""
+    a, b = common(own, other)
+    if not a:
+        return None
+    success = [reaches_threshold(column(side, "relative_drop"), threshold).astype(float) for side in (a, b)]
+    gained, rise = success[1] - success[0], column(b, "loss_increase") - column(a, "loss_increase")
+    spread = [float(values.std(ddof=1)) if len(a) > 1 else 0.0 for values in (gained, rise)]
+    return Advantage(
+        n=len(a), success=float(gained.mean()), success_sd=spread[0], loss=float(rise.mean()), loss_sd=spread[1]
+    )

@@ -3,6 +3,9 @@
 An attack that follows gradients can fail because the model resists, or because its gradients mislead ("gradient
 masking", Athalye et al. 2018). The signs are in Carlini et al. 2019: a gradient-free or transferred attack that does
 better, success that does not grow with the budget, zero gradients, first-order gains that predict nothing.
+
+Every check is a one-sided test that what was seen exceeds a margin, at 5 %; where one check looks at several rivals,
+Holm over all of one model's. None speaks from fewer than 20 examples. docs/statistics.md has the simulated false rates.
 Torch-free.
 """
 
@@ -10,15 +13,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from utils.analysis.measures import relative_gain
+from scipy import stats
+
+from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning
 from utils.analysis.records import given
 from utils.analysis.results import (
-    AttackTests,
-    AttackWarning,
     BudgetPoint,
     HotFlipCell,
-    HotFlipFigures,
     HotFlipResults,
     HotFlipTransfer,
     LongBudgetPoint,
@@ -27,155 +31,205 @@ from utils.analysis.results import (
     TriggerResults,
     TriggerTransfer,
 )
-from utils.analysis.warning_texts import UNFINISHED, UNFINISHED_BY, warning
+from utils.analysis.statistics import exceeds, holm
+from utils.analysis.warning_texts import ranked, warning
 
-MARGIN = 0.02  # two points of success rate: below this a difference says nothing
-LOSS_MARGIN = 0.05  # of the mean loss gain: what a converged attack may still add with twice the work
-ENOUGH = 50  # examples: with fewer, one example is more than two points
-ONE_EXAMPLE = 1.5  # examples that success may fall by: one alone says nothing
+ALPHA = 0.05
+ENOUGH = 20  # examples: fewer say nothing
+MARGIN = 0.02  # of the success rate: two points
+LOSS_MARGIN = 0.05  # of the attack's own mean loss rise: what another attack may add without being stronger
 COLLAPSE = 0.9  # success rate that is expected where nothing of the text is left
 LOW_FIDELITY = 0.1  # Spearman correlation of predicted and exact gain
 ZERO_GRADIENTS = 0.01  # share of inputs without any gradient
 
 
+@dataclass(frozen=True)
+class Suspicion:
+    """A warning that its test has still to let through."""
+
+    text: str
+    n: int
+    p_value: float
+    margin: float
+    figures: dict[str, Any]
+
+
+def raised(model: str, suspicions: Sequence[Suspicion]) -> list[AttackWarning]:
+    """Those on enough examples whose Holm-corrected p-value, over all that were looked at together, is below 5 %."""
+    enough = [s for s in suspicions if s.n >= ENOUGH]
+    adjusted = holm({number: s.p_value for number, s in enumerate(enough)})
+    return [
+        warning(model, s.text, n=s.n, p_value=adjusted[number], margin=s.margin, **s.figures)
+        for number, s in enumerate(enough)
+        if adjusted[number] < ALPHA
+    ]
+
+
 def hotflip_warnings(results: HotFlipResults) -> list[AttackWarning]:
-    """What is doubtful about the HotFlip results, model by model; an empty list means that no check failed."""
+    """What is doubtful about the HotFlip results, the gravest first; an empty list means that no check failed."""
     found: list[AttackWarning] = []
     for key, model in results.models.items():
         if not model.num_attackable:
-            found.append(warning(key, "nothing_attackable"))
+            found.append(warning(key, "nothing_attackable", n=model.num_examples))
             continue
         sources = {source: row[key] for source, row in results.transfer_matrix.items() if source != key}
         tests = results.comparisons.attack_minus_control[key]
-        found += [
-            *_masking(key, model, sources),
-            *_gradients(key, model),
-            *_chance(key, tests),
-            *_budget(key, model.budget_curve or []),
-            *_long_budget(key, model.long_budget_curve or []),
-            *_collapse(key, model),
-            *_doubling(key, tests.get("double")),
-        ]
-    return found
+        for check in (
+            _masking(model, tests, sources),
+            _gradients(model),
+            _budget(model.num_attackable, model.budget_curve or []),
+            _long_budget(model.long_budget_curve or []),
+            _collapse(model),
+            _doubling(tests.get("double")),
+        ):
+            found += raised(key, list(check))
+        found += _chance(key, "the attack", "random flips of equal budget", tests.get("random"))
+    return ranked(found)
 
 
-def _masking(key: str, model: HotFlipCell, transferred: Mapping[str, HotFlipTransfer]) -> Iterator[AttackWarning]:
+def advantage_of_control(tests: AttackTests) -> Advantage:
+    """How much more a control (a) does than the attack (b): the tests are the attack's minus the control's."""
+    loss = given(tests.loss_increase if tests.loss_increase is not None else tests.nll_increase)
+    n, success = tests.num_common, tests.success
+    change = 0.0 - success.difference
+    square = (success.only_a + success.only_b) / n - change**2 if n else 0.0
+    return Advantage(
+        n=n,
+        success=change,
+        success_sd=(max(square, 0.0) * n / (n - 1)) ** 0.5 if n > 1 else 0.0,
+        loss=0.0 - loss.difference,
+        loss_sd=loss.sd,
+    )
+
+
+def stronger(other: Advantage, own_rise: float, name: str, **figures: object) -> Iterator[Suspicion]:
+    """The other attack's success, or its loss rise, exceeds the attack's own by more than a margin."""
+    shares = exceeds(other.n, other.success, other.success_sd, MARGIN)
+    yield Suspicion(f"{name}/success", other.n, shares, MARGIN, {"change": other.success, **figures})
+    margin = LOSS_MARGIN * max(own_rise, 0.0)
+    losses = exceeds(other.n, other.loss, other.loss_sd, margin)
+    yield Suspicion(f"{name}/loss", other.n, losses, margin, {"change": other.loss, **figures})
+
+
+def _masking(
+    model: HotFlipCell, tests: Mapping[str, AttackTests], transferred: Mapping[str, HotFlipTransfer]
+) -> Iterator[Suspicion]:
     """Attacks that need no gradient of this model must not beat the one that has it."""
-    rivals: dict[str, HotFlipFigures | HotFlipTransfer | None] = {
-        "a gradient-free search beats": model.controls.get("greedy"),
-        "random flips beat": model.controls.get("random"),
-    }
-    rivals |= {f"flips found on {source} beat": cell for source, cell in transferred.items()}
-    rate, gain = given(model.success_rate), given(model.mean_loss_increase)
-    for rival, figures in rivals.items():
-        if figures is None or not figures.num_attackable:
-            continue
-        other_rate, other_gain = given(figures.success_rate), given(figures.mean_loss_increase)
-        if other_rate > rate + MARGIN:
-            yield warning(key, "possibly_masked_gradients/success", rival=rival, other=other_rate, own=rate)
-        elif other_gain > gain:
-            yield warning(key, "possibly_masked_gradients/loss", rival=rival, other=other_gain, own=gain)
+    controls = {"greedy": "a gradient-free search beats", "random": "random flips beat"}
+    rivals = {words: advantage_of_control(tests[name]) for name, words in controls.items() if name in tests}
+    for source, cell in transferred.items():
+        if cell.advantage is not None:
+            rivals[f"flips found on {source} beat"] = cell.advantage
+    for words, rival in rivals.items():
+        yield from stronger(rival, given(model.mean_loss_increase), "possibly_masked_gradients", rival=words)
 
 
-def _gradients(key: str, model: HotFlipCell) -> Iterator[AttackWarning]:
+def _gradients(model: HotFlipCell) -> Iterator[Suspicion]:
     """A gradient must be there, and predict what a flip gains."""
-    zero = model.zero_gradient_count or 0
-    if zero > ZERO_GRADIENTS * model.num_attackable:
-        yield warning(key, "zero_gradients", zero=zero, attackable=model.num_attackable)
-    fidelity = model.taylor_fidelity_spearman
-    if fidelity is not None and fidelity.mean is not None and fidelity.mean < LOW_FIDELITY:
-        yield warning(key, "low_taylor_fidelity", fidelity=fidelity.mean)
+    n, zero = model.num_attackable, model.zero_gradient_count or 0
+    p = float(stats.binom.sf(zero - 1, n, ZERO_GRADIENTS))
+    yield Suspicion("zero_gradients", n, p, ZERO_GRADIENTS, {"zero": zero, "attackable": n})
+    found = model.taylor_fidelity_spearman
+    if found is not None and found.mean is not None:
+        p = exceeds(found.examples, -found.mean, found.sd, -LOW_FIDELITY)
+        yield Suspicion("low_taylor_fidelity", found.examples, p, LOW_FIDELITY, {"fidelity": found.mean})
 
 
-def _chance(key: str, tests: Mapping[str, AttackTests]) -> Iterator[AttackWarning]:
-    if "random" in tests and given(tests["random"].loss_increase).difference <= 0:
-        yield warning(key, "no_better_than_random")
+def _chance(key: str, attack: str, control: str, tests: AttackTests | None) -> Iterator[AttackWarning]:
+    """Here the attack has to prove itself: what is not shown to beat chance is doubtful."""
+    if tests is None or tests.num_common < ENOUGH:
+        return
+    random = advantage_of_control(tests)
+    p = exceeds(random.n, 0.0 - random.loss, random.loss_sd, 0.0)
+    if p >= ALPHA:
+        change = 0.0 - random.loss
+        yield warning(
+            key, "no_better_than_random", n=random.n, p_value=p, margin=0.0, attack=attack, control=control,
+            change=change,
+        )  # fmt: skip
 
 
-def _budget(key: str, curve: Sequence[BudgetPoint]) -> Iterator[AttackWarning]:
+def _fall(n: int, before: float, after: float, flips: str) -> Suspicion:
+    """Success falls. Examples are the same on both sides; taking them for independent errs on the safe side."""
+    lost, spread = before - after, (before * (1 - before) + after * (1 - after)) ** 0.5
+    p = exceeds(n, lost, spread, MARGIN)
+    return Suspicion("budget_not_monotone", n, p, MARGIN, {"lost": lost, "flips": flips})
+
+
+def _budget(n: int, curve: Sequence[BudgetPoint]) -> Iterator[Suspicion]:
     """Within the budget success must not fall with more flips."""
     for before, after in itertools.pairwise(curve):
-        if after.success_rate < before.success_rate - MARGIN:
-            yield warning(key, "budget_not_monotone/within", flips=after.flips)
-            return
+        yield _fall(n, before.success_rate, after.success_rate, f"{after.flips} flips")
 
 
-def _long_budget(key: str, curve: Sequence[LongBudgetPoint]) -> Iterator[AttackWarning]:
+def _long_budget(curve: Sequence[LongBudgetPoint]) -> Iterator[Suspicion]:
     """With more and more flips success must grow, and with every token open next to nothing may be left."""
     for before, after in itertools.pairwise(curve):
-        lost = before.success_rate - after.success_rate
-        if lost > max(MARGIN, ONE_EXAMPLE / after.num_examples):
-            flips = "every token open" if after.flips is None else f"{after.flips} flips"
-            yield warning(key, "budget_not_monotone/beyond", lost=lost, flips=flips)
-    if curve and curve[-1].success_rate < COLLAPSE:
-        yield warning(key, "no_collapse/attack", rate=curve[-1].success_rate)
+        flips = "every token open" if after.flips is None else f"{after.flips} flips"
+        yield _fall(after.num_examples, before.success_rate, after.success_rate, flips)
+    if curve:
+        yield _too_few("no_collapse/attack", curve[-1].num_examples, curve[-1].success_rate, COLLAPSE)
 
 
-def _collapse(key: str, model: HotFlipCell) -> Iterator[AttackWarning]:
+def _too_few(text: str, n: int, rate: float, expected: float) -> Suspicion:
+    p = float(stats.binom.cdf(round(rate * n), n, expected))
+    return Suspicion(text, n, p, expected, {"rate": rate})
+
+
+def _collapse(model: HotFlipCell) -> Iterator[Suspicion]:
     """Where every token is replaced, the summary must be lost."""
     replaced = model.controls.get("all_replaced")
-    if replaced is not None and given(replaced.success_rate) < max(COLLAPSE, given(model.success_rate)):
-        yield warning(key, "no_collapse/score", rate=given(replaced.success_rate))
+    if replaced is not None and replaced.num_attackable:
+        yield _too_few("no_collapse/score", replaced.num_attackable, given(replaced.success_rate), COLLAPSE)
 
 
-def _doubling(key: str, double: AttackTests | None) -> Iterator[AttackWarning]:
+def _doubling(double: AttackTests | None) -> Iterator[Suspicion]:
     """Twice the candidates must add next to nothing. The tests are the attack's minus the doubled one's."""
-    if double is None or not double.num_common:
-        return
-    loss = given(double.loss_increase)
-    change, gain = 0.0 - double.success.difference, relative_gain(loss.mean_b, loss.mean_a) or 0.0
-    if gain > LOSS_MARGIN or (abs(change) >= MARGIN and double.num_common >= ENOUGH):
-        yield warning(key, "not_converged/hotflip", change=change, gain=gain, examples=double.num_common)
+    if double is not None and double.num_common:
+        own = given(double.loss_increase).mean_b
+        yield from _unfinished(advantage_of_control(double), own, "not_converged/hotflip")
+
+
+def _unfinished(gained: Advantage, own_rise: float, text: str, **figures: object) -> Iterator[Suspicion]:
+    """More work gains more than a margin, by success or by loss: one suspicion, by the surer of the two."""
+    both = list(stronger(gained, own_rise, text))
+    surer = min(both, key=lambda suspicion: suspicion.p_value)
+    shown = {"success": gained.success, "loss": gained.loss, **figures}
+    yield Suspicion(text, surer.n, min(1.0, len(both) * surer.p_value), surer.margin, shown)
 
 
 def trigger_warnings(results: TriggerResults) -> list[AttackWarning]:
-    """What is doubtful about the universal triggers, model by model."""
+    """What is doubtful about the universal triggers, the gravest first."""
     found: list[AttackWarning] = []
     for key, triggers in results.models.items():
+        rivals: list[Suspicion] = []
+        unfinished: list[Suspicion] = []
         for kind, cell in triggers.types.items():
             sources = {s: row[key] for s, row in results.transfer_matrix[kind].items() if s != key}
-            found += _rivals(key, kind, cell, sources)
-        unfinished = [_unfinished(kind, cell) for kind, cell in triggers.types.items() if not _settled(cell)]
-        if unfinished:
-            found.append(warning(key, "not_converged/triggers", types=", ".join(unfinished)))
-    return found
+            rivals += _rivals(kind, cell, sources)
+            unfinished += second_half(kind, cell.halfway, cell.nll_increase)
+            attack, control = f"the {kind} trigger", "the best random trigger"
+            found += _chance(key, attack, control, cell.control_comparison)
+        found += raised(key, rivals) + raised(key, unfinished)
+    return ranked(found)
 
 
-def _rivals(
-    key: str, kind: str, cell: TriggerCell, transferred: Mapping[str, TriggerTransfer]
-) -> Iterator[AttackWarning]:
-    """Triggers found by chance, without gradients, or on another model must not be stronger."""
-    own = cell.nll_increase
-    if own is None:
-        return
-    random, free = cell.random_control.nll_increase, cell.gradient_free_control
-    if random is not None and random >= own:
-        yield warning(key, "no_better_than_random/trigger", kind=kind)
-    if free is not None and free.nll_increase is not None and free.nll_increase > own:
-        yield warning(key, "possibly_masked_gradients/free_trigger", kind=kind, other=free.nll_increase, own=own)
-    for source, other in transferred.items():
-        if other.nll_increase is not None and other.nll_increase > own:
-            yield warning(
-                key,
-                "possibly_masked_gradients/transferred_trigger",
-                kind=kind,
-                source=source,
-                other=other.nll_increase,
-                own=own,
-            )
+def _rivals(kind: str, cell: TriggerCell, transferred: Mapping[str, TriggerTransfer]) -> Iterator[Suspicion]:
+    """Triggers found without gradients, or on another model, must not be stronger."""
+    free = cell.gradient_free_control
+    rivals = {f"{kind}: a trigger found without gradients beats": free.advantage if free is not None else None}
+    rivals |= {f"{kind}: the trigger found on {source} beats": other.advantage for source, other in transferred.items()}
+    for words, rival in rivals.items():
+        if rival is not None and cell.nll_increase is not None:
+            yield from stronger(rival, cell.nll_increase, "possibly_masked_gradients", rival=words)
 
 
-def _settled(cell: TriggerCell) -> bool:
-    return cell.converged or cell.nll_increase is None
+def second_half(kind: str, half: SecondHalf | None, own_rise: float | None) -> Iterator[Suspicion]:
+    """What twice the iterations added to a trigger search."""
+    if half is not None and half.advantage is not None and own_rise is not None:
+        yield from _unfinished(half.advantage, own_rise, "not_converged/triggers", kind=kind)
 
 
-def _unfinished(kind: str, cell: TriggerCell) -> str:
-    half = cell.halfway
-    if half is None or not half.num_common:
-        return UNFINISHED.format(kind=kind)
-    return UNFINISHED_BY.format(kind=kind, success=half.success_change, nll=half.nll_change)
-
-
-def doubling_matters(half: SecondHalf) -> bool:
-    """Whether twice the iterations changed success by two points or more, on enough examples to say so."""
-    return half.num_common >= ENOUGH and abs(given(half.success_change)) >= MARGIN
+def doubling_matters(half: SecondHalf, own_rise: float | None) -> bool:
+    """Whether twice the iterations changed success or loss beyond the margins, on enough examples to say so."""
+    return bool(raised("", list(second_half("", half, own_rise))))

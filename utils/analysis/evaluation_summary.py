@@ -9,20 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.analysis.bootstrap import Resampling, bootstrap_cis
+from utils.analysis.comparisons import Interval, PairedTest
 from utils.analysis.records import Prediction
-from utils.analysis.results import (
-    EvaluationResults,
-    Interval,
-    Lengths,
-    MeanLength,
-    PairedTest,
-    RougeCell,
-    RougeComparison,
-)
+from utils.analysis.results import EvaluationResults, Lengths, MeanLength, RougeCell, RougeComparison
 from utils.analysis.statistics import compare_models, corrected
 from utils.core.names import BASELINE, METRICS, MONOTONIC, STANDARD, TRAINED_KEYS
 
 Cells = Mapping[tuple[str, str], Sequence[Prediction]]  # by data set and model
+Place = tuple[str, str]  # data set and metric
 
 
 def evaluation_results(
@@ -82,16 +76,29 @@ def _rouge_cell(rows: Sequence[Prediction], rouge: Mapping[str, Interval]) -> Ro
 def _comparisons(cells: Cells, datasets: Sequence[str], ci: Resampling) -> dict[str, dict[str, RougeComparison]]:
     """Paired tests by data set and metric: monotonic minus baseline, and in `against_standard` both minus standard.
 
-    p-values are Holm-corrected over two families: all tests of the first kind, and all of the second.
+    p-values are Holm-corrected over two families: all tests of the first kind, and all of the second. A metric whose
+    scores equal another's on every example (ROUGE-Lsum of summaries of one sentence is ROUGE-L) is the same test again:
+    it gets the other's p-value and does not count.
     """
 
     def compared(key: str, metric: str, first: str, second: str) -> PairedTest:
         return compare_models(_values(cells[key, first], metric), _values(cells[key, second], metric), **ci)
 
     places = [(key, metric) for key in datasets for metric in METRICS]
-    between = corrected({place: compared(*place, BASELINE, MONOTONIC) for place in places})
+    between = corrected(
+        {place: compared(*place, BASELINE, MONOTONIC) for place in places},
+        ci["confidence"],
+        _repeats(cells, places, (BASELINE, MONOTONIC)),
+    )
+    repeats = {
+        (place, model): (other, model)
+        for model in TRAINED_KEYS
+        for place, other in _repeats(cells, places, (STANDARD, model)).items()
+    }
     against = corrected(
-        {(place, model): compared(*place, STANDARD, model) for place in places for model in TRAINED_KEYS}
+        {(place, model): compared(*place, STANDARD, model) for place in places for model in TRAINED_KEYS},
+        ci["confidence"],
+        repeats,
     )
     return {
         key: {
@@ -103,6 +110,18 @@ def _comparisons(cells: Cells, datasets: Sequence[str], ci: Resampling) -> dict[
         }
         for key in datasets
     }
+
+
+def _repeats(cells: Cells, places: Sequence[Place], models: tuple[str, str]) -> dict[Place, Place]:
+    """Places whose scores of both models are those of an earlier metric, and that metric's place."""
+    first: dict[tuple[str, bytes], Place] = {}
+    found = {}
+    for key, metric in places:
+        scores = np.stack([_values(cells[key, model], metric) for model in models])
+        earlier = first.setdefault((key, scores.tobytes()), (key, metric))
+        if earlier != (key, metric):
+            found[key, metric] = earlier
+    return found
 
 
 def _values(rows: Sequence[Prediction], metric: str) -> NDArray[np.float64]:

@@ -9,17 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+from utils.analysis.claims import Measure
+from utils.analysis.comparisons import AttackWarning, P, PairedTest, SuccessTest
 from utils.analysis.records import Count, Loss, Share
-from utils.analysis.results import (
-    AttackWarning,
-    EvaluationResults,
-    HotFlipResults,
-    Models,
-    PairedTest,
-    Seconds,
-    SuccessTest,
-    TriggerResults,
-)
+from utils.analysis.results import EvaluationResults, HotFlipResults, Models, Seconds, TriggerResults
 from utils.core.codec import Pattern, Range
 from utils.data.records import DataStatistics
 
@@ -165,15 +158,25 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The answer in sentences, and the figures behind them."""
+class Sentences:
+    """The answer in sentences; empty where nothing is to be said."""
 
-    attack: str
+    attack: Annotated[str, "the primary comparison, by the first measure that can tell the models apart"]
+    cost: Annotated[str, "what the constraint costs in ROUGE-L, and which loss is ruled out"]
+    matched: Annotated[str, "the primary difference at equal quality; empty where there is none"] = ""
+    attribution: Annotated[str, "what caused it: control arms; empty where none was trained"] = ""
     triggers: str
-    cost: str
-    doubt: Annotated[str, "empty without doubt"]
-    success: Annotated[SuccessTest, "HotFlip, baseline (a) and monotonic (b)"]
-    quality: Annotated[PairedTest, "ROUGE-L on CNN/DM, baseline (a) and monotonic (b)"]
+    doubt: Annotated[str, "the first of the doubts; empty without any"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Sentences):
+    """The answer in sentences, and the figures behind them: baseline (a) and monotonic (b)."""
+
+    measure: Annotated[Measure, "the one that `attack` reads"]
+    primary: Annotated[SuccessTest, "worst-case success: the primary test, in no family"]
+    quality: Annotated[PairedTest, "ROUGE-L on the attack data set; Holm over all ROUGE comparisons"]
+    non_inferiority_p: Annotated[P, "one-sided t-test of a loss of at least the margin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +195,7 @@ class Findings:
     """Everything that one seed of the experiment found, in figures."""
 
     confidence: Annotated[float, Range(0, 1), "of every interval"]
+    quality_margin: Annotated[float, Range(0), "QUALITY_MARGIN: a loss of ROUGE-L that is no more than this is small"]
     setup: Setup
     data: DataStatistics
     baseline_training: Training

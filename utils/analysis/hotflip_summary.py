@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from utils.analysis.attack_figures import changes, common, compare_figures, compare_success, counts, success_figures
+from utils.analysis.attack_figures import (
+    advantage,
+    changes,
+    common,
+    compare_figures,
+    compare_success,
+    corrected_tests,
+    counts,
+    success_figures,
+)
 from utils.analysis.attack_warnings import hotflip_warnings
 from utils.analysis.bootstrap import Resampling, bootstrap_ci
+from utils.analysis.comparisons import AttackTests
 from utils.analysis.measures import loss_increase, success_rate
 from utils.analysis.records import HotFlipRecord, LongBudgetRecord, SearchTrace, attackable, column, given
 from utils.analysis.results import (
-    AttackTests,
     BudgetPoint,
     Fidelity,
     HotFlipCell,
@@ -28,7 +37,7 @@ from utils.analysis.results import (
     WorstCase,
 )
 from utils.analysis.sections import SectionKey
-from utils.analysis.statistics import holm, in_family
+from utils.analysis.statistics import corrected
 from utils.core.names import BASELINE, MODEL_KEYS, MONOTONIC, STANDARD
 
 CONTROLS = ("random", "greedy", "one_shot", "all_replaced", "own_output", "double")
@@ -66,20 +75,23 @@ def hotflip_results(
             long_budget_curve=long_curve(sections[SectionKey("long", key)], threshold=threshold)
             if SectionKey("long", key) in sections
             else None,
-            worst_case=worst_case(
-                [sections[name] for name in _attacks_on(key, controls[key], model_keys)], threshold=threshold
-            ),
+            worst_case=worst_case(strongest(sections, key, model_keys), threshold=threshold),
         )
         for key in model_keys
     }
+
+    def replayed(key: SectionKey) -> HotFlipTransfer:
+        more = advantage(sections[SectionKey("attack", key.model)], sections[key], threshold)
+        return replace(_transfer(figures(key)), advantage=more)
+
     pairs = ((BASELINE, MONOTONIC), (STANDARD, BASELINE), (STANDARD, MONOTONIC))
     results = HotFlipResults(
         models=models,
         transfer_matrix={
             source: {
-                target: _transfer(
-                    models[target] if source == target else figures(SectionKey("transfer", target, source=source))
-                )
+                target: _transfer(models[target])
+                if source == target
+                else replayed(SectionKey("transfer", target, source=source))
                 for target in model_keys
             }
             for source in model_keys
@@ -94,18 +106,46 @@ def hotflip_results(
                 for first, second in pairs
                 if {first, second} <= set(model_keys)
             },
+            controls_baseline_vs_monotonic=corrected_tests(
+                {
+                    name: tests(SectionKey(name, BASELINE), SectionKey(name, MONOTONIC))
+                    for name in CONTROLS
+                    if all(name in controls.get(key, ()) for key in (BASELINE, MONOTONIC))
+                },
+                confidence,
+            ),
+            baseline_vs_monotonic_worst_case=compare_worst_cases(
+                *(strongest(sections, key, model_keys) for key in (BASELINE, MONOTONIC)), threshold=threshold, **ci
+            )
+            if {BASELINE, MONOTONIC} <= set(model_keys)
+            else None,
         ),
         warnings=[],
     )
     return replace(results, warnings=hotflip_warnings(results))
 
 
-def _attacks_on(key: str, controls: Sequence[str], model_keys: Sequence[str]) -> list[SectionKey]:
-    """The sections of every attack that was tried on a model, flips found on other models included."""
-    tried = [SectionKey(name, key) for name in ("attack", *controls) if name not in NOT_AN_ATTACK]
+def attacks_on(key: str, model_keys: Sequence[str]) -> list[SectionKey]:
+    """The sections of every attack that may have been tried on a model, flips found on other models included."""
+    tried = [SectionKey(name, key) for name in ("attack", *CONTROLS) if name not in NOT_AN_ATTACK]
     # A control arm adds nothing to the figures of the three models: they are the same with and without it.
     sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
     return tried + [SectionKey("transfer", key, source=source) for source in sources]
+
+
+def strongest(sections: Mapping[SectionKey, Sequence[Any]], key: str, model_keys: Sequence[str]) -> list[HotFlipRecord]:
+    """The worst case of a model, a record for each example: that of the attack that cost it most ROUGE-L.
+
+    Its loss rise is the largest of all attacks, whichever made it.
+    """
+    worst: dict[str, HotFlipRecord] = {}
+    rises: dict[str, float] = {}
+    for name in attacks_on(key, model_keys):
+        for record in attackable(sections.get(name, ())):
+            if record.id not in worst or given(record.relative_drop) > given(worst[record.id].relative_drop):
+                worst[record.id] = record
+            rises[record.id] = max(rises.get(record.id, -np.inf), given(record.loss_increase))
+    return [replace(record, loss_increase=rises[name]) for name, record in worst.items()]
 
 
 def _fields(figures: HotFlipFigures) -> dict[str, Any]:
@@ -113,7 +153,8 @@ def _fields(figures: HotFlipFigures) -> dict[str, Any]:
 
 
 def _transfer(figures: HotFlipFigures) -> HotFlipTransfer:
-    return HotFlipTransfer(**{field.name: getattr(figures, field.name) for field in fields(HotFlipTransfer)})
+    kept = [field.name for field in fields(HotFlipTransfer) if field.name != "advantage"]
+    return HotFlipTransfer(**{name: getattr(figures, name) for name in kept})
 
 
 def summarise(
@@ -218,6 +259,8 @@ def fidelity(searches: Sequence[SearchTrace]) -> Fidelity:
     return Fidelity(
         pooled=float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic) if varies else None,
         mean=float(np.mean(each)) if each else None,
+        sd=float(np.std(each, ddof=1)) if len(each) > 1 else 0.0,
+        examples=len(each),
         pairs=len(pairs),
     )
 
@@ -236,23 +279,33 @@ def compare(
     One family of four: `success` by McNemar's exact test, the figures by permutation.
     """
     a, b = common(first, second)
-    success = compare_success(a, b, threshold, confidence)
     figures = compare_figures(a, b, {"samples": samples, "seed": seed, "confidence": confidence})
-    adjusted = holm({"success": success.p_value} | {name: test.p_value for name, test in figures.items()})
+    tests = AttackTests(num_common=len(a), success=compare_success(a, b, threshold, confidence), **figures)
+    return corrected_tests({"": tests}, confidence)[""]
+
+
+def compare_worst_cases(
+    first: Sequence[HotFlipRecord],
+    second: Sequence[HotFlipRecord],
+    *,
+    threshold: float,
+    samples: int,
+    seed: int,
+    confidence: float = 0.95,
+) -> AttackTests:
+    """The primary comparison: `strongest` of two models; success is tested alone, Holm over the other three."""
+    a, b = common(first, second)
+    figures = compare_figures(a, b, {"samples": samples, "seed": seed, "confidence": confidence})
     return AttackTests(
         num_common=len(a),
-        success=in_family(success, adjusted["success"], len(adjusted)),
-        **{name: in_family(test, adjusted[name], len(adjusted)) for name, test in figures.items()},
+        success=compare_success(a, b, threshold, confidence),
+        **corrected(figures, confidence),
     )
 
 
-def worst_case(attacks: Sequence[Sequence[HotFlipRecord]], *, threshold: float) -> WorstCase:
-    """Per example the strongest of several attacks on one model (mean of the worst, not worst of the means)."""
-    worst: dict[str, float] = {}
-    for records in attacks:
-        for record in attackable(records):
-            worst[record.id] = max(worst.get(record.id, -np.inf), given(record.relative_drop))
-    drops = np.array(list(worst.values()))
+def worst_case(worst: Sequence[HotFlipRecord], *, threshold: float) -> WorstCase:
+    """The figures of a model's `strongest` records: mean of the worst, not worst of the means."""
+    drops = column(worst, "relative_drop")
     return WorstCase(
         num_attackable=len(drops),
         success_rate=success_rate(drops, threshold),

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from utils.analysis.comparisons import AttackWarning
 from utils.analysis.final import FinalResults
 from utils.analysis.measures import reaches_threshold
 from utils.analysis.records import HotFlipRecord, Prediction, given, hotflip_row, read_rows
-from utils.analysis.results import AttackWarning, HotFlipCell, TriggerCell
+from utils.analysis.results import HotFlipCell, TriggerCell
 from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import holm
 from utils.core.codec import from_json

@@ -9,68 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning, Interval, PairedTest
 from utils.analysis.records import Count, Loss, RandomTrigger, Score, Share, TriggerFound, TriggerSearchFacts
 from utils.core.codec import Inline, Keys, Range
 from utils.core.names import ARMS, METRICS, MODEL_KEYS, STANDARD, TRAINED_KEYS, TRIGGER_TYPES
 
 Models = Keys((STANDARD, *ARMS), required=MODEL_KEYS)
 Types = Keys(TRIGGER_TYPES)
-P = Annotated[float, Range(0, 1), "p-value"]
 Bounds = Annotated[tuple[float, float], "[lower, upper] of an interval at `confidence`"]
 Seconds = Annotated[float, Range(0)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """Mean of a score from 0 to 1 with its bootstrap interval over examples."""
-
-    mean: Annotated[float, "over examples"]
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Test:
-    """What every test has; Holm-corrected where it belongs to a family."""
-
-    p_value: P
-    p_value_holm: Annotated[P | None, "Holm-corrected over the family"] = None
-    family_size: Annotated[Count | None, "tests in the family"] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedTest(Test):
-    """Two sides a and b on the same examples; the difference has the unit of the score.
-
-    `p_value`: sign-flip permutation test.
-    """
-
-    n: Annotated[Count, "pairs"]
-    mean_a: float
-    mean_b: float
-    difference: Annotated[float, "mean_b minus mean_a"]
-    lower: Annotated[float, "paired percentile bootstrap"]
-    upper: float
-    cohens_dz: Annotated[float, "difference in standard deviations of the differences"]
-    minimum_detectable_difference: Annotated[
-        float | None, "true difference that a t-test of n pairs finds in four of five experiments; null for n < 2"
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SuccessTest(Test):
-    """Success of an attack on two sides, example by example. `p_value`: McNemar's exact test."""
-
-    n: Annotated[Count, "common attackable examples"]
-    both: Annotated[Count, "attack succeeds on both"]
-    only_a: Count
-    only_b: Count
-    neither: Count
-    rate_a: Share
-    rate_b: Share
-    difference: Annotated[float, Range(-1, 1), "rate_b minus rate_a"]
-    lower: Annotated[float, "Agresti and Min 2005"]
-    upper: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,27 +72,6 @@ class EvaluationResults:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackWarning:
-    """A doubt raised by the checks of the attacks."""
-
-    model: str
-    warning: Annotated[str, "short name of the check"]
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackTests:
-    """Paired tests of two sides (models, or attacks on one model) on examples attackable on both."""
-
-    num_common: Annotated[Count, "examples attackable on both sides"]
-    success: SuccessTest
-    relative_drop: Annotated[PairedTest, "relative ROUGE-L drop"]
-    delta_rougeL: Annotated[PairedTest, "ROUGE-L after minus before"]
-    loss_increase: Annotated[PairedTest | None, "HotFlip: NLL rise, nats per token"] = None
-    nll_increase: Annotated[PairedTest | None, "triggers: NLL rise, nats per token"] = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class AttackFigures:
     """What an attack did to one model, over attackable examples. Without any, most of it is null or left out."""
 
@@ -178,6 +104,8 @@ class Fidelity:
 
     pooled: Annotated[float | None, "over all pairs"]
     mean: Annotated[float | None, "over examples"]
+    sd: Annotated[float, Range(0), "over examples"]
+    examples: Annotated[Count, "with a correlation of their own"]
     pairs: Count
 
 
@@ -263,6 +191,7 @@ class HotFlipTransfer:
     success_rate_ci: Bounds | None = None
     mean_degradation: float | None
     mean_loss_increase: Annotated[Loss | None, "nats per token"]
+    advantage: Annotated[Advantage | None, "of these flips over those found on the reader itself"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +202,14 @@ class HotFlipComparisons:
         dict[str, dict[str, AttackTests]], Models, "model, then control: control (a) and attack (b)"
     ]
     baseline_vs_monotonic: AttackTests | None = None
+    baseline_vs_monotonic_worst_case: Annotated[
+        AttackTests | None,
+        "the strongest of all attacks, example by example: `success` is the primary test, in no family; Holm over the "
+        "other three",
+    ] = None
+    controls_baseline_vs_monotonic: Annotated[
+        dict[str, AttackTests], "control, of baseline (a) and monotonic (b); Holm over all tests of all controls"
+    ]
     standard_vs_baseline: AttackTests | None = None
     standard_vs_monotonic: AttackTests | None = None
 
@@ -323,6 +260,7 @@ class GradientFreeControl(TriggerFound, TriggerFigures):
     """A search by random candidates of equal cost."""
 
     forward_rows: Annotated[Count, "examples through the model"]
+    advantage: Annotated[Advantage | None, "over the trigger found by gradient"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,6 +270,7 @@ class SecondHalf:
     num_common: Count
     success_change: Annotated[float | None, "of the success rate"]
     nll_change: Annotated[Loss | None, "of the NLL rise, nats per token"]
+    advantage: Annotated[Advantage | None, "of the whole search over its first half"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +294,7 @@ class WorstPerExample(WorstCase):
 class WorstTrigger:
     """The worst of several trigger types."""
 
-    worst_type: Annotated[str | None, "by mean ROUGE-L change; null: nothing was attackable"]
+    worst_type: Annotated[str | None, "with the largest gain on held-out text (`dev_gain`); null: no type was searched"]
     per_example: WorstPerExample
 
 
@@ -378,6 +317,7 @@ class TriggerTransfer:
     delta_rougeL: float | None
     delta_rougeL_ci: Bounds | None = None
     nll_increase: Annotated[Loss | None, "nats per token"]
+    advantage: Annotated[Advantage | None, "of this trigger over the one found on the reader itself"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,4 +331,7 @@ class TriggerResults:
         "type, found on, read by",
     ]
     comparisons: Annotated[dict[str, AttackTests], Types, "baseline (a), monotonic (b); Holm over all types"]
+    worst_comparison: Annotated[
+        AttackTests | None, "baseline (a), monotonic (b), each with its `worst_type`; Holm over the four tests"
+    ] = None
     warnings: list[AttackWarning]

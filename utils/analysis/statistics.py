@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from utils.analysis.bootstrap import Floats, bootstrap_ci, paired_difference
-from utils.analysis.results import PairedTest, SuccessTest, Test
+from utils.analysis.comparisons import PairedTest, SuccessTest, Test
 
 Key = TypeVar("Key", bound=Hashable)
 AnyTest = TypeVar("AnyTest", bound=Test)
@@ -97,6 +97,7 @@ def mcnemar(success_a: ArrayLike, success_b: ArrayLike, *, confidence: float = 0
         difference=(only_b - only_a) / n if n else 0.0,
         lower=max(-1.0, centre - reach),
         upper=min(1.0, centre + reach),
+        minimum_detectable_difference=detectable_success(n, only_a + only_b, alpha=1 - confidence),
         # Of the examples on which the sides differ, half are expected for each: McNemar's exact test is a sign test.
         p_value=float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0,
     )
@@ -115,15 +116,29 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return adjusted
 
 
-def corrected(tests: Mapping[Key, AnyTest]) -> dict[Key, AnyTest]:
-    """The tests of one family with `p_value_holm` and `family_size` filled in."""
-    adjusted = holm({key: test.p_value for key, test in tests.items()})
-    return {key: in_family(test, adjusted[key], len(tests)) for key, test in tests.items()}
+def corrected(
+    tests: Mapping[Key, AnyTest], confidence: float = 0.95, same_as: Mapping[Key, Key] | None = None
+) -> dict[Key, AnyTest]:
+    """The tests of one family with `p_value_holm`, `family_size` and what they can detect at the family's level.
+
+    `same_as`: tests of the very same numbers as another one; they are that test once more, and do not count.
+    """
+    same = same_as or {}
+    adjusted = holm({key: test.p_value for key, test in tests.items() if key not in same})
+    return {
+        key: in_family(test, adjusted[same.get(key, key)], len(adjusted), confidence) for key, test in tests.items()
+    }
 
 
-def in_family(test: AnyTest, adjusted: float, size: int) -> AnyTest:
-    """The test with its p-value as corrected over a family of `size` tests."""
-    return replace(test, p_value_holm=adjusted, family_size=size)
+def in_family(test: AnyTest, adjusted: float, size: int, confidence: float = 0.95) -> AnyTest:
+    """The test with its p-value as corrected over a family of `size` tests, and what it detects at that level."""
+    alpha = (1 - confidence) / size
+    changed: dict[str, Any] = {"p_value_holm": adjusted, "family_size": size}
+    if isinstance(test, PairedTest):
+        changed["minimum_detectable_difference"] = minimum_detectable_difference(test.n, test.sd, alpha=alpha)
+    if isinstance(test, SuccessTest):
+        changed["minimum_detectable_difference"] = detectable_success(test.n, test.only_a + test.only_b, alpha=alpha)
+    return replace(test, **changed)
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -157,6 +172,42 @@ def minimum_detectable_difference(n: int, sd: float, *, power: float = 0.8, alph
     return float(optimize.brentq(shortfall, 0.0, upper)) * sd / float(np.sqrt(n))
 
 
+def detectable_success(n: int, discordant: int, *, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """Smallest true difference of two paired success rates that McNemar's exact test finds with probability `power`.
+
+    n: pairs; discordant: those on which the sides differed, taken as their share in another experiment too (at least
+    the difference itself). A multiple of 1 / n; None where no difference, not even 1, is found that often.
+    """
+
+    def found(difference: float) -> float:
+        share = max(difference, discordant / n)
+        differing = np.arange(n + 1)  # pairs on which the sides differ, then those of them in favour of one side
+        # Largest number of the rarer kind that is significant: twice its tail of Binomial(d, 1/2) is at most alpha.
+        most = stats.binom.ppf(alpha / 2, differing, 0.5)
+        most = most - (2 * stats.binom.cdf(most, differing, 0.5) > alpha)
+        rarer = (share - difference) / (2 * share)
+        hit = stats.binom.cdf(most, differing, rarer) + stats.binom.cdf(most, differing, 1 - rarer)
+        return float(np.sum(stats.binom.pmf(differing, n, share) * hit))
+
+    if n == 0 or found(1.0) < power:
+        return None
+    too_small, enough = 0, n
+    while enough - too_small > 1:
+        middle = (too_small + enough) // 2
+        too_small, enough = (too_small, middle) if found(middle / n) >= power else (middle, enough)
+    return enough / n
+
+
+def exceeds(n: int, mean: float, sd: float, margin: float) -> float:
+    """One-sided p-value of the t-test that a true mean is at most `margin`, from n values' mean and deviation (n - 1).
+
+    Values that are all equal and beyond it are n signs that agree, 2^-n; fewer than two values show nothing: 1.0.
+    """
+    if n < 2 or (sd == 0 and mean <= margin):
+        return 1.0
+    return 2.0**-n if sd == 0 else float(stats.t.sf((mean - margin) / (sd / n**0.5), n - 1))
+
+
 def compare_models(
     scores_a: ArrayLike,
     scores_b: ArrayLike,
@@ -171,6 +222,7 @@ def compare_models(
     difference: Floats = paired_difference(first, second)
     n = len(difference)
     mean, lower, upper = bootstrap_ci(difference, samples=samples, seed=seed, confidence=confidence)
+    sd = float(difference.std(ddof=1)) if n > 1 else 0.0
     return PairedTest(
         n=n,
         mean_a=float(np.mean(first)) if n else 0.0,
@@ -179,8 +231,9 @@ def compare_models(
         lower=lower,
         upper=upper,
         p_value=permutation_test(first, second, permutations=permutations, seed=seed),
+        sd=sd,
         cohens_dz=cohens_dz(first, second),
-        minimum_detectable_difference=minimum_detectable_difference(n, float(difference.std(ddof=1)) if n > 1 else 0.0),
+        minimum_detectable_difference=minimum_detectable_difference(n, sd, alpha=1 - confidence),
     )
 
 

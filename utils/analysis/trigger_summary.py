@@ -10,15 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from utils.analysis.attack_figures import changes, common, compare_figures, compare_success, counts, success_figures
+from utils.analysis.attack_figures import (
+    advantage,
+    changes,
+    common,
+    compare_figures,
+    compare_success,
+    corrected_tests,
+    counts,
+    success_figures,
+)
 from utils.analysis.attack_warnings import doubling_matters, trigger_warnings
 from utils.analysis.bootstrap import Resampling, bootstrap_ci
+from utils.analysis.comparisons import AttackTests, Interval
 from utils.analysis.measures import reaches_threshold, success_rate
 from utils.analysis.records import TriggerRecord, TriggerSearch, attackable, column, given
 from utils.analysis.results import (
-    AttackTests,
     GradientFreeControl,
-    Interval,
     ModelTriggers,
     RandomControl,
     Rouges,
@@ -31,7 +39,6 @@ from utils.analysis.results import (
     WorstTrigger,
 )
 from utils.analysis.sections import SectionKey
-from utils.analysis.statistics import holm, in_family
 from utils.core.names import BASELINE, MONOTONIC
 
 
@@ -68,46 +75,70 @@ def trigger_results(
             other: TriggerSearch = sections[SectionKey("free_search", key, kind)][0]
             kept = ("trigger_ids", "trigger_text", "dev_gain", "forward_rows")
             of_search = {name: getattr(other, name) for name in kept}
-            free = GradientFreeControl(**of_search | _fields(figures(SectionKey("free", key, kind))))
+            records = sections[SectionKey("free", key, kind)]
+            free = GradientFreeControl(
+                **of_search | _fields(figures(SectionKey("free", key, kind))),
+                advantage=advantage(attack, records, threshold),
+            )
         half = sections.get(SectionKey("halfway", key, kind))
         gained = gained_since(half, attack, threshold) if half else None
+        whole = figures(SectionKey("attack", key, kind, key))
         of_search = _fields(found)
         for name in ("section", "random_control", "converged"):
             del of_search[name]
         return TriggerCell(
-            **of_search | _fields(figures(SectionKey("attack", key, kind, key))),
+            **of_search | _fields(whole),
             random_control=random,
             gradient_free_control=free,
             control_comparison=compare(sections[SectionKey("random", key, kind)], attack, threshold=threshold, **ci),
             halfway=gained,
-            converged=found.converged and not (gained is not None and doubling_matters(gained)),
+            converged=found.converged and not (gained is not None and doubling_matters(gained, whole.nll_increase)),
         )
 
     models = {
         key: ModelTriggers(
             types={kind: cell(kind, key) for kind in types},
-            worst=worst_types({kind: own(kind, key) for kind in types}, threshold=threshold),
+            worst=worst_types(
+                {kind: own(kind, key) for kind in types},
+                {kind: sections[SectionKey("search", key, kind)][0].dev_gain for kind in types},
+                threshold=threshold,
+            ),
         )
         for key in model_keys
     }
     comparisons: dict[str, AttackTests] = {}
+    of_worst = None
     if {BASELINE, MONOTONIC} <= set(model_keys):
+        chosen = [(models[key].worst.worst_type, key) for key in (BASELINE, MONOTONIC)]
+        worst = [own(kind, key) for kind, key in chosen if kind is not None]
+        if len(worst) == len(chosen):
+            tests = {"": compare(*worst, threshold=threshold, **ci)}
+            of_worst = corrected_tests(tests, confidence)[""]
         pairs = {kind: [own(kind, key) for key in (BASELINE, MONOTONIC)] for kind in types}
-        comparisons = corrected_over_types(
-            {kind: compare(*pair, threshold=threshold, **ci) for kind, pair in pairs.items()}
+        comparisons = corrected_tests(
+            {kind: compare(*pair, threshold=threshold, **ci) for kind, pair in pairs.items()}, confidence
         )
     results = TriggerResults(
         models=models,
         transfer_matrix={
             kind: {
                 source: {
-                    target: _transfer(figures(SectionKey("attack", target, kind, source))) for target in model_keys
+                    target: replace(
+                        _transfer(figures(SectionKey("attack", target, kind, source))),
+                        advantage=None
+                        if source == target
+                        else advantage(
+                            own(kind, target), sections[SectionKey("attack", target, kind, source)], threshold
+                        ),
+                    )
+                    for target in model_keys
                 }
                 for source in model_keys
             }
             for kind in types
         },
         comparisons=comparisons,
+        worst_comparison=of_worst,
         warnings=[],
     )
     return replace(results, warnings=trigger_warnings(results))
@@ -129,7 +160,8 @@ def _fields(record: Any) -> dict[str, Any]:
 
 
 def _transfer(figures: TriggerFigures) -> TriggerTransfer:
-    return TriggerTransfer(**{field.name: getattr(figures, field.name) for field in fields(TriggerTransfer)})
+    kept = [field.name for field in fields(TriggerTransfer) if field.name != "advantage"]
+    return TriggerTransfer(**{name: getattr(figures, name) for name in kept})
 
 
 def summarise(
@@ -187,17 +219,6 @@ def compare(
     )
 
 
-def corrected_over_types(comparisons: Mapping[str, AttackTests]) -> dict[str, AttackTests]:
-    """Holm over every test of every trigger type at once."""
-    names = ("success", "relative_drop", "delta_rougeL", "nll_increase")
-    family = {(kind, name): getattr(tests, name) for kind, tests in comparisons.items() for name in names}
-    adjusted = holm({key: test.p_value for key, test in family.items()})
-    return {
-        kind: replace(tests, **{n: in_family(family[kind, n], adjusted[kind, n], len(family)) for n in names})
-        for kind, tests in comparisons.items()
-    }
-
-
 def gained_since(half: Sequence[TriggerRecord], whole: Sequence[TriggerRecord], threshold: float) -> SecondHalf:
     """What twice the iterations added, on common examples: change of success rate (a share) and of the NLL rise."""
     a, b = common(half, whole)
@@ -205,24 +226,32 @@ def gained_since(half: Sequence[TriggerRecord], whole: Sequence[TriggerRecord], 
         return SecondHalf(num_common=0, success_change=None, nll_change=None)
     rates = [float(reaches_threshold(column(side, "relative_drop"), threshold).mean()) for side in (a, b)]
     rises = [float(column(side, "loss_increase").mean()) for side in (a, b)]
-    return SecondHalf(num_common=len(a), success_change=rates[1] - rates[0], nll_change=rises[1] - rises[0])
+    return SecondHalf(
+        num_common=len(a),
+        success_change=rates[1] - rates[0],
+        nll_change=rises[1] - rises[0],
+        advantage=advantage(half, whole, threshold),
+    )
 
 
-def worst_types(by_type: Mapping[str, Sequence[TriggerRecord]], *, threshold: float) -> WorstTrigger:
-    """One model's worst trigger type by mean ROUGE-L change, and the worst over types example by example."""
-    means: dict[str, float] = {}
+def worst_types(
+    by_type: Mapping[str, Sequence[TriggerRecord]], dev_gains: Mapping[str, float], *, threshold: float
+) -> WorstTrigger:
+    """One model's worst trigger type, and the worst over types example by example.
+
+    The type is chosen by its gain on held-out text: the worst of several on the examples that are reported would be
+    worse than it is by 0.8 to 1.2 standard errors, and its interval too narrow.
+    """
     drops: dict[str, float] = {}
     deltas: dict[str, float] = {}
-    for kind, records in by_type.items():
+    for records in by_type.values():
         live = attackable(records)
-        if live:
-            means[kind] = float(changes(live).mean())
         for record, delta in zip(live, changes(live), strict=True):
             drops[record.id] = max(drops.get(record.id, -np.inf), given(record.relative_drop))
             deltas[record.id] = min(deltas.get(record.id, np.inf), float(delta))
     values = np.array(list(drops.values()))
     return WorstTrigger(
-        worst_type=min(means, key=lambda kind: means[kind]) if means else None,
+        worst_type=max(dev_gains, key=lambda kind: dev_gains[kind]) if dev_gains else None,
         per_example=WorstPerExample(
             num_attackable=len(values),
             success_rate=success_rate(values, threshold),

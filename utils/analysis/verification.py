@@ -87,7 +87,8 @@ def checks_of_numbers(directory: Path) -> Iterator[Check]:
     ):
         again = functools.partial(_again, recompute, directory / records, parts[name]["results"])
         yield Check(f"{FILES[name]} from {records}", _tried(again))
-    yield Check(f"{FINAL} from its parts", _tried(lambda: _put_together(parts, final["results"])))
+    margin = final["_metadata"]["settings"].get("QUALITY_MARGIN", 0.0)
+    yield Check(f"{FINAL} from its parts", _tried(lambda: _put_together(parts, final["results"], margin)))
     csv = learned_triggers_csv(from_json(TriggerResults, parts["uat"]["results"], FILES["uat"]))
     same = csv == text_of(directory / "learned_triggers.csv")
     yield Check(f"learned_triggers.csv from {FILES['uat']}", [] if same else ["learned_triggers.csv differs"])
@@ -151,10 +152,10 @@ def _resampling(envelope: dict[str, Any]) -> Resampling:
     }
 
 
-def _put_together(parts: dict[str, dict[str, Any]], written: dict[str, Any]) -> Iterator[str]:
+def _put_together(parts: dict[str, dict[str, Any]], written: dict[str, Any], quality_margin: float) -> Iterator[str]:
     """What final_results.json has in figures; its sentences are checked with the report."""
     figures = {name: value for name, value in written.items() if name not in ("verdict", "limits")}
-    return unequal(to_json(findings(parts)), figures, "")
+    return unequal(to_json(findings(parts, quality_margin)), figures, "")
 
 
 def _rescored(records: Path, read: Callable[[Path], Iterator[Prediction | Row]]) -> Iterator[str]:

@@ -1,39 +1,58 @@
-"""The sentences of the warnings: nothing is computed or compared here."""
+"""The sentences of the warnings and their order: nothing is computed or compared here."""
 
 from __future__ import annotations
 
-from utils.analysis.results import AttackWarning
+from collections.abc import Iterable
+
+from utils.analysis.comparisons import AttackWarning
+from utils.core.names import TRAINED_KEYS
 
 # By the name of the warning; what follows "/" tells its variants apart.
 TEXTS = {
+    "cannot_summarise": "its output is hardly a summary: {reasons}",
     "nothing_attackable": "no example was attackable; its figures are empty",
-    "no_better_than_random": "random flips of equal budget raise the loss as much as the attack",
-    "no_better_than_random/trigger": "{kind}: the best random trigger raises the loss as much",
-    "possibly_masked_gradients/success": "{rival} the white-box attack (success {other:.1%} against {own:.1%}): "
-    "robustness possibly masked gradients",
-    "possibly_masked_gradients/loss": "{rival} the white-box attack (loss +{other:.3f} against +{own:.3f} nats): "
-    "robustness possibly masked gradients",
-    "possibly_masked_gradients/free_trigger": "{kind}: a gradient-free search finds a stronger trigger (+{other:.3f} "
-    "against +{own:.3f} nats): robustness possibly masked gradients",
-    "possibly_masked_gradients/transferred_trigger": "{kind}: the trigger found on {source} is stronger here "
-    "(+{other:.3f} against +{own:.3f} nats): robustness possibly masked gradients",
-    "zero_gradients": "{zero} of {attackable} inputs have a zero gradient",
-    "low_taylor_fidelity": "first-order gains hardly predict exact ones (Spearman {fidelity:.2f}): the gradient attack "
-    "is handicapped on this model",
-    "budget_not_monotone/within": "success falls by more than 2 points at {flips} flips",
-    "budget_not_monotone/beyond": "success falls by {lost:.1%} with {flips}",
     "no_collapse/attack": "with every token open the attack succeeds on {rate:.0%} only: it is too weak, or the model "
     "hardly reads its text",
     "no_collapse/score": "changing every token succeeds on {rate:.0%} only: the score or the threshold cannot tell a "
     "good summary from an unrelated one",
-    "not_converged/hotflip": "twice the candidates change success by {change:+.1%} and the loss gain by {gain:+.1%} "
-    "({examples} examples): not converged",
-    "not_converged/triggers": "the second half of the search still gained: {types}: not converged",
+    "possibly_masked_gradients/success": "{rival} the white-box attack (success {change:+.1%}): robustness possibly "
+    "masked gradients",
+    "possibly_masked_gradients/loss": "{rival} the white-box attack (loss {change:+.3f} nats): robustness possibly "
+    "masked gradients",
+    "zero_gradients": "{zero} of {attackable} inputs have a zero gradient",
+    "low_taylor_fidelity": "first-order gains hardly predict exact ones (Spearman {fidelity:.2f}): the gradient attack "
+    "is handicapped on this model",
+    "no_better_than_random": "{attack} is not shown to raise the loss more than {control} ({change:+.3f} nats)",
+    "not_converged/hotflip": "twice the candidates change success by {success:+.1%} and the loss by {loss:+.3f} nats: "
+    "not converged",
+    "not_converged/triggers": "{kind}: the second half of the search still gained (success {success:+.1%}, loss "
+    "{loss:+.3f} nats): not converged",
+    "budget_not_monotone": "success falls by {lost:.1%} with {flips}",
 }
-UNFINISHED = "{kind}"
-UNFINISHED_BY = "{kind} (success {success:+.1%}, NLL {nll:+.3f})"
+# What undoes the comparison as a whole comes before what touches one attack's strength.
+RANKS = {
+    name: rank
+    for rank, name in enumerate(dict.fromkeys(text.partition("/")[0] for text in TEXTS), start=1)
+}  # fmt: skip
 
 
-def warning(model: str, text: str, **figures: object) -> AttackWarning:
-    """The warning of that name about a model, with its figures in the sentence."""
-    return AttackWarning(model=model, warning=text.partition("/")[0], message=TEXTS[text].format(**figures))
+def warning(
+    model: str, text: str, *, n: int, p_value: float | None = None, margin: float | None = None, **figures: object
+) -> AttackWarning:
+    """The warning of that name about a model, with its figures and its test in the sentence.
+
+    n: examples it was seen on; p_value: one-sided, of what is doubted being within `margin` (in the unit of the
+    figure); None: there is nothing to test.
+    """
+    name, message = text.partition("/")[0], TEXTS[text].format(**figures)
+    if p_value is not None:
+        shown = "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+        message += f" [{n} examples, beyond a margin of {margin:.3g} with p {shown}]"
+    return AttackWarning(
+        model=model, warning=name, message=message, rank=RANKS[name], n=n, p_value=p_value, margin=margin
+    )
+
+
+def ranked(warnings: Iterable[AttackWarning]) -> list[AttackWarning]:
+    """Doubts about the compared models first, the gravest of them first; of one kind, the surest first."""
+    return sorted(warnings, key=lambda w: (w.model not in TRAINED_KEYS, w.rank, w.p_value or 0.0))

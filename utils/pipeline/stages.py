@@ -241,7 +241,7 @@ STAGES: tuple[Stage, ...] = (
         memory_gb=8,
         minutes=15,
         purpose="combine, test, draw, copy to permanent storage",
-        settings=(),
+        settings=("QUALITY_MARGIN",),
         outputs=lambda paths, seed: [
             *_results("final_results.json", "experiment_summary.txt", "report.html")(paths, seed),
             paths.final(seed) / "final_results.json",

@@ -96,11 +96,11 @@ def _results(arm: str, results: FinalResults) -> str:
         + percent(hotflip.success_rate, hotflip.success_rate_ci)
     )
     worst = results.uat.models[arm].worst.worst_type
-    if worst is None:  # no example could be attacked, or no type was searched for
+    change = results.uat.models[arm].types[worst].delta_rougeL if worst is not None else None
+    if change is None:  # no example could be attacked, or no type was searched for
         lines.append(f"worst universal trigger: {NOT_AVAILABLE}")
     else:
-        change = signed(results.uat.models[arm].types[worst].delta_rougeL, digits=4)
-        lines.append(f"worst universal trigger ({worst}): ROUGE-L {change}")
+        lines.append(f"worst universal trigger ({worst}): ROUGE-L {signed(change, digits=4)}")
     return _list(lines)
 
 

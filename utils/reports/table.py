@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from utils.analysis.comparisons import Interval
 from utils.analysis.final import FinalResults
-from utils.analysis.results import Interval
 from utils.core.text import printable
 
 TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}

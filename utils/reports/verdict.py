@@ -1,12 +1,20 @@
-"""The answer in sentences: made here from the figures, and nowhere else."""
+"""The answer in sentences: made here from the figures, and nowhere else.
+
+Every difference is monotonic minus baseline: side a of the tests is baseline, side b monotonic.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from utils.analysis.claims import Measure, Outcome, measure_read, outcome, outcomes, saturation
+from utils.analysis.comparisons import AttackWarning, PairedTest
 from utils.analysis.final import FinalResults, Findings, Verdict
 from utils.analysis.multi_seed import HOTFLIP_SUCCESS, SeedResults
 from utils.analysis.records import given
-from utils.analysis.results import AttackWarning, PairedTest, SuccessTest, Test, TriggerResults
-from utils.core.names import BASELINE, HEADLINE_METRIC, MODEL_KEYS, MONOTONIC, TRAINED_KEYS
+from utils.analysis.results import HotFlipResults, TriggerResults
+from utils.analysis.statistics import exceeds
+from utils.core.names import BASELINE, HEADLINE_METRIC, MONOTONIC
 from utils.reports.table import p_value, signed
 
 LIMITS = (
@@ -14,6 +22,12 @@ LIMITS = (
     "ROUGE compares words with one reference; it does not measure whether a summary is true.",
     "White-box attacks of this budget were tried; a model they do not break may break under another attack.",
 )
+ONE_PAIR = "For this pair of trainings"
+TITLES: dict[Measure, str] = {
+    "success": "worst-case success (the share of summaries that the strongest of all attacks spoils)",
+    "relative_drop": "mean relative ROUGE-L drop (worst case)",
+    "loss_increase": "mean loss rise (worst case)",
+}
 
 
 def final_results(findings: Findings) -> FinalResults:
@@ -32,69 +46,140 @@ def _monotone(findings: Findings) -> str:
 
 
 def verdict(findings: Findings) -> Verdict:
-    """One sentence each for attack, triggers and cost, and the doubt, with the figures behind the first and the last.
-
-    Differences are monotonic minus baseline: side a of the tests is baseline, side b monotonic.
-    """
-    success = given(findings.hotflip.comparisons.baseline_vs_monotonic).success
-    compared = findings.evaluation.comparisons[findings.data.attack_dataset][HEADLINE_METRIC]
+    """The sentences of one seed, and the figures behind them."""
+    worst = given(findings.hotflip.comparisons.baseline_vs_monotonic_worst_case)
+    attacked, alpha, margin = findings.data.attack_dataset, 1 - findings.confidence, findings.quality_margin
+    compared = findings.evaluation.comparisons[attacked][HEADLINE_METRIC]
     quality = PairedTest(**{name: value for name, value in vars(compared).items() if name != "against_standard"})
+    not_worse = exceeds(quality.n, quality.difference, quality.sd, -margin)
     return Verdict(
-        attack=attack_sentence(success, 1 - findings.confidence),
-        triggers=triggers_sentence(findings.uat),
-        cost=cost_sentence(quality, findings.data.sets[findings.data.attack_dataset].title),
+        attack=attack_sentence(findings.hotflip, alpha),
+        cost=cost_sentence(ONE_PAIR, findings.data.sets[attacked].title, outcome(quality), not_worse, margin, alpha),
+        triggers=triggers_sentence(findings.uat, alpha),
         doubt=doubt_sentence(findings.warnings),
-        success=success,
+        measure=measure_read(outcomes(worst)),
+        primary=worst.success,
         quality=quality,
+        non_inferiority_p=not_worse,
     )
 
 
-def attack_sentence(success: SuccessTest, alpha: float) -> str:
-    """Whether HotFlip succeeds less often on monotonic (b) than on baseline (a)."""
-    if not success.n:
-        return "HotFlip says nothing: no example could be attacked on both baseline and monotonic."
-    points = signed(100 * success.difference, [100 * success.lower, 100 * success.upper], digits=1)
-    return (
-        f"Monotonic is {_answer(success.difference, _adjusted(success) < alpha)} to attack than baseline: HotFlip "
-        f"succeeds on {100 * success.rate_b:.1f} % of its summaries and on {100 * success.rate_a:.1f} % of baseline's "
-        f"({points} points on {success.n} common examples, McNemar {_holm(success)}, Holm-corrected)."
+def attack_sentence(hotflip: HotFlipResults, alpha: float) -> str:
+    """Whether monotonic is harder to attack than baseline in one seed."""
+    worst = given(hotflip.comparisons.baseline_vs_monotonic_worst_case)
+    if not worst.num_common:
+        return "The attacks say nothing: no example could be attacked on both baseline and monotonic."
+    more = {"success of HotFlip alone": outcome(given(hotflip.comparisons.baseline_vs_monotonic).success)}
+    return answer(ONE_PAIR, outcomes(worst), more, f"on {worst.num_common} common examples", alpha)
+
+
+def answer(scope: str, found: Mapping[Measure, Outcome], more: Mapping[str, Outcome], basis: str, alpha: float) -> str:
+    """The attack sentence: measures that cannot tell the models apart, the first that can, and all in one line.
+
+    scope: what the answer is about; basis: which examples; more: further shares of success, for the line.
+    """
+    said = []
+    for measure, one in found.items():
+        limit = saturation(measure, one)
+        if not limit:
+            break
+        levels = f"monotonic {_level(measure, one.b)}, baseline {_level(measure, one.a)}"
+        title = TITLES[measure]
+        said.append(f"{title[0].upper()}{title[1:]} is at its {limit}: {levels}; it cannot tell the models apart.")
+    measure = measure_read(found)
+    one = found[measure]
+    said.append(
+        f"{scope} monotonic is {direction(one.difference, one.shown(alpha))} to attack than baseline by "
+        f"{TITLES[measure]}: {_level(measure, one.b)} on monotonic against {_level(measure, one.a)} on baseline, "
+        f"{_change(measure, one)} {basis} ({ps(one)})."
     )
+    names = {measure: title.split(" (")[0] for measure, title in TITLES.items()}
+    line = [f"{names[measure]} {_change(measure, one)} ({ps(one)})" for measure, one in found.items()]
+    line += [f"{name} {_change('success', one)} ({ps(one)})" for name, one in more.items()]
+    return " ".join([*said, f"All measures, monotonic minus baseline: {'; '.join(line)}."])
 
 
-def _answer(difference: float, shown: bool) -> str:
+def direction(difference: float, shown: bool) -> str:
+    """Less success, drop or loss rise of monotonic (b) makes it the harder one."""
     if not shown:
         return "not shown to be harder or easier"
     return "harder" if difference < 0 else "easier"
 
 
-def triggers_sentence(uat: TriggerResults) -> str:
-    """The worst universal trigger of both trained models, each with its interval."""
-    worst = []
-    for model in TRAINED_KEYS:
-        kind = uat.models[model].worst.worst_type
-        if kind:
-            cell = uat.models[model].types[kind]
-            worst.append(f"{signed(cell.delta_rougeL, cell.delta_rougeL_ci)} on {model} ({kind})")
-    if not worst:
-        return "No universal trigger was measured."
-    return f"The worst universal trigger changes ROUGE-L by {' and by '.join(worst)}."
+def _level(measure: Measure, value: float) -> str:
+    return f"{value:+.3f} nats" if measure == "loss_increase" else f"{100 * value:.1f} %"
 
 
-def cost_sentence(quality: PairedTest, title: str) -> str:
-    """What the constraint costs in quality: monotonic (b) minus baseline (a)."""
-    change = signed(quality.difference, [quality.lower, quality.upper], digits=4)
-    return f"On {title} monotonic's ROUGE-L differs from baseline's by {change} ({_holm(quality)}, Holm-corrected)."
+def _change(measure: Measure, one: Outcome) -> str:
+    bounds = [one.lower, one.upper]
+    if measure == "loss_increase":
+        return f"{signed(one.difference, bounds)} nats"
+    return f"{signed(100 * one.difference, [100 * bound for bound in bounds], digits=1)} points"
 
 
-def doubt_sentence(warnings: list[AttackWarning]) -> str:
-    """Which models may only be hard to differentiate; empty where there is none."""
-    masked = {w.model for w in warnings if w.warning == "possibly_masked_gradients" and w.model in MODEL_KEYS}
-    if not masked:
-        return ""
+def ps(one: Outcome) -> str:
+    """The raw p-value, and the corrected one beside it."""
+    words = [p_value(p) for p in (one.p_value, one.p_value_holm) if p is not None]
+    raw = f"p {words[0]}" if words[0].startswith("<") else f"p = {words[0]}"
+    return raw if len(words) == 1 else f"{raw}, Holm {words[1]}"
+
+
+def cost_sentence(scope: str, title: str, one: Outcome, not_worse: float, margin: float, alpha: float) -> str:
+    """What the constraint costs in ROUGE-L: the direction if it is shown, and the loss that is ruled out.
+
+    not_worse: one-sided p-value of a loss of at least `margin`. It is decided at half of alpha, as by the interval.
+    """
+    if one.lower == one.upper and one.p_value == 1.0 and one.difference:
+        return f"On {title} nothing can be said about the cost: a single summary was compared."
+    words = "not shown to differ from"
+    if one.shown(alpha):
+        words = "lower than" if one.difference < 0 else "higher than"
+    ruled_out = "any loss is ruled out" if one.lower >= 0 else f"a loss of more than {-one.lower:.4f} is ruled out"
+    kept = one.lower > -margin and not_worse < alpha / 2
+    p = "p < 0.001" if not_worse < 0.001 else f"p = {not_worse:.3f}"
     return (
-        f"Doubt: gradient-free or transferred attacks beat the white-box attack on {' and '.join(sorted(masked))}: "
-        "robustness there is possibly masked gradients."
+        f"{scope} monotonic's ROUGE-L on {title} is {words} baseline's: "
+        f"{signed(one.difference, [one.lower, one.upper], digits=4)} ({ps(one)}); {ruled_out}. Not worse than baseline "
+        f"by more than the margin of {margin:g}: {'shown' if kept else 'not shown'} (one-sided {p})."
     )
+
+
+def triggers_sentence(uat: TriggerResults, alpha: float) -> str:
+    """The worst universal trigger of both trained models, chosen on held-out text, and their difference."""
+    tests = uat.worst_comparison
+    if tests is None:
+        return "No universal trigger was measured."
+    if not tests.num_common:
+        return "Universal triggers say nothing: no example could be attacked on both baseline and monotonic."
+    kinds = {model: str(uat.models[model].worst.worst_type) for model in (BASELINE, MONOTONIC)}
+    return compared_triggers(
+        ONE_PAIR,
+        outcome(tests.delta_rougeL),
+        {model: f" ({kind})" for model, kind in kinds.items()},
+        f"on {tests.num_common} common examples",
+        alpha,
+    )
+
+
+def compared_triggers(scope: str, one: Outcome, kinds: Mapping[str, str], basis: str, alpha: float) -> str:
+    """Changes of ROUGE-L by triggers: below zero they do harm, so a difference above zero is less harm to monotonic."""
+    words = "are not shown to harm one of the models more than the other"
+    if one.shown(alpha):
+        words = f"harm monotonic {'less' if one.difference > 0 else 'more'} than baseline"
+    return (
+        f"{scope} universal triggers, each model's chosen on held-out text, {words}: ROUGE-L changes by {one.b:+.3f} "
+        f"on monotonic{kinds[MONOTONIC]} and by {one.a:+.3f} on baseline{kinds[BASELINE]}, a difference of "
+        f"{signed(one.difference, [one.lower, one.upper])} {basis} ({ps(one)})."
+    )
+
+
+def doubt_sentence(warnings: Sequence[AttackWarning]) -> str:
+    """The gravest doubt (they are ranked); empty without any."""
+    if not warnings:
+        return ""
+    first = warnings[0]
+    count = f"First of {len(warnings)} doubts" if len(warnings) > 1 else "One doubt"
+    return f"{count}, about {first.model}: {first.message}."
 
 
 def verdict_over_seeds(results: SeedResults) -> str:
@@ -103,20 +188,11 @@ def verdict_over_seeds(results: SeedResults) -> str:
     if test.difference is None:
         return "HotFlip says nothing over these seeds: one of them has no example that could be attacked."
     p = test.p_value_holm
-    answer = _answer(test.difference, p is not None and p < 1 - results.confidence)
-    rates = {model: 100 * given(results.hotflip[model].success_rate.mean) for model in TRAINED_KEYS}
+    shown = p is not None and p < 1 - results.confidence
+    rates = {model: 100 * given(results.hotflip[model].success_rate.mean) for model in (BASELINE, MONOTONIC)}
     points = signed(100 * test.difference, [100 * wide.lower, 100 * wide.upper], digits=1)
     return (
-        f"Over {test.n} seeds monotonic is {answer} to attack than baseline: HotFlip succeeds on "
-        f"{rates[MONOTONIC]:.1f} % of its summaries and on {rates[BASELINE]:.1f} % of baseline's ({points} points, "
-        f"hierarchical bootstrap; paired t over seeds, Holm-corrected p: {p_value(p)})."
+        f"Over {test.n} seeds monotonic is {direction(test.difference, shown)} to attack than baseline: HotFlip "
+        f"succeeds on {rates[MONOTONIC]:.1f} % of its summaries and on {rates[BASELINE]:.1f} % of baseline's ({points} "
+        f"points, hierarchical bootstrap; paired t over seeds, Holm-corrected p: {p_value(p)})."
     )
-
-
-def _adjusted(test: Test) -> float:
-    return given(test.p_value_holm)
-
-
-def _holm(test: Test) -> str:
-    shown = p_value(_adjusted(test))
-    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"

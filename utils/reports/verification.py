@@ -29,7 +29,7 @@ def verify(directory: Path) -> Iterator[Check]:
 def _verdict(directory: Path, written: dict[str, Any]) -> Iterator[str]:
     parts = {name: read_result(directory / file) for name, file in FILES.items()}
     try:
-        made = to_json(final_results(findings(parts)))
+        made = to_json(final_results(findings(parts, written["quality_margin"])))
     except RecordError as error:
         yield str(error)
         return
