@@ -44,6 +44,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     from utils.core.results import write_result
     from utils.core.settings import load_settings
     from utils.reports import multi_seed
+    from utils.reports.latex import tex
     from utils.reports.multi_seed_figures import draw_all
     from utils.reports.verdict import verdict_over_seeds
 
@@ -77,7 +78,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     target, warning = paths.multi_seed, " ".join(multi_seed.warnings(results, metadata))
     for table in multi_seed.tables(results):
         write_text(target / "tables" / f"{table.name}.csv", table.csv())
-        write_text(target / "tables" / f"{table.name}.tex", table.tex(warning))
+        write_text(target / "tables" / f"{table.name}.tex", tex(table, warning))
     alternative = draw_all(results, target / "figures")
     summary = multi_seed.text(results, metadata)
     write_text(target / "multi_seed_summary.txt", summary)

@@ -21,6 +21,7 @@ from utils.reports.examples import AttackedExample, Mark
 from utils.reports.figures import draw_all
 from utils.reports.files import text_files
 from utils.reports.html import page as html_page
+from utils.reports.latex import tex
 from utils.reports.table import Table
 from utils.reports.tables import all_tables
 from utils.reports.template import CSS
@@ -112,15 +113,38 @@ def shown(results):
                 cell = evaluation[key][model][metric]
                 words = f"{rounded(cell['mean'])} [{rounded(cell['lower'])}, {rounded(cell['upper'])}]"
                 yield "rouge", f"{title} {model}", column, words
+                if metric == "rougeL":
+                    yield "main", model, list(SETS).index(key) + 1, words
             lead = results["data"]["sets"][key]["splits"]["test"]["sampled"]["lead3"][metric]
             yield "rouge", f"{title} lead-3", column, rounded(lead)
+            if metric == "rougeL":
+                yield "main", "lead-3", list(SETS).index(key) + 1, rounded(lead)
         for metric, words in metrics.items():
             yield from test("rouge_comparison", f"{title} {words}", evaluation["comparisons"][key][metric], 4)
         for model, cell in evaluation["comparisons"][key]["rougeL"]["against_standard"].items():
             yield from test("rouge_against_standard", f"{title} {model}", cell, 4)
     controls = ("random", "greedy", "one_shot", "all_replaced", "double")
-    for model in MODELS:
+    for place, model in enumerate(MODELS, 1):
         cell = hotflip[model]
+        passes = cell["mean_queries"] + 3 * cell["mean_gradients"]
+        trigger = uat[model][uat[model]["worst"]["worst_type"]]
+        for row, words in {
+            "attacked examples": str(cell["num_attackable"]),
+            "ROUGE-L, clean": rounded(cell["clean_rougeL"]),
+            "ROUGE-L, attacked": rounded(cell["attacked_rougeL"]),
+            "success": share(cell["success_rate"], cell["success_rate_ci"]),
+            "success, worst case": share(cell["worst_case"]["success_rate"]),
+            "success, random": share(cell["controls"]["random"]["success_rate"]),
+            "ROUGE-L drop": share(cell["mean_degradation"], cell["mean_degradation_ci"]),
+            "NLL rise, nats": rounded(cell["mean_loss_increase"], 3, "+"),
+            "queries": f"{passes:,.0f}",
+            "tokens changed": share(cell["perturbed_token_share"]),
+            "typable": share(cell["typable_count"] / cell["num_attackable"]),
+            "trigger: clean": rounded(trigger["clean"]["rougeL"]["mean"]),
+            "trigger: attacked": rounded(trigger["attacked"]["rougeL"]["mean"]),
+            "trigger: success": share(trigger["success_rate"], trigger["success_rate_ci"]),
+        }.items():
+            yield "attack", row, place, words
         yield "hotflip", model, 1, share(cell["success_rate"], cell["success_rate_ci"])
         yield "hotflip", model, 2, share(cell["mean_degradation"], cell["mean_degradation_ci"])
         yield "hotflip", model, 3, change(cell["mean_loss_increase"], cell["mean_loss_increase_ci"])
@@ -200,7 +224,7 @@ def test_all_numbers_on_the_page_are_those_of_the_json(final, page):
     other = copy.deepcopy(results)
     other["hotflip"]["monotonic"]["success_rate"] += 0.01
     other["evaluation"]["comparisons"]["xsum"]["rouge1"]["upper"] += 0.001
-    assert len(list(wrong_cells(tables, other))) == 3
+    assert len(list(wrong_cells(tables, other))) == 4
 
 
 def test_the_page_needs_nothing_else_and_says_what_it_must(final, page):
@@ -246,21 +270,17 @@ def test_the_summary_fits_a_terminal_and_tables_are_latex(done, final):
     for name in ("attack", "triggers", "cost"):
         assert final["results"]["verdict"][name] in " ".join(" ".join(lines).split())
     assert max(map(len, lines)) <= 80, max(lines, key=len)
-    for path in (done.final / "tables").glob("*.tex"):
-        text = path.read_text()
+    latex = {path.stem: path.read_text() for path in (done.final / "tables").glob("*.tex")}
+    assert set(latex) == {"main", "attack", "supplement"}
+    names = {path.stem for path in (done.final / "tables").glob("*.csv")}
+    assert set(re.findall(r"label\{tab:(\w+)\}", "".join(latex.values()))) == names
+    assert latex["supplement"].count(r"\begin{longtable}") == len(names) - 2
+    for text in (latex["main"], latex["attack"]):
         assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\begin{table}") == 1
-        columns = len(re.search(r"\\begin\{tabular\}\{(l[lr]*)\}", text)[1])
         body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-        assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body), path
+        assert all(len(re.findall(r"(?<!\\)&", line)) == 3 for line in body)
     figures = {path.name for path in (done.final / "figures").iterdir()}
     assert len(figures) == 16 and {path.split(".")[1] for path in figures} == {"svg", "pdf"}
-
-
-def test_latex_escapes_what_it_must():
-    rows = [(r"a\b_c", "50 % & more"), ("x^2 ~ {y}", "<s> #1 $"), ("é", "…")]
-    table = Table("n", "t", ("h", "h"), rows).tex()
-    assert r"a\textbackslash{}b\_c & 50 \% \& more \\" in table
-    assert r"x\textasciicircum{}2 \textasciitilde{} \{y\} & \textless{}s\textgreater{} \#1 \$ \\" in table
 
 
 def test_an_exported_model_does_what_its_card_says(done, monkeypatch, capsys):
@@ -339,8 +359,7 @@ def test_texts_of_users_and_models_are_never_markup(final, tmp_path):
     for name in alternative:  # figures are XML of their own, too
         ElementTree.parse(tmp_path / f"{name}.svg")
     for table in tables:
-        body = table.tex().split(r"\caption")[1]
-        assert not re.search(r"(?<!\\)[%$#_]|[<>\"\x00-\x09]|\\\\\s*[\[*]", body), table.name
+        assert tex(table).isascii() and "alert" not in re.findall(r"\\(\w+)", tex(table))
         assert next(csv.reader(io.StringIO(table.csv()))) == list(table.header)
     for content in text_files(results, metadata, tables).values():
         assert content.encode()
@@ -354,11 +373,6 @@ def test_texts_of_users_and_models_are_never_markup(final, tmp_path):
 def test_a_csv_cell_is_data_for_spreadsheets(cell, kept):
     (_, row) = csv.reader(io.StringIO(Table("n", "t", ("h", "i"), [("x", cell)]).csv()))
     assert row == ["x", cell if kept else f"'{cell}"]
-
-
-def test_a_cell_of_latex_does_not_begin_an_argument():
-    table = Table("n", "t", ("h", "h"), [("[a]", "x|y"), ("*", '"')]).tex()
-    assert r"{}[a] & x\textbar{}y \\" in table and r"{}* & \textquotedbl{} \\" in table
 
 
 # ---- the pre-flight ------------------------------------------------------------------------------------------

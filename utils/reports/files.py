@@ -9,17 +9,25 @@ from utils.analysis.final import FinalResults
 from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.core.text import printable
+from utils.reports.latex import supplement, tex
 from utils.reports.model_card import model_card
 from utils.reports.table import Table
 from utils.reports.text import summary
 
 
 def text_files(results: FinalResults, metadata: Mapping[str, Any], tables: list[Table]) -> dict[str, str]:
-    """Path below the results directory -> content: summary, every table as CSV and LaTeX, the models' cards."""
+    """Path below the results directory -> content: summary, tables as CSV and LaTeX, the models' cards.
+
+    The tables of a paper's text are LaTeX files of their own, all others one supplement.
+    """
     note = profile_note(metadata)
+    warning = f"{note}." if note else ""
+    long = [table for table in tables if not table.one_column]
     files = {"experiment_summary.txt": summary(results, metadata, tables)}
+    files["tables/supplement.tex"] = supplement(long, f"mono-s2s, seed {metadata['seed']}: supplement", warning)
     for table in tables:
         files[f"tables/{table.name}.csv"] = table.csv()
-        files[f"tables/{table.name}.tex"] = table.tex(f"{note}." if note else "")
+        if table.one_column:
+            files[f"tables/{table.name}.tex"] = tex(table, warning)
     files |= {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in TRAINED_KEYS}
     return {name: printable(content) for name, content in files.items()}

@@ -21,9 +21,9 @@ NARROW = 300  # points: figures up to this width need no scrolling on a phone
 # Title, what a reader needs to know before looking, then figures and tables.
 SECTIONS = (
     ("Quality", "ROUGE against the reference summaries, over every test example.",
-     ("rouge", "trade_off"), ("rouge", "rouge_comparison", "rouge_against_standard", "expected")),
+     ("rouge", "trade_off"), ("main", "rouge", "rouge_comparison", "rouge_against_standard", "expected")),
     ("HotFlip", "Single tokens of the text are exchanged, guided by gradients, until the summary suffers.",
-     ("hotflip_curves",), ("hotflip", "hotflip_controls", "hotflip_checks", "hotflip_budget")),
+     ("hotflip_curves",), ("attack", "hotflip", "hotflip_controls", "hotflip_checks", "hotflip_budget")),
     ("HotFlip across models", "Flips found on one model, read by another.",
      ("hotflip_transfer",), ("hotflip_transfer",)),
     ("Universal triggers", "The same few tokens put into every text; found on validation, measured on test examples.",

@@ -1,4 +1,4 @@
-"""A table of the reports: text, CSV, LaTeX and HTML from the same cells. And how figures are put in words."""
+"""A table of the reports: text, CSV, Markdown, LaTeX (latex.py) and HTML from the same cells; and figures in words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def set_titles(results: FinalResults) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as words: `name` is its file name, `note` what a reader must know, `marked` rows that stand out."""
+    """A table as words: `name` is its file name, `note` what a reader must know, `marked` rows that stand out;
+    `one_column`: one of the few that a paper prints in its text, made to fit a column of it.
+    """
 
     name: str
     title: str
@@ -33,6 +35,7 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     note: str = ""
     marked: frozenset[int] = frozenset()
+    one_column: bool = False
 
     def __post_init__(self) -> None:
         # Cells hold texts of users and models (titles of data sets, triggers): made safe once, for all formats.
@@ -60,26 +63,11 @@ class Table:
         csv.writer(out, lineterminator="\n").writerows([*map(_inert, row)] for row in (self.header, *self.rows))
         return out.getvalue()
 
-    def tex(self, warning: str = "") -> str:
-        """A booktabs table; `warning` (such as: a demo run) leads its caption, for it is pasted into papers."""
-        columns = "l" + "r" * (len(self.header) - 1)
-        body = [" & ".join(map(_tex, row)) + r" \\" for row in self.rows]
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_tex(' '.join((warning, self.title + '.', self.note)).strip())}}}",
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                " & ".join(map(_tex, self.header)) + r" \\",
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+    def markdown(self) -> str:
+        """As GitHub and other readers of Markdown show it."""
+        aligned = ["---" if words else "---:" for words in self.words]
+        rows = (self.header, aligned, *self.rows)
+        return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
     @property
     def words(self) -> list[bool]:
@@ -139,20 +127,3 @@ def p_value(value: float | None) -> str:
 
 def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-_TEX = {sign: "\\" + sign for sign in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "\ufffd": "?",  # LaTeX has no such character
-}
-
-
-def _tex(text: str) -> str:
-    # Behind the \\ of the row before, a bracket would be read as its argument, and so would an asterisk.
-    return "{}" * text.startswith(("[", "*")) + "".join(_TEX.get(sign, sign) for sign in text)

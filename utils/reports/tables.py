@@ -6,13 +6,15 @@ from collections.abc import Callable
 
 from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS
-from utils.reports import data_tables, experiment_tables, result_tables
+from utils.reports import data_tables, experiment_tables, paper_tables, result_tables
 from utils.reports.table import Table
 
 
 def all_tables(results: FinalResults) -> list[Table]:
     """Every table, made from the `results` of final_results.json; control arms get one only where there are any."""
     makers: tuple[Callable[[FinalResults], Table], ...] = (
+        paper_tables.main,
+        paper_tables.attack,
         experiment_tables.fairness,
         experiment_tables.constraint,
         result_tables.quality,

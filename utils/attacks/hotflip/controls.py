@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from utils.analysis.measures import GRADIENT_COST
 from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, TopFlips, choose, random_flips
 from utils.attacks.hotflip.search import Memory, SearchTrajectory
 from utils.attacks.legal_tokens import LegalTokens
 from utils.attacks.objective import Objective, Targets
 
-GRADIENT_COST = 3  # a gradient costs a forward pass and a backward pass of about twice its work
 EXPLOIT = 0.5  # share of the tries at positions that have proved sensitive
 
 
