@@ -42,7 +42,7 @@ SIGN = {"footnotesize": 4.3, "scriptsize": 3.8, "tiny": 3.1}  # points of a sign
 
 
 def escape(text: str, *, numbers: bool = False, longest: int = LONGEST) -> str:
-    """A text as LaTeX. `numbers`: a hyphen before a digit is a minus sign; words above `longest` letters may be broken."""
+    """A text as LaTeX. `numbers`: a hyphen before a digit is a minus; words above `longest` letters may be broken."""
     pieces = [_word(word, longest) for word in re.split(r"(\s+)", text)]
     escaped = "".join(pieces)
     if numbers:
