@@ -66,7 +66,7 @@ COMPUTE_GRADIENT_NORMS = True  # gradient norms in training history and attack r
 MODEL_NAME = "google-t5/t5-small"  # hub id, or a directory with a T5 and its tokenizer (offline clusters)
 MODEL_REVISION = "df1b051c49625cf57a3d0d8d3863ed4d13564fe4"  # its commit on the hub; of no other model
 MONOTONIC_EPSILON = 1e-6  # softplus(V) = |W_pretrained| + this at the start: softplus has no zero
-CONTROL_ARMS: tuple[str, ...] = ()  # extra models of stage 3 (configs/choices.py): what the softplus alone does
+CONTROL_ARMS: tuple[str, ...] = ()  # more models of stage 3 (configs/arms.py): they tell what caused a difference
 
 # ---- data -------------------------------------------------------------------------------------------------------
 TRAIN_DATASETS = _choices.TRAIN_SETS

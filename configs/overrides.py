@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs import choices
+from configs import arms, choices
 from configs.profiles import PROFILES
 
 PREFIX = "MONO_S2S_"
@@ -277,8 +277,9 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
         )
     if (attacked := settings["ATTACK_DATASET"]) not in settings["TEST_DATASETS"]:
         yield f"TEST_DATASETS: {attacked} must be among them, it is the ATTACK_DATASET."
-    if settings["CONTROL_ARMS"]:
-        yield from _subset("CONTROL_ARMS", settings["CONTROL_ARMS"], choices.CONTROL_ARMS)
+    if len(set(controls := settings["CONTROL_ARMS"])) < len(controls):
+        yield f"CONTROL_ARMS={','.join(controls)}: name each arm once."
+    yield from (f"CONTROL_ARMS: {problem}." for name in controls if (problem := arms.control_problem(name)))
 
 
 def _unwritable(text: str, several_lines: bool) -> str:

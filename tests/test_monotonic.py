@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.nn.utils import parametrize
 from transformers import T5Config, T5ForConditionalGeneration
 
+from utils.core.codec import to_json
 from utils.modeling.monotonic import (
-    audit,
     constrain,
     effective_weight_decay,
     ffn_layers,
@@ -24,6 +24,7 @@ from utils.modeling.monotonic import (
     parameter_groups,
     softplus_inverse,
 )
+from utils.training.audit import audit
 
 KINDS = ("relu", "gated-gelu")
 
@@ -244,16 +245,16 @@ def test_folding_keeps_every_output_bit_and_leaves_ordinary_layers(kind, arm):
 
 def test_audit_passes_a_constrained_relu_model_and_is_json():
     result = audit(fold(constrain(tiny())))
-    assert result["min_weight"] > 0 and result["negative_weight_share"] == 0
-    assert result["monotone_ffn_blocks"] and result["violations"] == 0
-    assert result["comparisons"] == 3 * 12 * (16 + 8) * 16
-    assert "whole network is not monotone" in json.loads(json.dumps(result))["scope"]
+    assert result.min_weight > 0 and result.negative_weight_share == 0
+    assert result.monotone_ffn_blocks and result.violations == 0
+    assert result.comparisons == 3 * 12 * (16 + 8) * 16
+    assert "whole network is not monotone" in json.loads(json.dumps(to_json(result)))["scope"]
 
 
 def test_audit_fails_a_free_model():
     result = audit(tiny())
-    assert result["min_weight"] < 0 and 0.4 < result["negative_weight_share"] < 0.6
-    assert not result["monotone_ffn_blocks"] and result["largest_relative_decrease"] > 0.01
+    assert result.min_weight < 0 and 0.4 < result.negative_weight_share < 0.6
+    assert not result.monotone_ffn_blocks and result.largest_relative_decrease > 0.01
 
 
 def test_audit_sees_one_negative_weight():
@@ -262,9 +263,9 @@ def test_audit_sees_one_negative_weight():
     with torch.no_grad():
         wi.weight[3, 5] = -1.0
     result = audit(model)
-    assert result["min_weight"] == -1.0 and result["violations"] > 0
+    assert result.min_weight == -1.0 and result.violations > 0
 
 
 def test_audit_does_not_call_gated_blocks_monotone_because_their_weights_are_positive():
     result = audit(constrain(tiny("gated-gelu")))
-    assert result["min_weight"] > 0 and not result["monotone_ffn_blocks"]
+    assert result.min_weight > 0 and not result.monotone_ffn_blocks

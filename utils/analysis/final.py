@@ -112,7 +112,7 @@ class DataHashes:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """The constraint, measured on the exported model."""
+    """What the arm promises about the feed-forward blocks, measured on the exported model."""
 
     min_weight: float
     negative_weight_share: Share
@@ -124,6 +124,9 @@ class Audit:
     violations: Annotated[Count, "outputs that fell though an input rose"]
     comparisons: Annotated[Count, "outputs looked at"]
     largest_relative_decrease: float
+    convex_ffn_blocks: Annotated[bool | None, "no output at a middle was above the mean of its ends"] = None
+    promises: Annotated[dict[str, bool] | None, "of the arm (configs/arms.py), and whether each is kept"] = None
+    kept: Annotated[bool | None, "all of them"] = None
     tried: str
     scope: str
 
@@ -151,7 +154,7 @@ class Training:
     micro_batch_size: Annotated[Count | None, "examples at once at the end, whose gradients added up to a batch's"] = (
         None
     )
-    audit: Annotated[Audit | None, "not for baseline"] = None
+    audit: Audit | None = None
 
 
 # ---- all together --------------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
-"""The constraint: every feed-forward matrix of T5 is W = softplus(V) >= 0, with what makes that fair and checkable.
+"""The arms of configs/arms.py on a T5: what W = map(V) is, what makes it fair, and how it becomes an ordinary model.
 
-Four things are easy to get wrong and are done here with care: the inverse of softplus for tiny weights, weight decay
-(it must shrink W, not V), folding (an exported model has ordinary matrices), and the audit (what is monotone and what
-is not).
+Three things are easy to get wrong and are done here with care: the inverse of softplus for tiny weights, weight decay
+(it must shrink W, not V), and folding (an exported model has ordinary matrices). What an arm promises is measured in
+utils/training/audit.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +16,12 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from utils.core.names import ABS_INIT_FREE, ARMS, BASELINE, MONOTONIC
+from configs.arms import ARMS, Arm
+from utils.core.errors import UsageError
+from utils.core.names import MONOTONIC
 
 GATED = "T5DenseGatedActDense"
 FFN_CLASSES = ("T5DenseActDense", GATED)
-_SCOPE = "each feed-forward block alone; the whole network is not monotone"
-_GATED_SCOPE = (
-    "each feed-forward block alone; a gated block is the product of act(wi_0 x) and wi_1 x, which weights >= 0 "
-    "make monotone only where both are positive and act rises; the whole network is not monotone"
-)
 # A float32 V near -5 moves in steps of 5e-7, which is what lr * decay is at 5e-5 * 0.01: paid step by step, half of
 # the decay would be rounded away. It is therefore paid when it has added up to this much.
 SMALLEST_DECAY_PAYMENT = 1e-5
@@ -41,33 +38,65 @@ def softplus_inverse(w: torch.Tensor) -> torch.Tensor:
     return w + torch.log(-torch.expm1(-w))
 
 
-class _Softplus(nn.Module):
-    """Parametrization W = softplus(V); starts at |W_pretrained| + eps."""
+class Map(NamedTuple):
+    """|W| = value(V), elementwise: its inverse for |W| > 0, and the step of V that shrinks W by a share of itself.
 
-    def __init__(self, eps: float) -> None:
+    Shrinking is dW = -share * W, to first order dV = -share * W / (dW/dV): `shrink` is W / (dW/dV).
+    """
+
+    value: Callable[[torch.Tensor], torch.Tensor]
+    inverse: Callable[[torch.Tensor], torch.Tensor]
+    shrink: Callable[[torch.Tensor], torch.Tensor]
+
+
+def _softplus_shrink(v: torch.Tensor) -> torch.Tensor:
+    u = v.clamp(min=-30.0)  # softplus / sigmoid is 1 to float32 precision below, and 0 / 0 far below
+    return F.softplus(u) / torch.sigmoid(u)
+
+
+MAPS = {
+    "softplus": Map(lambda v: F.softplus(v), softplus_inverse, _softplus_shrink),
+    "exp": Map(torch.exp, torch.log, torch.ones_like),
+    "square": Map(torch.square, torch.sqrt, lambda v: v / 2),
+    "clamp": Map(lambda v: v.clamp(min=0), lambda w: w, lambda v: v),  # V >= 0: _project sees to it after every step
+    "rank_one": Map(lambda v: v, lambda w: w, lambda v: v / 2),  # of each factor: W = outer(u, v) shrinks by both
+}
+
+
+class _Signed(nn.Module):
+    """Parametrization W = s * map(V), W and V [out, in]; s: None for 1, else the signs, which never change."""
+
+    sign: torch.Tensor | None  # -1 or 1, broadcasts to W; a buffer, so that it follows the model to its device
+
+    def __init__(self, name: str, sign: torch.Tensor | None, start: str, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.map_name, self.start, self.eps = name, start, eps
+        self.register_buffer("sign", sign)
 
     def forward(self, v: torch.Tensor) -> torch.Tensor:
-        return F.softplus(v)
+        size = MAPS[self.map_name].value(v)
+        return size if self.sign is None else self.sign * size
 
     def right_inverse(self, w: torch.Tensor) -> torch.Tensor:
         """V for an assigned weight; torch calls it once, with the pretrained W, when the parametrization is put on."""
-        return softplus_inverse(w.abs() + self.eps)  # eps: a weight of exactly 0 would need V = -infinity
+        w = w if self.sign is None else self.sign * w
+        # eps: a weight of exactly 0 would need V = -infinity. Signs that are the pretrained ones leave only sizes.
+        size = w.clamp(min=0) if self.start == "positive_part" else w.abs()
+        return MAPS[self.map_name].inverse(size + self.eps)
 
 
-class _SignedSoftplus(_Softplus):
-    """Parametrization W = s * softplus(V) with the signs s of the pretrained weights: the cost of softplus alone."""
+class _RankOne(nn.Module):
+    """Parametrization W = outer(u, v): u [out], v [in]; starts as the best rank-one matrix of the start (Eckart-Young)."""
 
-    sign: torch.Tensor  # -1 or 1, shape and dtype of W; a buffer, so that it follows the model to its device
+    map_name = "rank_one"
 
-    def __init__(self, eps: float, pretrained: torch.Tensor) -> None:
-        super().__init__(eps)
-        # Not torch.sign: a weight of 0 must get a sign, or W would stay 0 for ever.
-        self.register_buffer("sign", torch.where(pretrained < 0, -1.0, 1.0).to(pretrained.dtype))
+    def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.outer(u, v)
 
-    def forward(self, v: torch.Tensor) -> torch.Tensor:
-        return self.sign * F.softplus(v)
+    def right_inverse(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        left, values, right = torch.linalg.svd(w, full_matrices=False)
+        size = values[0].sqrt()  # both factors of one size, so that a step moves both alike
+        return left[:, 0] * size, right[0] * size
 
 
 def ffn_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -91,32 +120,77 @@ def ffn_layers(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     ]
 
 
-def constrain(model: nn.Module, *, eps: float = 1e-6, arm: str = MONOTONIC) -> nn.Module:
+def constrain(model: nn.Module, *, eps: float = 1e-6, arm: str | Arm = MONOTONIC) -> nn.Module:
     """Put `model` (a T5, float32; in place, also returned) into the state in which `arm` starts training.
 
-    baseline: nothing changes. monotonic: W = softplus(V), starting at |W| + eps. sign_frozen: the same magnitudes with
-    the pretrained signs kept. abs_init_free: starts at |W| + eps and is free. W is any feed-forward matrix, [out, in];
-    V has its shape. ValueError: unknown arm, or constrained already.
+    arm: an entry of configs/arms.py, or its name. UsageError: its scope is beyond the model's layers. ValueError:
+    unknown arm, or constrained already.
     """
-    if arm not in ARMS:
+    if isinstance(arm, str) and arm not in ARMS:
         raise ValueError(f"arm {arm!r}: expected one of {', '.join(ARMS)}")
+    entry = ARMS[arm] if isinstance(arm, str) else arm
     if is_constrained(model):
         raise ValueError("this model is constrained already")
-    if arm == BASELINE:
+    matrices = scoped(model, entry)
+    if entry.changes_nothing:
         return model
-    for _, linear in ffn_layers(model):
-        if arm == ABS_INIT_FREE:
-            with torch.no_grad():
-                linear.weight.copy_(linear.weight.abs() + eps)
-        else:
-            rule = _Softplus(eps) if arm == MONOTONIC else _SignedSoftplus(eps, linear.weight.detach())
-            parametrize.register_parametrization(linear, "weight", rule)
+    signs = _unit_signs(matrices) if entry.signs == "unit" else {}
+    for name, linear in matrices.items():
+        pretrained = linear.weight.detach()
+        if entry.signs != "free":
+            sign = signs.get(name)
+            if entry.signs == "frozen":  # not torch.sign: a weight of 0 must get a sign, or W would stay 0 for ever
+                sign = torch.where(pretrained < 0, -1.0, 1.0).to(pretrained.dtype)
+            parametrize.register_parametrization(linear, "weight", _Signed(entry.map, sign, entry.start, eps))
+            continue
+        with torch.no_grad():
+            if entry.ffn == "none":
+                linear.weight.zero_()
+                linear.weight.requires_grad_(False)
+            elif entry.start != "pretrained":
+                linear.weight.copy_((pretrained.abs() if entry.start == "absolute" else pretrained.clamp(min=0)) + eps)
+        if entry.ffn == "rank_one":
+            parametrize.register_parametrization(linear, "weight", _RankOne())
     return model
+
+
+def scoped(model: nn.Module, arm: Arm) -> dict[str, nn.Linear]:
+    """The matrices in an arm's scope, by name. UsageError where the scope is beyond the model's layers."""
+    places = {name: _place(name) for name, _ in ffn_layers(model)}
+    counts = {stack: 1 + max((n for s, n, _ in places.values() if s == stack), default=-1) for stack in arm.stacks}
+    if problem := arm.beyond(counts):
+        raise UsageError(f"an arm does not fit the model: {problem}. Correct its entry in configs/arms.py.")
+    return {name: linear for name, linear in ffn_layers(model) if arm.covers(*places[name])}
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    """Stack, layer and matrix of a name like encoder.block.3.layer.1.DenseReluDense.wi."""
+    parts = name.split(".")
+    return parts[0], int(parts[2]), parts[-1]
+
+
+def _unit_signs(matrices: dict[str, nn.Linear]) -> dict[str, torch.Tensor]:
+    """Signs for `unit`, by matrix: 1 for the half of a block's hidden units whose weights add up to most, else -1."""
+    blocks: dict[str, dict[str, nn.Linear]] = {}
+    for name, linear in matrices.items():
+        blocks.setdefault(name.rpartition(".")[0], {})[name] = linear
+    signs: dict[str, torch.Tensor] = {}
+    for block in blocks.values():
+        # wi is [d_ff, d_model] and wo [d_model, d_ff]: unit j is row j of the one and column j of the other.
+        sums = [m.weight.detach().sum(0 if name.endswith("wo") else 1) for name, m in block.items()]
+        total = torch.stack(sums).sum(0)
+        per_unit = torch.where(total >= total.median(), 1.0, -1.0).to(total.dtype)
+        signs |= {name: per_unit if name.endswith("wo") else per_unit[:, None] for name in block}
+    return signs
 
 
 def is_constrained(model: nn.Module) -> bool:
     """True where any feed-forward matrix is computed from a parameter V instead of being one."""
-    return any(parametrize.is_parametrized(linear, "weight") for _, linear in ffn_layers(model))
+    return any(is_parametrized(linear) for _, linear in ffn_layers(model))
+
+
+def is_parametrized(linear: nn.Linear) -> bool:
+    return parametrize.is_parametrized(linear, "weight")
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -126,7 +200,7 @@ def fold(model: nn.Module) -> nn.Module:
     a model share, so that folding one copy would break the others.
     """
     for name, linear in ffn_layers(model):
-        if parametrize.is_parametrized(linear, "weight"):
+        if is_parametrized(linear):
             weight = linear.weight.detach()  # softplus(V), computed here for the last time
             plain = nn.Linear(linear.in_features, linear.out_features, bias=False, device="meta")
             plain.weight = nn.Parameter(weight)
@@ -144,12 +218,14 @@ def folded_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters V [out, in] behind the constrained matrices, by their layer's name; empty for a free model."""
-    return {
-        name: linear.get_parameter("parametrizations.weight.original")
-        for name, linear in ffn_layers(model)
-        if parametrize.is_parametrized(linear, "weight")
-    }
+    """The parameters V behind the constrained matrices, by their own names; empty for a free model."""
+    return {name: parameter for name, parameter in model.named_parameters() if ".parametrizations." in name}
+
+
+def _map_of(model: nn.Module) -> str:
+    """The map of the constrained matrices: an arm has one for all."""
+    rules = (linear.parametrizations.weight[0] for _, linear in ffn_layers(model) if is_parametrized(linear))  # type: ignore[union-attr, index]
+    return str(next(rule.map_name for rule in rules))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -164,19 +240,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     groups = [
         {"params": [p for p in others if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-        {"params": constrained, "weight_decay": 0.0, "effective_weight_decay": weight_decay, "decay_due": 0.0},
     ]
+    if constrained:
+        due = {"effective_weight_decay": weight_decay, "decay_due": 0.0, "map": _map_of(model)}
+        groups.append({"params": constrained, "weight_decay": 0.0, **due})
     return [group for group in groups if group["params"]]
 
 
 def effective_weight_decay(optimizer: torch.optim.Optimizer) -> RemovableHandle:
-    """Make groups with `effective_weight_decay` d shrink W = softplus(V) as AdamW does a free matrix: by lr * d a step.
+    """Make groups with `effective_weight_decay` d shrink W = map(V) as AdamW does a free matrix: by lr * d a step.
 
-    Decoupled decay of W (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) is dW = -lr d W. To first order that
-    is dV = -lr d W / (dW/dV) with dW/dV = sigmoid(V), applied before the Adam update as torch does it. What is owed
-    adds up in the group's `decay_due` (saved with the optimizer) until it is large enough to survive float32 rounding
-    of V. Returns the hook's handle.
+    Decoupled decay of W (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) is dW = -lr d W: a step of V that
+    `Map.shrink` gives, applied before the Adam update as torch does it. What is owed adds up in the group's `decay_due`
+    (saved with the optimizer) until it is large enough to survive float32 rounding of V. Returns the hook's handle.
     """
+    optimizer.register_step_post_hook(_project)
     return optimizer.register_step_pre_hook(_pay_decay)
 
 
@@ -188,88 +266,20 @@ def _pay_decay(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: 
         due = group["decay_due"] + group["lr"] * group["effective_weight_decay"]
         if due >= SMALLEST_DECAY_PAYMENT:
             for v in group["params"]:
-                u = v.clamp(min=-30.0)  # softplus / sigmoid is 1 to float32 precision below, and 0 / 0 far below
-                v.sub_(F.softplus(u) / torch.sigmoid(u), alpha=due)
+                v.sub_(MAPS[group["map"]].shrink(v), alpha=due)
             due = 0.0
         group["decay_due"] = due
+
+
+@torch.no_grad()
+def _project(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Projected gradient descent for `clamp`: a V below 0 would have no gradient and never come back."""
+    for group in optimizer.param_groups:
+        if group.get("map") == "clamp":
+            for v in group["params"]:
+                v.clamp_(min=0)
 
 
 def min_ffn_weight(model: nn.Module) -> float:
     """Smallest effective weight over all feed-forward matrices."""
     return min(float(linear.weight.detach().min()) for _, linear in ffn_layers(model))
-
-
-@torch.no_grad()
-def audit(model: nn.Module, *, inputs: int = 4, seed: int = 0) -> dict[str, Any]:
-    """Measure what the constraint promises, and no more: each feed-forward block is monotone from input to output.
-
-    For every block, `inputs` points are drawn at each of three scales; every coordinate is raised alone, and all of
-    them together by random amounts, in float64. A decrease beyond rounding counts as a violation. Returns a JSON-ready
-    dict. The whole network is not monotone (attention, norms and residuals are not), and nothing here says so.
-    """
-    weights = [linear.weight.detach() for _, linear in ffn_layers(model)]
-    total = sum(w.numel() for w in weights)
-    violations = comparisons = 0
-    worst = 0.0
-    # A generator of its own, on the CPU: the audit must neither move training's random state nor depend on the device.
-    generator = torch.Generator().manual_seed(seed)
-    blocks = ffn_blocks(model)
-    for _, block in blocks:
-        output = _ffn_in_float64(block)
-        for before, after in _raised_inputs(block, inputs, generator):
-            low, high = output(before), output(after)  # [1, d_model] and [rows, d_model]: low is broadcast
-            drop = (low - high) / low.abs().amax().clamp(min=1e-300)
-            worst = max(worst, float(drop.max()))
-            violations += int((drop > 1e-12).sum())
-            comparisons += drop.numel()
-    return {
-        "min_weight": min_ffn_weight(model),
-        "negative_weight_share": sum(int((w < 0).sum()) for w in weights) / total,
-        "zero_weight_share": sum(int((w == 0).sum()) for w in weights) / total,
-        "ffn_matrices": len(weights),
-        "ffn_weights": total,
-        "ffn_class": type(blocks[0][1]).__name__,
-        "monotone_ffn_blocks": violations == 0,
-        "violations": violations,
-        "comparisons": comparisons,
-        "largest_relative_decrease": worst,
-        "tried": f"{inputs} inputs at scales 0.1, 1 and 10 of every block; each coordinate raised alone by 0.01 to 10, "
-        "and all together; float64, tolerance 1e-12 of the largest output",
-        "scope": _GATED_SCOPE if type(blocks[0][1]).__name__ == GATED else _SCOPE,
-    }
-
-
-def _raised_inputs(
-    block: nn.Module, inputs: int, generator: torch.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Pairs (x, x') of float64 [1 or more rows, d_model] with x' >= x in every coordinate."""
-    width = next(child.in_features for child in block.children() if isinstance(child, nn.Linear))
-    for scale in (0.1, 1.0, 10.0):
-        for _ in range(inputs):
-            x = scale * torch.randn(1, width, generator=generator, dtype=torch.float64)
-            step = 10.0 ** (-2 + 3 * torch.rand(width, 1, generator=generator, dtype=torch.float64))
-            yield x, x + step * torch.eye(width, dtype=torch.float64)  # row i: coordinate i alone raised, by step[i]
-            yield x, x + scale * torch.rand(8, width, generator=generator, dtype=torch.float64)
-
-
-def _ffn_in_float64(block: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The block without dropout as a function of float64 [rows, d_model], on the CPU.
-
-    Computed from the matrices instead of by a float64 copy of the block: copying a parametrized module copies V, and
-    softplus(V) in float64 is not the float32 W that the model uses.
-    """
-    act = block.get_submodule("act")
-    weight = {
-        name: linear.weight.detach().cpu().double()
-        for name, linear in block.named_children()
-        if isinstance(linear, nn.Linear)
-    }
-
-    def output(x: torch.Tensor) -> torch.Tensor:
-        if "wi" in weight:
-            hidden = act(x @ weight["wi"].T)
-        else:
-            hidden = act(x @ weight["wi_0"].T) * (x @ weight["wi_1"].T)
-        return hidden @ weight["wo"].T
-
-    return output

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from configs.arms import ARMS, MONOTONIC
 from utils.core.errors import InputError
 from utils.core.files import write_json
 from utils.core.fingerprint import fingerprint
@@ -240,6 +241,9 @@ def _settings_of(stage: Stage, settings: Settings) -> dict[str, Any]:
     """The settings that the stage depends on; a path whose content is an input counts by that content alone."""
     by_content = {name.partition("/")[0] for name in stage.external(settings)}
     values = settings.subset(stage.settings)
+    if "CONTROL_ARMS" in values:  # an arm counts by its entry: whoever edits that has another arm
+        arms = {name: asdict(ARMS[name]) | {"summary": ""} for name in (MONOTONIC, *settings.CONTROL_ARMS)}
+        values["arms"] = {name: fingerprint(arm) for name, arm in arms.items()}
     return {name: _BY_CONTENT if name in by_content else value for name, value in values.items()}
 
 

@@ -18,17 +18,18 @@ import datasets
 import torch
 from transformers import TrainingArguments
 
+from configs.arms import ARMS
 from utils.core.codec import to_json
 from utils.core.errors import InputError, Interrupted, StageError
 from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jsonl
 from utils.core.hashes import weights_sha256
-from utils.core.names import BASELINE
 from utils.core.settings import Settings
 from utils.modeling.batching import BatchLimit
 from utils.modeling.models import choose_device, count_parameters, load_model, load_tokenizer, quiet_transformers
-from utils.modeling.monotonic import audit, constrain, ffn_layers, min_ffn_weight
+from utils.modeling.monotonic import constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
 from utils.training import ranks
+from utils.training.audit import audit
 from utils.training.batches import EXACT, TENSOR_CORES, TokenRows
 from utils.training.checkpoints import (
     MICRO_BATCH,
@@ -194,7 +195,11 @@ def train(
             record.close()
         if record.interrupted:
             raise Interrupted(f"{arm}: stopped at step {trainer.state.global_step}, the checkpoint is saved")
-    return _history(arm, output_dir, record, settings, identity, autocast, limit.value) if ranks.rank() == 0 else {}
+    return (
+        _history(arm, pretrained_dir, output_dir, record, settings, identity, autocast, limit.value)
+        if ranks.rank() == 0
+        else {}
+    )
 
 
 def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArguments:
@@ -234,6 +239,7 @@ def _identity(
     """What a checkpoint must agree with to be resumed from."""
     return {
         "arm": arm,
+        "arm_definition": asdict(ARMS[arm]) | {"summary": ""},
         "pretrained": weights_sha256(pretrained),
         "train_data": rows.sha256(),
         "validation_data": validation_rows.sha256(),
@@ -257,6 +263,7 @@ def _open_session(path: Path, start: Checkpoint | None, settings: TrainingSettin
 
 def _history(
     arm: str,
+    pretrained_dir: Path,
     output_dir: Path,
     record: TrainingRecord,
     settings: TrainingSettings,
@@ -290,8 +297,7 @@ def _history(
         "weights_sha256": weights_sha256(output_dir / "best"),
         "data_sha256": {"train": identity["train_data"], "validation": identity["validation_data"]},
     }
-    if arm != BASELINE:
-        history["audit"] = audit(model)
+    history["audit"] = to_json(audit(model, arm=arm, pretrained=load_model(pretrained_dir)))
     return history
 
 
