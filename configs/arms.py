@@ -29,7 +29,7 @@ class Arm:
     scope: the matrices that this is about, the others are free and start pretrained. "all", or some of encoder |
     decoder, wi | wo, "layers a-b" (from 0, both included, in each stack), in this order: "decoder wo layers 0-2".
     start: pretrained: W itself; absolute: |W|; positive_part: what of W has the right sign, the rest 0. All + epsilon.
-    map: how a free V gives the size of a W with a sign. clamp: W is stepped itself and set to 0 where it leaves its sign.
+    map: from a free V to the size of a W with a sign. clamp: W itself is stepped, and set to 0 where it leaves its sign
     ffn: whole; rank_one: each matrix an outer product that starts as the best one of `start`; none: zero, not trained.
     """
 
@@ -50,9 +50,7 @@ class Arm:
         if (layers := self.layers) and layers[0] > layers[1]:
             raise ValueError(f"an arm's scope {self.scope!r}: the first layer comes after the last")
         if self.signs in ("positive", "unit") and self.start == "pretrained":
-            raise ValueError(
-                f"signs {self.signs!r}: pretrained weights have both signs; start absolute or positive_part"
-            )
+            raise ValueError(f"signs {self.signs!r}: pretrained weights have both; start absolute or positive_part")
         if self.signs == "frozen" and self.start != "pretrained":
             raise ValueError("signs 'frozen' are those of the pretrained weights: start must be pretrained")
         if self.ffn != "whole" and self.signs != "free":
@@ -104,11 +102,11 @@ ARMS: dict[str, Arm] = {
     "abs_init_free": Arm(summary="from |W| like monotonic, but unconstrained", start="absolute"),
     "wi_only": Arm(summary="with wi >= 0 alone", signs="positive", start="absolute", scope="wi"),
     "wo_only": Arm(summary="with wo >= 0 alone", signs="positive", start="absolute", scope="wo"),
-    "encoder_only": Arm(summary="with W >= 0 in the encoder alone", signs="positive", start="absolute", scope="encoder"),
-    "decoder_only": Arm(summary="with W >= 0 in the decoder alone", signs="positive", start="absolute", scope="decoder"),
+    "encoder_only": Arm(summary="with encoder W >= 0 alone", signs="positive", start="absolute", scope="encoder"),
+    "decoder_only": Arm(summary="with decoder W >= 0 alone", signs="positive", start="absolute", scope="decoder"),
     "two_sided": Arm(summary="with one sign per hidden unit: monotone, but not convex", signs="unit", start="absolute"),
     "no_ffn": Arm(summary="with every feed-forward matrix zero: no FFN at all", ffn="none"),
-    "rank1_ffn": Arm(summary="with feed-forward matrices of rank one, from |W|, free signs", start="absolute", ffn="rank_one"),
+    "rank1_ffn": Arm(summary="with FFN matrices of rank one, from |W|, signs free", start="absolute", ffn="rank_one"),
 }  # fmt: skip
 TRAINED_PAIR = (BASELINE, MONOTONIC)
 CONTROLS = tuple(name for name in ARMS if name not in TRAINED_PAIR)  # what stage 3 can train beside monotonic

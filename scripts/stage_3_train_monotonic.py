@@ -12,6 +12,7 @@ def work(context: StageContext) -> None:
     from utils.core.hashes import weights_sha256
     from utils.core.names import MONOTONIC
     from utils.data.store import missing_datasets
+    from utils.modeling.models import check_arms
     from utils.training.launcher import TrainingJob, run_training
     from utils.training.train import TrainingSettings
 
@@ -24,12 +25,14 @@ def work(context: StageContext) -> None:
         warmup_ratio=settings.MONOTONIC_WARMUP_RATIO,
         epsilon=settings.MONOTONIC_EPSILON,
     )
+    arms = (MONOTONIC, *settings.CONTROL_ARMS)
+    check_arms(paths.pretrained, arms)  # before hours are spent on the first one
     context.provenance["missing_datasets"] = missing_datasets(paths.prepared)
-    for arm in (MONOTONIC, *settings.CONTROL_ARMS):
+    for arm in arms:
         job = TrainingJob(
             prepared_dir=paths.prepared,  # data: stage 1's sets `train` and `validation`
             pretrained_dir=paths.pretrained,  # model: stage 0's T5 and its tokenizer
-            arm=arm,  # constraint: what utils/modeling/monotonic.py puts on this arm's feed-forward matrices
+            arm=arm,  # constraint: its entry in configs/arms.py
             settings=training_settings,
             output_dir=paths.training(seed, arm),  # epoch_1/, ..., and best/: folded, an ordinary T5
         )

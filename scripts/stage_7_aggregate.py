@@ -28,7 +28,7 @@ def work(context: StageContext) -> None:
         "missing_datasets": final.missing_datasets,
     }
     metadata = context.metadata()
-    for arm in ("baseline", "monotonic"):
+    for arm in final.trainings:
         publish_model(context.paths.model(context.seed, arm), directory / "models" / arm)
     for name in ("tables", "figures"):  # what an earlier run had and this one has not must not stay
         shutil.rmtree(directory / name, ignore_errors=True)

@@ -93,6 +93,9 @@ def test_the_environment_sets_a_constant_with_its_type(name, text, expected):
         ({"MONO_S2S_DEVICE": "tpu"}, "not one of"),
         ({"MONO_S2S_TEST_DATASETS": "xsum"}, "cnn_dm must be among them"),
         ({"MONO_S2S_WARMUP_RATIO": "1.5"}, "share"),
+        ({"MONO_S2S_CONTROL_ARMS": "sign_frozen,no_fnn"}, "there is no arm 'no_fnn'. Did you mean no_ffn?"),
+        ({"MONO_S2S_CONTROL_ARMS": "monotonic"}, "monotonic is always trained"),
+        ({"MONO_S2S_CONTROL_ARMS": "no_ffn,no_ffn"}, "each arm once"),
     ],
 )
 def test_what_is_wrong_is_named(environment, words):

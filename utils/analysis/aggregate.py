@@ -13,6 +13,7 @@ from utils.analysis.warning_texts import ranked
 from utils.core.codec import fields_of, from_json
 from utils.core.errors import InputError, StageError
 from utils.core.files import copy_file, link_or_copy, new_directory, sha256_of
+from utils.core.names import CONTROLS
 from utils.core.paths import Paths
 from utils.core.results import read_result
 from utils.data.records import DataStatistics
@@ -33,7 +34,7 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     """Every result file of the seed as its envelope, by section; InputError if they are not of one experiment."""
     for name in SHARED:
         copy_file(paths.results_root / name, paths.results(seed) / name)
-    found = {section: read_result(paths.results(seed) / name) for section, name in FILES.items()}
+    found = read_sections(paths.results(seed))
     profiles = {envelope["_metadata"]["profile"] for envelope in found.values()}
     if len(profiles) > 1:
         raise InputError(f"results of several profiles ({', '.join(sorted(profiles))}) in {paths.results(seed)}.")
@@ -43,6 +44,18 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     if len(set(hashes[0].values())) < len(hashes[0]):
         raise StageError("two of the three models have the same weights: one of them was not trained.")
     return found
+
+
+def read_sections(directory: Path) -> dict[str, dict[str, Any]]:
+    """Every result file in `directory` as its envelope, by section; those of control arms where there are any."""
+    found = {section: read_result(directory / name) for section, name in FILES.items()}
+    arms = [arm for arm in found["evaluation"]["_metadata"]["checkpoints"] if arm in CONTROLS]
+    return found | {f"{arm}_training": read_result(directory / file_of(f"{arm}_training")) for arm in arms}
+
+
+def file_of(section: str) -> str:
+    """The name of a section's file."""
+    return FILES.get(section) or f"{section}_history.json"
 
 
 def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Findings:
@@ -61,6 +74,11 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
         data=from_json(DataStatistics, sections["data"], FILES["data"]),
         baseline_training=from_json(Training, sections["baseline_training"], FILES["baseline_training"]),
         monotonic_training=from_json(Training, sections["monotonic_training"], FILES["monotonic_training"]),
+        control_training={
+            arm: from_json(Training, sections[f"{arm}_training"], file_of(f"{arm}_training"))
+            for arm in CONTROLS
+            if f"{arm}_training" in sections
+        },
         evaluation=from_json(EvaluationResults, evaluation, FILES["evaluation"]),
         uat=uat,
         hotflip=hotflip,
@@ -72,7 +90,7 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
 
 def _source(name: str, metadata: Mapping[str, Any]) -> Source:
     kept = {field: metadata.get(field) for field in fields_of(Source)}
-    return from_json(Source, kept, f"{FILES[name]}: _metadata")
+    return from_json(Source, kept, f"{file_of(name)}: _metadata")
 
 
 def copy_to_permanent(source: Path, target: Path) -> int:

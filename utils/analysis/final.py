@@ -13,7 +13,8 @@ from utils.analysis.claims import Measure
 from utils.analysis.comparisons import AttackWarning, P, PairedTest, SuccessTest
 from utils.analysis.records import Count, Loss, Share
 from utils.analysis.results import EvaluationResults, HotFlipResults, Models, Seconds, TriggerResults
-from utils.core.codec import Pattern, Range
+from utils.core.codec import Keys, Pattern, Range
+from utils.core.names import BASELINE, CONTROLS, MONOTONIC
 from utils.data.records import DataStatistics
 
 Sha256 = Annotated[str, Pattern("[0-9a-f]{64}")]
@@ -203,12 +204,18 @@ class Findings:
     data: DataStatistics
     baseline_training: Training
     monotonic_training: Training
+    control_training: Annotated[dict[str, Training], Keys(CONTROLS), "of the arms in CONTROL_ARMS"]
     evaluation: EvaluationResults
     uat: TriggerResults
     hotflip: HotFlipResults
     warnings: Annotated[list[AttackWarning], "all doubts raised by the checks"]
     missing_datasets: Annotated[dict[str, str], "data set: why"]
     sources: Annotated[dict[str, Source], "by section"]
+
+    @property
+    def trainings(self) -> dict[str, Training]:
+        """Every training, by arm."""
+        return {BASELINE: self.baseline_training, MONOTONIC: self.monotonic_training, **self.control_training}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.analysis.aggregate import FILES, findings, hashes_below
+from utils.analysis.aggregate import FILES, file_of, findings, hashes_below, read_sections
 from utils.analysis.bootstrap import Resampling
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.hotflip_summary import hotflip_results
@@ -36,7 +36,7 @@ from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
 from utils.core.codec import RecordError, from_json, to_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl, sha256_of
-from utils.core.names import METRICS
+from utils.core.names import ARMS, METRICS
 from utils.core.results import read_result
 from utils.scoring.rouge import rouge_scores
 
@@ -67,10 +67,10 @@ class Scored:
 
 def checks_of_numbers(directory: Path) -> Iterator[Check]:
     """Every check of the numbers in a results directory; InputError if a result file is missing or damaged."""
-    parts = {name: read_result(directory / file) for name, file in FILES.items()}
+    parts = read_sections(directory)
     final = read_result(directory / FINAL)
     models = list(parts["evaluation"]["_metadata"]["checkpoints"])
-    envelopes = {FILES[name]: envelope for name, envelope in parts.items()} | {FINAL: final}
+    envelopes = {file_of(name): envelope for name, envelope in parts.items()} | {FINAL: final}
     yield _chain(directory, envelopes)
     yield Check("weights: set-up, trainings, evaluation, attacks, exports", list(_weights(directory, envelopes)))
     readers: dict[str, Callable[[Path], Iterator[Prediction | Row]]] = {
@@ -216,8 +216,8 @@ def _weights(directory: Path, envelopes: dict[str, dict[str, Any]]) -> Iterator[
         for model, digest in envelope["_metadata"].get("checkpoints", {}).items()
     ]
     claims.append((FILES["setup"], "standard", envelopes[FILES["setup"]]["results"]["model"]["weights_sha256"]))
-    for arm in ("baseline", "monotonic"):
-        history = FILES[f"{arm}_training"]
+    for arm in (model for model in wanted if model in ARMS):
+        history = file_of(f"{arm}_training")
         claims.append((history, arm, envelopes[history]["results"]["weights_sha256"]))
         exported = directory / "models" / arm
         claims.append((f"models/{arm}", arm, weights_sha256(exported) if exported.is_dir() else "not there"))

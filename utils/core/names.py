@@ -1,7 +1,7 @@
 """The keys of models, arms, metrics, data sets and trigger types that results are filed under, in one place."""
 
 from configs import arms
-from configs.arms import BASELINE, MONOTONIC
+from configs.arms import BASELINE, CONTROLS, MONOTONIC
 from configs.choices import ATTACKED_SET, TEST_SETS, TRAIN_SETS, TRIGGER_TYPES
 
 STANDARD = "standard"
@@ -15,6 +15,7 @@ __all__ = [
     "ARMS",
     "ATTACKED_SET",
     "BASELINE",
+    "CONTROLS",
     "HEADLINE_METRIC",
     "METRICS",
     "MODEL_KEYS",

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+)
 from transformers.utils import logging as transformers_logging
 
-from utils.core.errors import InputError, StageError
+from configs.arms import ARMS
+from utils.core.errors import InputError, StageError, UsageError
 from utils.core.files import new_directory
 from utils.core.text import one_line
 from utils.modeling.download import download_model
@@ -64,6 +72,15 @@ def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGener
         )
     check_finite(model, directory)
     return model.to(device).eval()
+
+
+def check_arms(directory: Path, arms: Iterable[str]) -> None:
+    """UsageError where the scope of an arm is beyond the layers of the T5 in `directory`."""
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    layers = {"encoder": config.num_layers, "decoder": config.num_decoder_layers}
+    for arm in arms:
+        if problem := ARMS[arm].beyond(layers):
+            raise UsageError(f"arm {arm}: {problem}. Correct its entry in configs/arms.py.")
 
 
 def fetch_pretrained(

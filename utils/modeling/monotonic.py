@@ -86,7 +86,7 @@ class _Signed(nn.Module):
 
 
 class _RankOne(nn.Module):
-    """Parametrization W = outer(u, v): u [out], v [in]; starts as the best rank-one matrix of the start (Eckart-Young)."""
+    """Parametrization W = outer(u, v), u [out], v [in]; starts as the best rank-one matrix (Eckart and Young 1936)."""
 
     map_name = "rank_one"
 
@@ -224,8 +224,7 @@ def free_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _map_of(model: nn.Module) -> str:
     """The map of the constrained matrices: an arm has one for all."""
-    rules = (linear.parametrizations.weight[0] for _, linear in ffn_layers(model) if is_parametrized(linear))  # type: ignore[union-attr, index]
-    return str(next(rule.map_name for rule in rules))
+    return next(module.map_name for module in model.modules() if isinstance(module, _Signed | _RankOne))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from utils.analysis.final import FinalResults, Training
+from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.table import NOT_AVAILABLE, Table, interval, percent, plain
 
@@ -13,13 +13,8 @@ EXPECTED_DROP = {"baseline": "16.4 %", "monotonic": "7 to 9 %"}
 T5_SMALL = 60_506_624  # parameters
 
 
-def trainings(results: FinalResults) -> dict[str, Training]:
-    """The trainings of the two models that are compared."""
-    return dict(zip(TRAINED_KEYS, (results.baseline_training, results.monotonic_training), strict=True))
-
-
 def fairness(results: FinalResults) -> Table:
-    baseline, monotonic = (training.settings for training in trainings(results).values())
+    baseline, monotonic = (training.settings for training in (results.baseline_training, results.monotonic_training))
     names = sorted(baseline.keys() | monotonic.keys())
     differing = [baseline.get(name) != monotonic.get(name) for name in names]
     rows: list[tuple[str, ...]] = [
@@ -41,13 +36,18 @@ def constraint(results: FinalResults) -> Table:
     audit = results.monotonic_training.audit
     rows: list[tuple[str, ...]] = [
         (f"smallest feed-forward weight, {arm}", f"{training.min_ffn_weight:.3g}")
-        for arm, training in trainings(results).items()
+        for arm, training in results.trainings.items()
     ]
     if audit:
         rows += [
             ("negative feed-forward weights, monotonic", percent(audit.negative_weight_share)),
             ("outputs that fell though an input rose", f"{audit.violations:,} of {audit.comparisons:,}"),
         ]
+    for arm, training in results.trainings.items():
+        promises = (training.audit.promises if training.audit else None) or {}
+        if promises:
+            kept = ", ".join(f"{name}: {'yes' if fine else 'NO'}" for name, fine in promises.items())
+            rows.append((f"promises of {arm} kept", kept))
     return Table(
         "constraint",
         "The constraint, measured",
@@ -78,7 +78,7 @@ def expected(results: FinalResults) -> Table:
 
 def costs(results: FinalResults) -> Table:
     rows: list[tuple[str, ...]] = []
-    for arm, training in trainings(results).items():
+    for arm, training in results.trainings.items():
         last = training.epochs[-1]
         rate, memory = last.examples_per_second, last.peak_memory_mb
         rows.append(
@@ -95,7 +95,7 @@ def costs(results: FinalResults) -> Table:
             each = f"{1000 * seconds / count:.1f} ms each" if count else ""
             rows.append((f"summaries {model}", _time(seconds), each, ""))
     stages = {name: source.seconds or 0.0 for name, source in results.sources.items()}
-    stages |= {f"{arm}_training": training.total_seconds for arm, training in trainings(results).items()}
+    stages |= {f"{arm}_training": training.total_seconds for arm, training in results.trainings.items()}
     rows += [
         (f"{title}, whole stage", _time(stages[name]), "", "")
         for name, title in (("uat", "universal triggers"), ("hotflip", "HotFlip"))
@@ -114,7 +114,7 @@ def _generation(results: FinalResults, model: str) -> tuple[float | None, int]:
 
 def _overhead(results: FinalResults) -> str:
     """What the constraint costs: monotonic beside baseline in seconds, memory and seconds per summary."""
-    both = trainings(results).values()
+    both = (results.baseline_training, results.monotonic_training)
     pairs = {
         "the time": [training.total_seconds for training in both],
         "the memory": [training.epochs[-1].peak_memory_mb for training in both],

@@ -18,9 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.analysis.final import FinalResults
 from utils.analysis.records import given
-from utils.core.names import MODEL_KEYS
+from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.data_tables import lengths
-from utils.reports.experiment_tables import trainings
 from utils.reports.result_tables import lead3
 from utils.reports.table import NOT_AVAILABLE, set_titles
 
@@ -133,7 +132,7 @@ def training(results: FinalResults) -> tuple[Figure, str]:
     """Training and validation loss by epoch."""
     figure, axes = plt.subplots(figsize=(4, 2.8))
     words = []
-    for arm, history in trainings(results).items():
+    for arm, history in ((arm, results.trainings[arm]) for arm in TRAINED_KEYS):
         epochs = history.epochs
         numbers = [epoch.epoch for epoch in epochs]
         axes.plot(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.analysis.final import FinalResults
-from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.core.text import printable
 from utils.reports.latex import supplement, tex
@@ -29,5 +28,5 @@ def text_files(results: FinalResults, metadata: Mapping[str, Any], tables: list[
         files[f"tables/{table.name}.csv"] = table.csv()
         if table.one_column:
             files[f"tables/{table.name}.tex"] = tex(table, warning)
-    files |= {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in TRAINED_KEYS}
+    files |= {f"models/{arm}/README.md": model_card(arm, results, metadata) for arm in results.trainings}
     return {name: printable(content) for name, content in files.items()}

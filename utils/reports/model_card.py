@@ -6,15 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from configs.arms import ARMS
 from utils.analysis.final import FinalResults
 from utils.core.results import profile_note
-from utils.reports.experiment_tables import trainings
 from utils.reports.table import NOT_AVAILABLE, interval, percent, set_titles, signed
 
-SUMMARY_OF_ARM = {
-    "baseline": "fine-tuned without any constraint: the control of the experiment",
-    "monotonic": "fine-tuned with every feed-forward matrix W = softplus(V) >= 0, folded into ordinary weights",
-}
 USE = """```python
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 model = T5ForConditionalGeneration.from_pretrained("this directory")
@@ -27,8 +23,8 @@ print(tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
 def model_card(arm: str, results: FinalResults, metadata: Mapping[str, Any]) -> str:
-    """The card of `arm` (baseline or monotonic) as Markdown with the front matter that model hubs read."""
-    settings, training, model = metadata["settings"], trainings(results)[arm], results.setup.model
+    """The card of a trained model as Markdown with the front matter that model hubs read."""
+    settings, training, model = metadata["settings"], results.trainings[arm], results.setup.model
     note = profile_note(metadata)
     parts = [
         "\n".join(
@@ -43,7 +39,7 @@ def model_card(arm: str, results: FinalResults, metadata: Mapping[str, Any]) -> 
             ]
         ),
         f"# T5 summarizer, {arm}, seed {metadata['seed']}",
-        f"{SUMMARY_OF_ARM[arm][0].upper()}{SUMMARY_OF_ARM[arm][1:]}. Made by mono-s2s, run {metadata['run_id']}.",
+        f"Fine-tuned {ARMS[arm].summary}; an ordinary T5. Made by mono-s2s, run {metadata['run_id']}.",
     ]
     if note:
         parts.append(f"**{note}.**")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from configs.arms import ARMS
 from utils.analysis.comparisons import PairedTest, Test
 from utils.analysis.final import FinalResults
 from utils.analysis.measures import relative_gain
@@ -227,7 +228,7 @@ def attribution(results: FinalResults, arms: list[str]) -> Table:
         rows.append((model, *rouge, *attack))
     return Table(
         "attribution",
-        "What the softplus alone does: control arms",
+        "What did it? Control arms",
         (
             "model",
             *(f"ROUGE-L {title}" for title in set_titles(results).values()),
@@ -235,7 +236,7 @@ def attribution(results: FinalResults, arms: list[str]) -> Table:
             "NLL rise, nats",
         ),
         rows,
-        "sign_frozen: the same softplus, but the pretrained signs kept. abs_init_free: starts from |W|, unconstrained.",
+        "Fine-tuned " + "; ".join(f"{arm}: {ARMS[arm].summary}" for arm in arms) + ".",
     )
 
 

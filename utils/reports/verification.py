@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.analysis.aggregate import FILES, findings
+from utils.analysis.aggregate import findings, read_sections
 from utils.analysis.final import FinalResults
 from utils.analysis.verification import FINAL, Check, checks_of_numbers, text_of, unequal
 from utils.core.codec import RecordError, from_json, to_json
@@ -27,7 +27,7 @@ def verify(directory: Path) -> Iterator[Check]:
 
 
 def _verdict(directory: Path, written: dict[str, Any]) -> Iterator[str]:
-    parts = {name: read_result(directory / file) for name, file in FILES.items()}
+    parts = read_sections(directory)
     try:
         made = to_json(final_results(findings(parts, written["quality_margin"])))
     except RecordError as error:

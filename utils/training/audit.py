@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from configs.arms import ARMS, STARTS, Arm
@@ -108,9 +109,7 @@ def _promises(
                 bool(bent[name]) == (arm.signs == "unit") for name in curved
             )
     if first:
-        plain = dict.fromkeys(outside, "pretrained") | dict.fromkeys(
-            inside, "pretrained" if arm.start == "pretrained" else arm.start
-        )
+        plain = dict.fromkeys(outside, "pretrained") | dict.fromkeys(inside, arm.start)
         if arm.signs != "unit":  # its start has signs that no start without them is near to
             kept["start"] = all(_nearest_start(w, first[name]) == plain[name] for name, w in (inside | outside).items())
         free = outside | (inside if arm.signs == "free" and arm.ffn == "whole" else {})
@@ -126,9 +125,8 @@ def _start(pretrained: torch.Tensor, start: str) -> torch.Tensor:
 
 def _nearest_start(weight: torch.Tensor, pretrained: torch.Tensor) -> str | None:
     """The start with the largest cosine to `weight`; None where no start is near."""
-    cosines = {
-        s: float(nn.functional.cosine_similarity(weight.ravel(), _start(pretrained, s).ravel(), 0)) for s in STARTS
-    }
+    flat = weight.ravel()
+    cosines = {start: float(F.cosine_similarity(flat, _start(pretrained, start).ravel(), dim=0)) for start in STARTS}
     best = max(cosines, key=lambda name: cosines[name])
     return best if cosines[best] >= 0.5 else None
 

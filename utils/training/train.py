@@ -195,11 +195,9 @@ def train(
             record.close()
         if record.interrupted:
             raise Interrupted(f"{arm}: stopped at step {trainer.state.global_step}, the checkpoint is saved")
-    return (
-        _history(arm, pretrained_dir, output_dir, record, settings, identity, autocast, limit.value)
-        if ranks.rank() == 0
-        else {}
-    )
+    if ranks.rank() > 0:
+        return {}
+    return _history(arm, pretrained_dir, output_dir, record, settings, identity, autocast, limit.value)
 
 
 def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArguments:
