@@ -13,7 +13,7 @@ def work(context: StageContext) -> None:
     from utils.analysis.aggregate import collect, copy_to_permanent, findings, hashes_below, publish_model
     from utils.core.codec import to_json
     from utils.core.files import write_text
-    from utils.reports.examples import shown_examples
+    from utils.reports.examples import attacked_examples
     from utils.reports.figures import draw_all
     from utils.reports.files import text_files
     from utils.reports.html import page
@@ -36,7 +36,8 @@ def work(context: StageContext) -> None:
     for name, text in text_files(final, metadata, tables).items():
         write_text(directory / name, text)
     alternative = draw_all(final, directory / "figures")
-    examples = shown_examples(directory / "hotflip_records.jsonl", context.paths.pretrained / "tokenizer.json")
+    tokenizer = directory / "models" / "baseline" / "tokenizer.json"  # the copy is what verification has
+    examples = attacked_examples(directory, final, metadata["settings"]["TASK_PREFIX"], tokenizer)
     write_text(directory / "report.html", page(final, metadata, tables, directory / "figures", alternative, examples))
     context.provenance["files"] = hashes_below(directory, without="final_results.json")
     context.write_result("final_results.json", to_json(final))

@@ -7,6 +7,7 @@ import pytest
 
 from utils.analysis.final import FinalResults
 from utils.core.codec import from_json
+from utils.reports.examples import Examples
 from utils.reports.figures import draw_all
 from utils.reports.html import page
 from utils.reports.latex import long_table
@@ -47,7 +48,7 @@ def test_tables_summary_report_and_cards_say_not_available(partial, tmp_path):
     alternative = draw_all(results, tmp_path / "figures")
     assert "SAMSum: not available" in alternative["rouge"] and "samsum: not available" in alternative["lengths"]
     text = " ".join(summary(results, metadata, list(tables.values())).split())
-    html = page(results, metadata, list(tables.values()), tmp_path / "figures", alternative, [])
+    html = page(results, metadata, list(tables.values()), tmp_path / "figures", alternative, Examples())
     for key, reason in REASONS.items():
         assert f"Missing data set: {key} ({reason})." in text and f"Missing data set: {key} ({reason})." in html
         assert f"{key}: not available, this run went without it" in model_card("baseline", results, metadata)

@@ -1,23 +1,27 @@
 """The report against the numbers it is made from: the documented schema, the page, the figures, tables and cards."""
 
+import base64
 import copy
 import csv
+import hashlib
 import io
 import json
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests.pipeline_world import ROOT, SEED, in_process
 from utils.analysis.final import FinalResults
 from utils.core.codec import from_json
 from utils.core.settings import Settings, load_settings
 from utils.operations import preflight_checks as promises
-from utils.reports.examples import AttackedExample, Mark
+from utils.reports.examples import AttackedExample, Change, Examples, Mark, excerpt
 from utils.reports.figures import draw_all
 from utils.reports.files import text_files
 from utils.reports.html import page as html_page
@@ -51,18 +55,23 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tables, self.words, self.ids, self.fetched, self.unnamed = {}, [], [], [], []
-        self.rows, self.cell, self.style = None, None, False
+        self.rows, self.cell, self.style, self.files, self.scripts = None, None, False, [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         known = dict(attributes)
         self.ids += [known["id"]] if "id" in known else []
         links = [known.get(name, "") for name in ("src", "href", "xlink:href", "action", "data")]
-        self.fetched += [link for link in links if link and not link.startswith("#")]
-        self.fetched += [tag] if tag in ("script", "link", "iframe", "object", "base") else []
-        self.style = tag == "style"
-        if tag == "svg" and not known.get("aria-label"):
-            self.unnamed.append(tag)
+        links = [link for link in links if link and not link.startswith("#")]
+        if tag == "a":
+            self.files += links  # followed by a reader, fetched by nobody
+        else:
+            self.fetched += links
+        self.fetched += [tag] if tag in ("link", "iframe", "object", "base", "img") else []
+        self.scripts += [known.get("type", "")] if tag == "script" else []
+        self.style = tag in ("style", "script")
+        if tag == "svg" and known.get("aria-hidden") != "true":
+            self.unnamed.append(tag)  # its caption says the same: a screen reader reads one of them
         if tag == "table":
             self.rows = self.tables[known["aria-labelledby"].removeprefix("table-")] = []
         elif tag == "tr":
@@ -227,9 +236,20 @@ def test_all_numbers_on_the_page_are_those_of_the_json(final, page):
     assert len(list(wrong_cells(tables, other))) == 4
 
 
-def test_the_page_needs_nothing_else_and_says_what_it_must(final, page):
+def test_the_page_needs_nothing_else_and_says_what_it_must(done, final, page):
     read = Page(page)
     assert read.fetched == [] and read.unnamed == [] and "url(http" not in page and "@import" not in page
+    assert read.scripts == ["application/json", "application/json", ""]
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    allowed = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src '{allowed}'\"" in page
+    assert page.count("<figcaption>") == page.count("<svg")
+    linked = {unquote(name) for name in read.files}
+    written = {path.relative_to(done.final).as_posix() for path in done.final.rglob("*") if path.is_file()}
+    assert linked <= written
+    others = written - linked - {"report.html"}  # svg twins of the figures, and what belongs to an exported model
+    assert all(name.endswith(".svg") or name.startswith("models/") for name in others), others
+    assert "python scripts/verify_results.py DIR" in page and "./run_multi_seed.sh 3 4 5" in page
     assert len(read.ids) == len(set(read.ids))
     words = " ".join(" ".join(read.words).split())
     for link in re.findall(r'href="#([^"]+)"', page):
@@ -242,8 +262,8 @@ def test_the_page_needs_nothing_else_and_says_what_it_must(final, page):
         assert final["_metadata"]["checkpoints"][model] in words
     assert "the network is not" in words and "preliminary" in words
     assert page.count("<svg") == 8 and page.count("<mark>") > 0
-    differing = [row for row in Page(page).tables["fairness"] if row[-1] == "DIFFERS"]
-    assert [row[0] for row in differing] == ["warmup_ratio"]
+    differing = [row for row in Page(page).tables["fairness"][1:] if row[-1]]
+    assert [(row[0], row[-1]) for row in differing] == [("warmup_ratio", "differs, as it should")]
 
 
 def luminance(colour):
@@ -350,9 +370,13 @@ def test_texts_of_users_and_models_are_never_markup(final, tmp_path):
     )
     results = from_json(FinalResults, written)
     tables, alternative = all_tables(results), draw_all(results, tmp_path)
-    text = html_page(results, metadata, tables, tmp_path, alternative, [attacked])
+    rows = {model: [[0, 0.5, 0.1, 1, HOSTILE, HOSTILE, [[0, HOSTILE, HOSTILE]], 1]] for model in MODELS}
+    examples = Examples([[HOSTILE] * 3], {HOSTILE: rows}, {HOSTILE: {"baseline": HOSTILE}}, [attacked])
+    text = html_page(results, metadata, tables, tmp_path, alternative, examples)
     read = Page(text)
-    assert read.fetched == [] and "script" not in re.findall(r"<(\w+)", text)
+    assert read.fetched == [] and re.findall(r"<(script\b[^>]*)", text) == [
+        'script type="application/json" id="copies"', 'script type="application/json" id="example-data"', "script"
+    ]  # fmt: skip
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text) and text.encode()
     shown_as = HOSTILE.replace("\x00\x07\x85\ud800", "?" * 4)
     assert "".join(read.words).count(shown_as) > 40
@@ -390,3 +414,48 @@ def test_the_preflight_keeps_its_promises_and_sees_broken_ones(done):
     }
     for check, change in broken.items():
         assert not check(Settings(**settings | change))[0], check
+
+
+# ---- attacked examples -----------------------------------------------------------------------------------------------
+
+
+def test_every_attacked_example_is_there_and_its_changes_give_the_attacked_text(done, page):
+    """The marked changes, applied to the text, are what transformers' tokenizer makes of the attacked ids."""
+    data = json.loads(re.search(r'id="example-data">(.*?)</script>', page, re.DOTALL)[1])
+    tokenizer = AutoTokenizer.from_pretrained(done.final / "models" / "baseline")
+    lines = (done.final / "hotflip_records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines if '"attack/' in line]
+    by_key = {(row["model"], row["id"]): row for row in records if row["section"].startswith("attack/")}
+    seen = 0
+    for model, rows in data["attacks"]["HotFlip"].items():
+        for place, *row in rows:
+            name, reference, text = data["texts"][place]
+            record = by_key.pop((model, name))
+            if record["skipped"]:
+                assert row == [record["skipped"]]
+                continue
+            clean, attacked, success, before, after, changes, typable = row
+            assert (success, typable) == (int(record["success"]), int(record["typable"]))
+            assert [clean, attacked] == pytest.approx([record["clean_rougeL"], record["attacked_rougeL"]], abs=1e-4)
+            assert [before, after] == [record["clean_prediction"], record["attacked_prediction"]]
+            assert reference == record["reference"] and len(changes) <= record["num_flips"]
+            for start, old, new in reversed(changes):
+                assert text[start : start + len(old)] == old != new
+                text = text[:start] + new + text[start + len(old) :]
+            read = tokenizer.decode(record["attacked_ids"], clean_up_tokenization_spaces=False)
+            read = read.replace("</s>", "").replace("<unk>", "\u2047").split("summarize:")[-1]
+            assert "".join(text.split()) == "".join(read.split())
+            seen += 1
+    assert not by_key and seen > 5
+    assert data["notes"]["universal trigger"].keys() == data["attacks"]["universal trigger"].keys()
+
+
+def test_whole_words_are_marked_and_excerpts_end_between_words():
+    words = [f"word{n}" for n in range(60)]
+    text = " ".join(words)
+    at = text.index("word30")
+    parts = excerpt(text, [Change(at, "word30", "x"), Change(text.index("word32"), "word32", "y")])
+    assert parts[1:4] == [Mark("word30", "x"), " word31 ", Mark("word32", "y")]
+    for part in (parts[0], parts[4]):
+        assert set(part.split()) <= {*words, "\u2026"} and 60 <= len(part) < 90
+    assert excerpt("a b", [Change(0, "a", "c")]) == [Mark("a", "c"), " b"]

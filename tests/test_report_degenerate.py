@@ -21,6 +21,7 @@ from utils.analysis.records import RandomTrigger, TriggerRecord, TriggerSearch
 from utils.analysis.sections import SectionKey
 from utils.analysis.trigger_summary import trigger_results
 from utils.core.codec import from_json, to_json
+from utils.reports.examples import Examples
 from utils.reports.figures import draw_all
 from utils.reports.files import text_files
 from utils.reports.html import page
@@ -123,7 +124,7 @@ def test_every_piece_of_the_report_can_be_made(done, tmp_path, attackable, examp
         assert not by_name["triggers"].rows
     alternative = draw_all(final, tmp_path)
     files = text_files(final, metadata, tables)
-    shown = page(final, metadata, tables, tmp_path, alternative, [])
+    shown = page(final, metadata, tables, tmp_path, alternative, Examples())
     for arm in ("baseline", "monotonic"):
         card = files[f"models/{arm}/README.md"]
         line = next(line for line in card.splitlines() if "HotFlip on" in line)

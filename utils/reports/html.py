@@ -9,14 +9,19 @@ from typing import Any
 
 from markupsafe import Markup
 
+from utils.analysis.aggregate import FILES
 from utils.analysis.final import FinalResults
+from utils.analysis.verification import FINAL
 from utils.core.errors import StageError
+from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
-from utils.reports.examples import AttackedExample
+from utils.reports.examples import Examples
+from utils.reports.next_steps import next_steps
 from utils.reports.table import Table
 from utils.reports.template import Picture, Section, render_page
 
+SENTENCES = ("attack", "cost", "matched", "attribution", "triggers")  # of the verdict, in their order
 NARROW = 300  # points: figures up to this width need no scrolling on a phone
 # Title, what a reader needs to know before looking, then figures and tables.
 SECTIONS = (
@@ -47,35 +52,50 @@ def page(
     tables: list[Table],
     figures: Path,
     alternative: dict[str, str],
-    examples: list[AttackedExample],
+    examples: Examples,
 ) -> str:
     """The page. `figures`: directory of the SVG files; `alternative`: their texts; `examples`: attacked examples."""
     by_name = {table.name: table for table in tables}
-    sections: list[Section] = []
-    for title, words, pictures, names in SECTIONS:
+    sections = [Section("What to do next", steps=next_steps(results, metadata))]
+    for title, intro, pictures, names in SECTIONS:
         drawn = [figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures]
         shown = [by_name[name] for name in names if name in by_name]
         if drawn or shown:
-            sections.append(Section(title, words, figures=drawn, tables=shown))
-    raised = [f"{doubt.model}: {doubt.message}" for doubt in results.warnings] or ["none"]
-    nothing = "" if examples else "No example could be attacked."
+            sections.append(Section(title, intro, figures=drawn, tables=shown))
+    nothing = "" if examples.printed else "No example could be attacked."
+    raised = [f"{doubt.model}: {doubt.message}" for doubt in results.warnings]
+    doubted = Section("Doubts raised by the checks", lines=raised or ["none"])
     sections += [
-        Section("Attacked examples", nothing, examples=examples),
+        Section("Attacked examples", nothing, browser=bool(examples.texts), examples=examples.printed),
         Section("Data sets and their licences", lines=_origins(results)),
-        Section("Doubts raised by the checks", lines=raised),
+        doubted,
         Section("Limits", lines=results.limits),
+        Section("Files", "Beside this page.", links=_files(tables, alternative)),
         _provenance(results, metadata),
     ]
     answer = results.verdict
-    warnings = [answer.doubt, *doubts(results)]
-    warnings += [f"The checks raise {len(results.warnings)} doubts: see below."] if results.warnings else []
     return render_page(
         f"mono-s2s, seed {metadata['seed']}",
-        [answer.attack, answer.triggers, answer.cost],
-        [words for words in warnings if words],
+        [sentence for sentence in (getattr(answer, name) for name in SENTENCES) if sentence],
+        [warning for warning in (answer.doubt, *doubts(results)) if warning],
         sections,
         banner=profile_note(metadata),
+        doubts=doubted if raised else None,
+        examples=examples.data(),
     )
+
+
+def _files(tables: list[Table], figures: Mapping[str, str]) -> dict[str, list[str]]:
+    """Every file of the results directory that a reader may want, by what it is for."""
+    paper = [f"tables/{table.name}.tex" for table in tables if table.one_column]
+    return {
+        "The answer": ["experiment_summary.txt", FINAL],
+        "Every example": ["predictions.jsonl", "hotflip_records.jsonl", "uat_records.jsonl", "learned_triggers.csv"],
+        "Parts": [*FILES.values(), "removed_examples.jsonl"],
+        "For a paper": [*paper, "tables/supplement.tex", *(f"figures/{name}.pdf" for name in figures)],
+        "Tables": [f"tables/{table.name}.csv" for table in tables],
+        "Models": [f"models/{arm}/README.md" for arm in TRAINED_KEYS],
+    }
 
 
 def figure(path: Path, name: str, text: str) -> Picture:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,12 @@ from markupsafe import Markup, escape
 
 from utils.core.text import printable
 from utils.reports.examples import AttackedExample
+from utils.reports.latex import tex
+from utils.reports.next_steps import Step
 from utils.reports.table import Table
 
 CSS = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page: a paragraph, figures, tables, attacked examples and a list, in this order."""
+    """A section of a page: a paragraph, figures, tables, attacked examples, steps, links and a list, in this order.
+
+    `browser`: the place of the browser of all attacked examples; `links`: paths of files by the name of their group.
+    """
 
     title: str
     intro: str = ""
     figures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
+    browser: bool = False
     examples: Sequence[AttackedExample] = ()
+    steps: Sequence[Step] = ()
+    links: Mapping[str, Sequence[str]] = field(default_factory=dict)
     lines: Sequence[str] = ()
 
     @property
@@ -44,14 +56,49 @@ class Section:
 
 
 def render_page(
-    title: str, verdict: Sequence[str], warnings: Sequence[str], sections: Sequence[Section], banner: str = ""
+    title: str,
+    verdict: Sequence[str],
+    warnings: Sequence[str],
+    sections: Sequence[Section],
+    *,
+    banner: str = "",
+    doubts: Section | None = None,
+    examples: Mapping[str, Any] | None = None,
 ) -> str:
-    """A whole page. `banner`: what a reader must know before the verdict."""
+    """A whole page.
+
+    `banner`: what a reader must know before the verdict; `doubts`: the section that the top links to; `examples`: data
+    for the browser of attacked examples.
+    """
+    copies = {
+        table.name: {"Markdown": table.markdown(), "CSV": table.csv(), "LaTeX": tex(table, banner and f"{banner}.")}
+        for section in sections
+        for table in section.tables
+    }
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     return (
         _environment()
         .get_template("report.html.jinja")
-        .render(title=title, banner=banner, verdict=verdict, warnings=warnings, sections=sections, css=Markup(CSS))
+        .render(
+            title=title,
+            banner=banner,
+            verdict=verdict,
+            warnings=warnings,
+            doubts=doubts,
+            sections=sections,
+            css=Markup(CSS),
+            script=Markup(SCRIPT),
+            script_hash=Markup(f"sha256-{digest}"),
+            copies=_inline_json(copies),
+            data=_inline_json(examples) if examples else "",
+        )
     )
+
+
+def _inline_json(value: Any) -> Markup:
+    """JSON that can stand in a script element: nothing in it ends the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(printable(text).replace("<", "\\u003c"))
 
 
 def render_table(table: Table) -> str:
