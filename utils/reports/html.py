@@ -13,7 +13,6 @@ from utils.analysis.aggregate import FILES
 from utils.analysis.final import FinalResults
 from utils.analysis.verification import FINAL
 from utils.core.errors import StageError
-from utils.core.names import TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.reports.data_tables import doubts
 from utils.reports.examples import Examples
@@ -70,7 +69,7 @@ def page(
         Section("Data sets and their licences", lines=_origins(results)),
         doubted,
         Section("Limits", lines=results.limits),
-        Section("Files", "Beside this page.", links=_files(tables, alternative)),
+        Section("Files", "Beside this page.", links=_files(results, tables, alternative)),
         _provenance(results, metadata),
     ]
     answer = results.verdict
@@ -85,16 +84,17 @@ def page(
     )
 
 
-def _files(tables: list[Table], figures: Mapping[str, str]) -> dict[str, list[str]]:
+def _files(results: FinalResults, tables: list[Table], figures: Mapping[str, str]) -> dict[str, list[str]]:
     """Every file of the results directory that a reader may want, by what it is for."""
+    histories = [f"{arm}_training_history.json" for arm in results.control_training]
     paper = [f"tables/{table.name}.tex" for table in tables if table.one_column]
     return {
         "The answer": ["experiment_summary.txt", FINAL],
         "Every example": ["predictions.jsonl", "hotflip_records.jsonl", "uat_records.jsonl", "learned_triggers.csv"],
-        "Parts": [*FILES.values(), "removed_examples.jsonl"],
+        "Parts": [*FILES.values(), *histories, "removed_examples.jsonl"],
         "For a paper": [*paper, "tables/supplement.tex", *(f"figures/{name}.pdf" for name in figures)],
         "Tables": [f"tables/{table.name}.csv" for table in tables],
-        "Models": [f"models/{arm}/README.md" for arm in TRAINED_KEYS],
+        "Models": [f"models/{arm}/README.md" for arm in results.trainings],
     }
 
 

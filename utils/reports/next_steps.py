@@ -8,7 +8,6 @@ from typing import Any
 
 from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
-from utils.reports.experiment_tables import trainings
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ def _of_the_run(metadata: Mapping[str, Any]) -> Iterator[Step]:
 def _of_the_models(results: FinalResults, seed: int) -> Iterator[Step]:
     for key, reason in results.missing_datasets.items():
         yield Step(f"{key} is missing ({reason}). docs/data.md says where to get it; then:", f"./run_all.sh {seed}")
-    last = [arm for arm, training in trainings(results).items() if training.best_epoch == len(training.epochs) > 1]
+    last = [arm for arm, training in results.trainings.items() if training.best_epoch == len(training.epochs) > 1]
     if last:
         epochs = 2 * len(results.baseline_training.epochs)
         yield Step(
-            f"Not converged: the last epoch was the best of {' and '.join(last)}. Train both for longer:",
+            f"Not converged: the last epoch was the best of {' and '.join(last)}. Train all for longer:",
             f"MONO_S2S_NUM_EPOCHS={epochs} MONO_S2S_MONOTONIC_NUM_EPOCHS={epochs} ./run_all.sh {seed}",
         )
 
