@@ -22,6 +22,7 @@ def _first_directory(*candidates: str) -> str:
 
 # ---- which experiment -----------------------------------------------------------------------------------------
 PROFILE = "full"  # full: the experiment; quick: 200 examples, for debugging; demo: minutes on a laptop, own data
+EXPERIMENT = ""  # name of a variant: work and results go to directories with _NAME behind theirs, beside the others
 
 # ---- places ---------------------------------------------------------------------------------------------------
 # Alpine sets no $SCRATCH; /scratch/alpine/$USER is purged 90 days after a file's creation, /projects is kept.

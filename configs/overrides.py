@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,8 @@ SHARES = [
 # Texts that may have several lines. Anywhere else (paths, names, numbers of SLURM) a control character is an accident.
 SEVERAL_LINES = ("JOB_SETUP", "TASK_PREFIX", "SLURM_EXTRA_OPTIONS", "SLURM_GPU_OPTIONS")
 PATHS = ("SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR", "DATASETS_FILE", "HF_CACHE_DIR")
+# It becomes a part of directory names, and mono_s2s_work_quick is the quick profile's.
+EXPERIMENT_NAME = re.compile(r"(?!quick($|_))[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -258,6 +261,11 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
     for name in SHARES:
         if not 0 <= settings[name] < 1:
             yield f"{name}={settings[name]}: a share, at least 0 and below 1."
+    if (name := settings["EXPERIMENT"]) and not EXPERIMENT_NAME.fullmatch(name):
+        yield (
+            f"EXPERIMENT={name}: a name of at most 60 letters, digits, dots, hyphens and underscores, beginning with "
+            "a letter or digit, and not with quick: that is a profile's."
+        )
     if settings["NUM_EPOCHS"] != settings["MONOTONIC_NUM_EPOCHS"]:
         yield (
             f"NUM_EPOCHS={settings['NUM_EPOCHS']} but MONOTONIC_NUM_EPOCHS={settings['MONOTONIC_NUM_EPOCHS']}: "

@@ -31,7 +31,7 @@ def work(context: StageContext) -> None:
             settings.MODEL_REVISION,
             max_retries=settings.DATASET_MAX_RETRIES,
             retry_delay=settings.DATASET_RETRY_DELAY,
-            cache_dir=Path(settings.HF_CACHE_DIR or paths.work / "hf_cache"),
+            cache_dir=paths.cache,
         )
         export(model, tokenizer, paths.pretrained)
         source = settings.MODEL_NAME

@@ -29,7 +29,8 @@ def work(context: StageContext) -> None:
         max_input_length=settings.MAX_INPUT_LENGTH,
         max_target_length=settings.MAX_TARGET_LENGTH,
         output_dir=paths.prepared,
-        cache_dir=Path(settings.HF_CACHE_DIR or paths.work / "hf_cache"),
+        cache_dir=paths.cache,
+        twins=paths.prepared_elsewhere(),  # by other experiments: the same data are not prepared twice
         seed=settings.DATA_SEED,
         attack_optimize_size=settings.TRIGGER_OPTIMIZE_SIZE_FULL,
         attack_evaluate_size=settings.TRIGGER_EVAL_SIZE_FULL,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -90,3 +92,24 @@ def in_process(
     finally:
         sys.modules.pop("configs.experiment_config", None)  # no later test shall get these settings
     return code
+
+
+def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, str], seed: int = SEED) -> int:
+    """Exit code of a stage script, run in this process with these settings."""
+    for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
+        patch.delenv(name)
+    for name, value in environment.items():
+        if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
+            patch.setenv(name, value)
+    sys.modules.pop("configs.experiment_config", None)  # it reads the environment once
+    patch.setattr(sys, "argv", [script, "--seed", str(seed)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.modules.pop("configs.experiment_config", None)  # no later test shall get these settings
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return 0

@@ -8,8 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
-from tests.pipeline_world import SEED, Run
-from tests.test_stage_settings import run_script
+from tests.pipeline_world import SEED, Run, run_script
 from tests.tiny import write_model
 from utils.modeling.models import load_model
 from utils.pipeline.stages import STAGES

@@ -5,16 +5,13 @@ read makes hours of work stale for nothing. The same experiment shows what the r
 """
 
 import os
-import runpy
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.pipeline_world import ROOT, SEED, Run
+from tests.pipeline_world import ROOT, SEED, Run, run_script
 from utils.core.settings import Settings
 from utils.pipeline import runner
 from utils.pipeline.stages import STAGES, upstream
@@ -53,27 +50,6 @@ class Recording(Settings):
         value = super().__getattr__(name)
         self.read.add(name)
         return value
-
-
-def run_script(patch: pytest.MonkeyPatch, script: str, environment: dict[str, str], seed: int = SEED) -> int:
-    """Exit code of a stage script, run in this process with these settings."""
-    for name in [name for name in os.environ if name.startswith("MONO_S2S_")]:
-        patch.delenv(name)
-    for name, value in environment.items():
-        if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
-            patch.setenv(name, value)
-    sys.modules.pop("configs.experiment_config", None)  # it reads the environment once
-    patch.setattr(sys, "argv", [script, "--seed", str(seed)])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)}
-    try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.modules.pop("configs.experiment_config", None)  # no later test shall get these settings
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,15 @@ def models_of(settings: Settings) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Paths:
-    """Directories of one profile. `suffix` keeps quick runs apart from full ones."""
+    """Directories of one profile and experiment. `suffix` keeps quick runs and named experiments apart.
+
+    cache: downloads of the hub, which the experiments share.
+    """
 
     scratch: Path
     project: Path
     suffix: str = ""
+    cache: Path = Path()
 
     @classmethod
     def of(cls, settings: Settings) -> Paths:
@@ -35,8 +39,10 @@ class Paths:
                     f"{name} is not set: export {variable}=/a/directory (or MONO_S2S_{name}), "
                     "or edit configs/experiment_config.py."
                 )
-        suffix = "_quick" if settings.PROFILE == "quick" else ""
-        return cls(Path(settings.SCRATCH_DIR), Path(settings.PROJECT_DIR), suffix)
+        profile = "_quick" if settings.PROFILE == "quick" else ""
+        suffix = f"{profile}_{settings.EXPERIMENT}" if settings.EXPERIMENT else profile
+        cache = Path(settings.HF_CACHE_DIR or Path(settings.SCRATCH_DIR) / f"mono_s2s_work{profile}" / "hf_cache")
+        return cls(Path(settings.SCRATCH_DIR), Path(settings.PROJECT_DIR), suffix, cache)
 
     def check_writable(self, *seeds: int) -> None:
         """UsageError unless all directories that a run writes to exist or can be made, and take files; touches nothing.
@@ -75,6 +81,11 @@ class Paths:
     def prepared(self) -> Path:
         """Tokenised data sets and their manifest."""
         return self.work / "prepared_data"
+
+    def prepared_elsewhere(self) -> list[Path]:
+        """Prepared data of other experiments, finished."""
+        flags = self.scratch.glob(f"mono_s2s_work*/{self._tag('1_prepare_data', None)}.flag")
+        return sorted(flag.parent / self.prepared.name for flag in flags if flag.parent != self.work)
 
     @property
     def demo_corpus(self) -> Path:

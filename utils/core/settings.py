@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -60,6 +63,23 @@ class Settings:
         return self.subset(sorted(self._values))
 
 
+@contextlib.contextmanager
+def settings_with(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within it `load_settings` gives those of an environment that has these MONO_S2S_ variables besides its own."""
+    before = dict(os.environ)
+    module = sys.modules.pop("configs.experiment_config", None)  # it reads the environment once
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+            os.environ.update({name: before[name]} if name in before else {})
+        sys.modules.pop("configs.experiment_config", None)
+        if module is not None:
+            sys.modules["configs.experiment_config"] = module
+
+
 def load_settings() -> Settings:
     """The settings of this process (constants, profile, environment or frozen file); UsageError if they are wrong."""
     from configs.overrides import SettingsError
@@ -73,7 +93,12 @@ def load_settings() -> Settings:
 
 def run_command(settings: Settings) -> str:
     """What a user types to run the experiment of this profile, as messages name it; a seed may follow."""
-    return "./run_all.sh --demo" if settings.PROFILE == "demo" else "./run_all.sh"
+    return command_prefix(settings) + ("./run_all.sh --demo" if settings.PROFILE == "demo" else "./run_all.sh")
+
+
+def command_prefix(settings: Settings) -> str:
+    """What stands before a command about a named experiment; "" for the one without a name."""
+    return f"MONO_S2S_EXPERIMENT={settings.EXPERIMENT} " if settings.EXPERIMENT else ""
 
 
 def freeze(settings: Settings, path: Path) -> None:

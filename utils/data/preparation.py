@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import StageError
-from utils.core.files import new_directory, write_json
+from utils.core.files import link_or_copy, new_directory, write_json
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
 from utils.core.names import ATTACKED_SET
@@ -64,12 +64,14 @@ def prepare(
     max_retries: int = 5,
     retry_delay: float = 10.0,
     workers: int | None = None,
+    twins: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Write the prepared directory `output_dir` (whole or not at all) and return its statistics, JSON-ready.
 
     `sources` are all known data sets; `train_keys`, `test_keys` and `attack_dataset` (one of the test sets) choose.
     `tokenizer` is a transformers T5 tokenizer (fast); lengths are tokens, `retry_delay` seconds; `cache_dir` keeps
-    downloads; `workers` is the number of processes (None: one per core). A data set that cannot be had, or of which
+    downloads; `workers` is the number of processes (None: one per core); of `twins`, other prepared directories, one
+    that was made of the same is linked. A data set that cannot be had, or of which
     nothing is left, is a StageError, or with `allow_partial` a note in `missing`; but never without any training data,
     and never without the set that attacks are measured on. Nothing of an earlier preparation changes before this one
     is complete.
@@ -113,6 +115,12 @@ def prepare(
             if waited and (done := _finished(output_dir, key)) is not None:
                 log.info("another process has just prepared the same data: using it")
                 return done
+            for twin in twins:
+                if (done := _finished(twin, key)) is not None:
+                    with new_directory(output_dir) as directory:
+                        _link_tree(twin, directory)
+                    log.info("the same data are in %s already: using them", twin)
+                    return done
             try:
                 with new_directory(output_dir) as directory:
                     build = Build(request, fetched, missing, directory, workers or len(os.sched_getaffinity(0)))
@@ -130,6 +138,15 @@ def prepare(
                 del fetched[error.key]
     log.info("prepared %s in %.1f s", output_dir, time.monotonic() - started)
     return statistics
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        there = target / path.relative_to(source)
+        if path.is_dir():
+            there.mkdir(parents=True)
+        else:
+            link_or_copy(path, there)
 
 
 def _check_missing(request: Request, missing: Mapping[str, str]) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from utils.core.paths import Paths
@@ -103,7 +102,7 @@ def _config(settings: Settings, paths: Paths) -> dict[str, Any] | None:
     name, revision = settings.MODEL_NAME, settings.MODEL_REVISION or "main"
     if settings.PROFILE == "demo":
         return None
-    cache = Path(settings.HF_CACHE_DIR or paths.work / "hf_cache")
+    cache = paths.cache
     folders = [model_directory(settings), *snapshots(name, revision, cache_dir=cache, kind="model")]
     try:
         for folder in folders:

@@ -181,7 +181,7 @@ def _inputs(settings: Settings, paths: Paths) -> Iterator[Check]:
             OK, "model and data", words, "nodes without internet: ./run_all.sh --local --stop-stage 1 here first"
         )
         return
-    cache = Path(settings.HF_CACHE_DIR or paths.work / "hf_cache")
+    cache = paths.cache
     if model and all(source.files or _pinned(cache, source) for source in wanted):
         words = f"the hub does not answer here; stage 1 can take all from {cache}, if an earlier run got that far"
         yield Check(WARNING, "model and data", words, "./run_all.sh --local --stop-stage 1 tries it in seconds")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 from utils.core.errors import UsageError
 from utils.core.paths import Paths
+from utils.core.results import read_result
 from utils.core.settings import Settings
+from utils.pipeline.flags import problem_of
 from utils.pipeline.plan import Step
-from utils.pipeline.stages import Stage
+from utils.pipeline.stages import STAGES, Stage
 from utils.slurm.live_jobs import live_jobs
 from utils.slurm.run_record import JobRecord, RunRecord, records
 
@@ -67,6 +71,24 @@ def refuse_to_change_data(steps: list[Step], seed: int, paths: Paths, settings: 
                 f"as they are ({', '.join(waiting)}, run {record.run_id}). Wait for them, or cancel them: "
                 f"./run_all.sh --cancel {record.seed}"
             )
+
+
+def refuse_other_model(seed: int, paths: Paths, settings: Settings) -> None:
+    """UsageError where another MODEL_NAME would replace the model that finished stages of any seed rest on."""
+    setup = paths.results_root / "setup_complete.json"
+    if not setup.exists() or problem_of(STAGES[0], seed, paths, settings) is None:
+        return
+    results = read_result(setup)["results"]
+    model = str(results["model"]["source"]) if isinstance(results, dict) else ""
+    seeds = sorted({path.stem.rpartition("_seed")[2] for path in paths.work.glob("stage_[2-7]_*_seed*.flag")}, key=int)
+    if model == settings.MODEL_NAME or settings.PROFILE == "demo" or not seeds:
+        return
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(settings.MODEL_NAME).name).lstrip("._-") or "other"
+    raise UsageError(
+        f"seed {', '.join(seeds)} has finished stages with MODEL_NAME={model}; {settings.MODEL_NAME} would replace "
+        f"them. Side by side: MONO_S2S_MODEL_NAME={shlex.quote(settings.MODEL_NAME)} MONO_S2S_EXPERIMENT={name} "
+        f"./run_all.sh {seed}"
+    )
 
 
 def tell_stale_seeds(steps: list[Step], seed: int, paths: Paths) -> None:

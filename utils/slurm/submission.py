@@ -17,7 +17,7 @@ from pathlib import Path
 from utils.core.errors import UsageError
 from utils.core.locks import LockHeld, file_lock
 from utils.core.paths import CHECKOUT, Paths
-from utils.core.settings import Settings, freeze, load_settings
+from utils.core.settings import Settings, command_prefix, freeze, load_settings
 from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
@@ -30,7 +30,7 @@ from utils.slurm.options import RunOptions
 from utils.slurm.project_claim import claim, refuse_if_claimed
 from utils.slurm.requests import requests_of, submit_graph, with_placeholders, wrapper_arguments
 from utils.slurm.run_record import JobRecord, RunRecord, new_record
-from utils.slurm.shared_jobs import refuse_to_change_data, shared_jobs, tell_stale_seeds
+from utils.slurm.shared_jobs import refuse_other_model, refuse_to_change_data, shared_jobs, tell_stale_seeds
 from utils.slurm.site import resolve
 
 
@@ -88,6 +88,7 @@ def plan_of(options: RunOptions, settings: Settings, paths: Paths) -> RunPlan:
     if options.executor == "slurm":
         sbatch.check_extra_options(settings)
         _check_log_directory()
+    refuse_other_model(options.seed, paths, settings)
     steps = make_plan(options.seed, paths, settings, first=options.first, last=options.last, force=options.force)
     check_inputs([step.stage for step in to_run(steps)], settings)
     return RunPlan(options, settings, paths, tuple(steps))
@@ -178,11 +179,11 @@ def _tell_submitted(record: RunRecord, plan: RunPlan) -> None:
     for key, job in record.jobs.items():
         after = f"shared with run {job.shared_with}" if job.shared_with else job.dependency or "-"
         print(f"  {key:<{width}}  {job.job_id:<10}  {after}")
-    demo = " --demo" if plan.options.demo else ""
+    demo, prefix = " --demo" if plan.options.demo else "", command_prefix(plan.settings)
     print(f"\nsbatch lines and settings: {record.directory}")
-    print(f"watch:   ./check_training_status.sh {plan.seed}{demo}")
+    print(f"watch:   {prefix}./check_training_status.sh {plan.seed}{demo}")
     print(f"logs:    {CHECKOUT}/logs/")
-    print(f"cancel:  ./run_all.sh --cancel {plan.seed}{demo}")
+    print(f"cancel:  {prefix}./run_all.sh --cancel {plan.seed}{demo}")
     print(f"results: {plan.paths.results(plan.seed)}, then {plan.paths.final(plan.seed)}. You can log out.")
 
 
