@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 # SLURM is told. Whoever adds a name here says why.
 WITHOUT_INFLUENCE = {
     "SCRATCH_DIR": "where work and results lie; outputs elsewhere are noticed by their paths",
+    "EXPERIMENT": "names the directories of a variant",
     "PROJECT_DIR": "where results are kept",
     "HF_CACHE_DIR": "where downloads lie",
     "DEVICE": "which processor computes; rounding apart, the same numbers",
