@@ -27,7 +27,7 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     sets = results["evaluation"]
     for offset, model in enumerate(MODEL_KEYS):
         for place, cells in enumerate(sets.values()):
-            cell, x = cells[model].rougeL, place + (offset - 1) * 0.24
+            cell, x = cells[model]["rougeL"], place + (offset - 1) * 0.24
             label = "" if place else model  # once in the legend
             error = [[cell["mean"] - cell["lower"]], [cell["upper"] - cell["mean"]]]
             axes.errorbar(x, cell["mean"], error, fmt=MARKERS[model], capsize=3, color=COLOURS[model], label=label)
