@@ -60,10 +60,8 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
             "these runs differ in more than the seed: " + "; ".join(mixed) + ". Run them alike, or --allow-mixed."
         )
     now = time.time()
-    over_seeds = aggregate(
-        runs, samples=settings.BOOTSTRAP_SAMPLES, seed=settings.DATA_SEED, confidence=settings.CONFIDENCE
-    )
-    results = to_json(over_seeds) | {"verdict": verdict_over_seeds(over_seeds), "mixed": mixed}
+    over_seeds = aggregate(runs, confidence=settings.CONFIDENCE)
+    results = to_json(over_seeds) | {"verdict": to_json(verdict_over_seeds(over_seeds)), "mixed": mixed}
     metadata = {
         "timestamp": timestamp(now),
         "run_id": f"{time.strftime('%Y%m%d_%H%M%S', time.localtime(now))}_seeds_{'_'.join(map(str, seeds))}",

@@ -1,6 +1,7 @@
 """Several seeds together: the sums against closed forms, and every pair that is not two independent runs refused."""
 
 import copy
+import dataclasses
 import html
 import json
 import shutil
@@ -10,7 +11,13 @@ import pytest
 from scipy import stats
 
 from tests.pipeline_world import in_process
-from utils.analysis.multi_seed import hierarchical_bootstrap, over_seeds
+from utils.analysis.evaluation_summary import evaluation_results
+from utils.analysis.multi_seed import over_seeds
+from utils.analysis.records import Prediction
+from utils.analysis.seed_differences import crossed_test
+from utils.analysis.statistics import crossed_difference
+from utils.core.codec import from_json, to_json
+from utils.core.files import read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -25,23 +32,27 @@ def change(path, edit) -> None:
 
 @pytest.fixture
 def seeds(done, tmp_path):
-    """Three seeds in permanent storage: a real run, its numbers shifted a little for each seed."""
+    """Three seeds in permanent storage: a real run, whose summaries' scores differ a little from seed to seed."""
     root = tmp_path / "project" / "mono_s2s_final_results"
+    sampling = {"samples": 100, "seed": 0}
+    for seed in SEEDS:
+        directory = root / f"seed_{seed}"
+        shutil.copytree(done.final, directory)
+        rng = np.random.default_rng(seed)
+        rows = [from_json(Prediction, row) for row in read_jsonl(directory / "predictions.jsonl")]
+        for number, row in enumerate(rows):
+            if row.model != "standard":
+                moved = row.rougeL + 0.02 * seed + (0.03 if row.model == "monotonic" else 0) + 0.05 * rng.random()
+                rows[number] = dataclasses.replace(row, rougeL=min(1.0, moved))
+        write_jsonl(directory / "predictions.jsonl", map(to_json, rows))
 
-    def shifted(seed):
-        def edit(results, metadata):
+        def edit(results, metadata, seed=seed, rows=rows):
             metadata["seed"] = seed
             for model in ("baseline", "monotonic"):
                 metadata["checkpoints"][model] = f"{model} of seed {seed}"
-                for key in ("cnn_dm", "xsum", "samsum"):
-                    step = 0.02 if model == "monotonic" else 0.01 + 0.001 * seed
-                    results["evaluation"][key][model]["rougeL"]["mean"] += seed * step
+            results["evaluation"] = to_json(evaluation_results(rows, ["cnn_dm", "xsum", "samsum"], **sampling))
 
-        return edit
-
-    for seed in SEEDS:
-        shutil.copytree(done.final, root / f"seed_{seed}")
-        change(root / f"seed_{seed}" / "final_results.json", shifted(seed))
+        change(directory / "final_results.json", edit)
     return root
 
 
@@ -76,13 +87,30 @@ def test_means_spreads_and_tests_are_those_of_scipy(seeds, aggregate):
         assert cell["mean"] == pytest.approx(np.mean(values)) and cell["std"] == pytest.approx(np.std(values, ddof=1))
         low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
         assert (cell["lower"], cell["upper"]) == (pytest.approx(low), pytest.approx(high))
-    test = found["monotonic_minus_baseline"]["xsum rougeL"]
-    sides = [found["evaluation"]["xsum"][m]["rougeL"]["values"] for m in ("monotonic", "baseline")]
-    assert test["p_value_t"] == pytest.approx(stats.ttest_rel(*sides).pvalue)
-    assert test["p_value_wilcoxon"] == pytest.approx(stats.wilcoxon(np.subtract(*sides)).pvalue)
-    assert test["p_value_holm"] >= test["p_value_t"] and test["family_size"] == 3
+    by_seed = []
+    for seed in SEEDS:
+        rows = [json.loads(line) for line in (seeds / f"seed_{seed}" / "predictions.jsonl").read_text().splitlines()]
+        scores = {(row["model"], row["id"]): row["rougeL"] for row in rows if row["dataset"] == "xsum"}
+        names = sorted(name for model, name in scores if model == "baseline")
+        by_seed.append([scores["monotonic", name] - scores["baseline", name] for name in names])
+    test, wanted = found["monotonic_minus_baseline"]["xsum rougeL"], crossed_difference(by_seed)
+    assert {name: test[name] for name in wanted} == pytest.approx(wanted)
+    assert test["differences"] == pytest.approx(np.mean(by_seed, axis=1)) and test["agree"] == 3
+    assert test["num_common"] == len(names) and test["num_left_out"] == 0
+    assert next(iter(found["monotonic_minus_baseline"])) == "worst-case success"
+    families = {name: cell.get("family_size") for name, cell in found["monotonic_minus_baseline"].items()}
+    # Three data sets, HotFlip's two, two trigger types (and each model's worst one, where it is not both models' same
+    # type, for that is one test twice); the worst case's other two; and the primary one alone.
+    assert families.pop("worst-case success") is None
+    assert families.pop("worst-case ROUGE-L drop") == families.pop("worst-case loss rise") == 2
+    assert set(families.values()) in ({7}, {8}) and len(families) == 8
+    untrained = found["evaluation"]["xsum"]["standard"]["rougeL"]
+    assert untrained["mean"] > 0 and untrained["std"] is untrained["lower"] is untrained["upper"] is None
     page = (target / "report.html").read_text()
-    assert found["verdict"] in html.unescape(page) and page.count("<svg") == 3
+    for name in ("attack", "cost", "triggers"):
+        assert found["verdict"][name].startswith("Over 3 seeds") or "ceiling" in found["verdict"][name]
+        assert found["verdict"][name] in html.unescape(page)
+    assert page.count("<svg") == 3 and "± 0" not in page
     assert len(list((target / "figures").iterdir())) == 6
     assert max(map(len, (target / "multi_seed_summary.txt").read_text().splitlines())) <= 110
     assert "http" not in page.replace("http://www.w3.org", "") and f"{values[0]:.4f}" in page
@@ -143,7 +171,7 @@ def test_mixed_runs_are_refused_or_said_on_every_page(seeds, aggregate, edit, wo
 def test_a_set_that_no_seed_had_is_named_and_its_figures_are_not_available(seeds, aggregate):
     def without(results, metadata):
         results["missing_datasets"] = {"samsum": "no such repository"}
-        del results["evaluation"]["samsum"]
+        del results["evaluation"]["samsum"], results["evaluation"]["comparisons"]["samsum"]
 
     for seed in SEEDS:
         change(seeds / f"seed_{seed}" / "final_results.json", without)
@@ -175,22 +203,29 @@ def test_the_t_interval_covers_as_it_says():
     assert 930 <= inside <= 970
 
 
-def test_the_hierarchical_bootstrap_covers():
-    rng = np.random.default_rng(2)
-    inside = 0
-    for number in range(400):
-        examples = [rng.normal(0.1 + rng.normal(0, 0.02), 0.2, 60) for _ in range(4)]
-        found = hierarchical_bootstrap(examples, samples=100, seed=number)
-        inside += found.lower <= 0.1 <= found.upper
-    assert 364 <= inside <= 396  # 91 to 99 %
+def test_a_share_has_no_interval_beyond_0_and_1():
+    assert over_seeds([0.01, 0.0, 0.05], share=True).lower == 0.0 and over_seeds([0.01, 0.0, 0.05]).lower < 0
+    assert over_seeds([0.99, 1.0, 0.9], share=True).upper == 1.0
 
 
-def test_the_hierarchical_bootstrap_sees_both_spreads():
-    rng = np.random.default_rng(1)
-    examples = [rng.normal(0.1, 0.2, 400) for _ in range(5)]
-    apart = [values + shift for values, shift in zip(examples, (-0.1, -0.05, 0.0, 0.05, 0.1), strict=True)]
-    narrow = hierarchical_bootstrap(examples, samples=500, seed=0)
-    wide = hierarchical_bootstrap(apart, samples=500, seed=0)
-    assert narrow.lower < 0.1 < narrow.upper
-    assert wide.upper - wide.lower > 2 * (narrow.upper - narrow.lower)
-    assert hierarchical_bootstrap(apart, samples=500, seed=0) == wide
+def test_results_that_are_not_those_of_the_records_are_refused(seeds, aggregate):
+    def more(results, metadata):
+        results["hotflip"]["comparisons"]["baseline_vs_monotonic_worst_case"]["success"]["difference"] += 0.01
+
+    change(seeds / "seed_2" / "final_results.json", more)
+    code, said = aggregate("1", "2", "3")
+    assert code == 3 and "seed_2" in said and "worst-case success" in said and "verify_results.py" in said
+
+
+def test_examples_that_a_seed_could_not_attack_are_left_out_and_counted():
+    """Two seeds: example c is attackable in the first only, d on one model only, e in the second only."""
+    first = {"baseline": {"a": 1.0, "b": 0.0, "c": 1.0, "d": 1.0}, "monotonic": {"a": 0.0, "b": 0.0, "c": 0.0}}
+    second = {"baseline": {"a": 1.0, "b": 1.0, "e": 1.0}, "monotonic": {"a": 1.0, "b": 0.0, "e": 1.0, "c": 1.0}}
+    test = crossed_test([first, second], confidence=0.95)
+    assert (test.num_common, test.num_left_out) == (2, 2)
+    assert test.differences == [-0.5, -0.5] and test.agree == 2  # a: -1 and 0, b: 0 and -1
+    assert (test.mean_a, test.mean_b, test.difference) == (0.75, 0.25, -0.5)
+    wanted = crossed_difference([[-1, 0], [0, -1]])
+    assert (test.lower, test.upper, test.p_value) == (wanted["lower"], wanted["upper"], wanted["p_value"])
+    nothing = crossed_test([first, {"baseline": {"z": 1.0}, "monotonic": {"z": 1.0}}], confidence=0.95)
+    assert nothing.num_common == 0 and nothing.p_value is None and nothing.outcome() is None

@@ -123,10 +123,10 @@ def test_the_difference_over_seeds_by_hand():
 
     Means: seeds 2 and 4, examples 2, 2 and 5, all 3. MS_seed = 3 * (1 + 1) / 1 = 6; MS_example = 2 * (1 + 1 + 4) / 2
     = 6; what is left [[0, 1, -1], [0, -1, 1]], MS_rest = 4 / 2 = 2. Variance of the mean (6 + 6 - 2) / 6 = 5 / 3;
-    freedom 10^2 / (6 * 10 / 1 + (6^2 + 2^2 / 1) / 2) = 100 / 80.
+    freedom 10^2 / (6 * 10 / 1 + 4^2 / 2) = 100 / 68.
     """
     found = crossed_difference([[1, 2, 3], [3, 2, 7]])
-    law = stats.t(1.25, loc=3, scale=(5 / 3) ** 0.5)
+    law = stats.t(100 / 68, loc=3, scale=(5 / 3) ** 0.5)
     assert found == pytest.approx(
         {"difference": 3, "lower": law.ppf(0.025), "upper": law.ppf(0.975), "p_value": 2 * law.cdf(0)}
     )

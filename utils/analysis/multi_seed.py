@@ -1,43 +1,31 @@
 """Several seeds of the experiment together: are they what they claim to be, and what do they say jointly?
 
-The spread over seeds is the training's; intervals over seeds use Student's t on the seeds' means. The headline also
-gets a hierarchical bootstrap: seeds are drawn with replacement, then examples within each (Davison and Hinkley 1997,
-section 3.8).
+Figures of one model over seeds have the spread of its trainings (Student's t on the seeds' means). What is compared is
+tested example by example, with seeds and examples crossed: seed_differences.py.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from scipy import stats
 
-from utils.analysis.comparisons import AttackWarning
+from utils.analysis.comparisons import AttackWarning, P
 from utils.analysis.final import FinalResults
-from utils.analysis.measures import reaches_threshold
-from utils.analysis.records import HotFlipRecord, Prediction, given, hotflip_row, read_rows
+from utils.analysis.records import given
 from utils.analysis.results import HotFlipCell, TriggerCell
-from utils.analysis.sections import SectionKey
-from utils.analysis.statistics import holm
+from utils.analysis.seed_differences import LOSSES, PRIMARY, SeedTest, crossed_test, in_families, of_set, scores_of
 from utils.core.codec import from_json
 from utils.core.errors import InputError, UsageError
-from utils.core.files import read_jsonl
-from utils.core.names import (
-    BASELINE,
-    HEADLINE_METRIC,
-    METRICS,
-    MODEL_KEYS,
-    MONOTONIC,
-    TRAINED_KEYS,
-)
+from utils.core.names import BASELINE, METRICS, MODEL_KEYS, STANDARD, TRAINED_KEYS
 from utils.core.paths import Paths
 from utils.core.results import read_result
 
-HOTFLIP_SUCCESS = "HotFlip success"  # the name of the headline among the comparisons
 IGNORED = {"seed"}  # settings that may differ between seeds
 
 
@@ -53,7 +41,10 @@ class SeedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedFigure:
-    """One figure over seeds; mean, standard deviation (n - 1) and t interval are null where a seed has none."""
+    """One figure over seeds; mean, standard deviation (n - 1) and t interval are null where a seed has none.
+
+    Standard is one untrained model however many seeds there are: it has no spread over trainings, and no interval.
+    """
 
     values: list[float | None]
     n: int
@@ -61,30 +52,6 @@ class SeedFigure:
     std: float | None
     lower: float | None
     upper: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedTest:
-    """Paired tests over seeds, monotonic minus baseline; p-values are null where seeds do not allow them."""
-
-    n: int
-    differences: list[float]
-    difference: float | None
-    p_value_t: float | None
-    p_value_wilcoxon: float | None
-    p_value_holm: float | None = None
-    family_size: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WideInterval:
-    """A difference with its interval by the hierarchical bootstrap: seeds, then examples within each."""
-
-    difference: float
-    lower: float
-    upper: float
-    seeds: int
-    samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +93,10 @@ class SeedResults:
     evaluation: dict[str, dict[str, dict[str, SeedFigure]]]
     hotflip: dict[str, SeedAttack]
     uat: dict[str, dict[str, SeedTrigger]]
-    monotonic_minus_baseline: dict[str, SeedTest]
-    hierarchical_bootstrap: dict[str, WideInterval]
+    attack_dataset: str
+    monotonic_minus_baseline: Annotated[dict[str, SeedTest], "by measure; the primary one first"]
+    quality_margin: Annotated[float, "QUALITY_MARGIN"]
+    non_inferiority_p: Annotated[P | None, "one-sided: a loss of at least the margin on the attack data set"]
     warnings: dict[str, list[AttackWarning]]
     missing_datasets: dict[str, str]
     sources: dict[str, dict[str, Any]]
@@ -187,8 +156,8 @@ def differences(runs: Sequence[SeedRun]) -> list[str]:
     return found
 
 
-def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: float = 0.95) -> SeedResults:
-    """Means, spreads, intervals and paired tests over seeds, and the hierarchical bootstrap of the headline."""
+def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResults:
+    """Means and spreads over seeds, and the differences of the two models tested over seeds and examples."""
     all_results = [run.results for run in runs]
     datasets = [k for k in all_results[0].evaluation.datasets if all(k in r.evaluation.datasets for r in all_results)]
     attacked = all_results[0].data.attack_dataset
@@ -198,16 +167,17 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
     kinds = [kind for kind in first_triggers if all(kind in r.uat.models[BASELINE].types for r in all_results)]
     budgets = range(min(len(models[m].budget_curve or ()) for models in attacks for m in MODEL_KEYS))
 
-    def figure(get: Callable[[FinalResults], float | None]) -> SeedFigure:
+    def figure(get: Callable[[FinalResults], float | None], model: str = "", share: bool = False) -> SeedFigure:
         """One figure of the final results over seeds."""
-        return over_seeds([get(r) for r in all_results], confidence)
+        values = [get(r) for r in all_results]
+        return untrained(values) if model == STANDARD else over_seeds(values, confidence, share=share)
 
     def rouge(key: str, model: str, metric: str) -> SeedFigure:
-        return figure(lambda r: getattr(r.evaluation.datasets[key][model], metric).mean)
+        return figure(lambda r: getattr(r.evaluation.datasets[key][model], metric).mean, model, share=True)
 
     def attack(model: str) -> SeedAttack:
-        def of(get: Callable[[HotFlipCell], float | None]) -> SeedFigure:
-            return figure(lambda r: get(r.hotflip.models[model]))
+        def of(get: Callable[[HotFlipCell], float | None], share: bool = True) -> SeedFigure:
+            return figure(lambda r: get(r.hotflip.models[model]), model, share)
 
         def success_at(k: int) -> SeedFigure:
             return of(lambda cell: given(cell.budget_curve)[k].success_rate)
@@ -217,8 +187,8 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
 
         return SeedAttack(
             success_rate=of(lambda cell: cell.success_rate),
-            mean_degradation=of(lambda cell: cell.mean_degradation),
-            mean_loss_increase=of(lambda cell: cell.mean_loss_increase),
+            mean_degradation=of(lambda cell: cell.mean_degradation, share=False),
+            mean_loss_increase=of(lambda cell: cell.mean_loss_increase, share=False),
             worst_case_success_rate=of(lambda cell: cell.worst_case.success_rate),
             budget_curve=[success_at(k) for k in budgets],
             controls={
@@ -227,13 +197,13 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
         )
 
     def trigger(model: str, kind: str) -> SeedTrigger:
-        def of(get: Callable[[TriggerCell], float | None]) -> SeedFigure:
-            return figure(lambda r: get(r.uat.models[model].types[kind]))
+        def of(get: Callable[[TriggerCell], float | None], share: bool = False) -> SeedFigure:
+            return figure(lambda r: get(r.uat.models[model].types[kind]), model, share)
 
         return SeedTrigger(
             delta_rougeL=of(lambda cell: cell.delta_rougeL),
             nll_increase=of(lambda cell: cell.nll_increase),
-            success_rate=of(lambda cell: cell.success_rate),
+            success_rate=of(lambda cell: cell.success_rate, share=True),
         )
 
     def training(arm: str) -> SeedTraining:
@@ -245,18 +215,15 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
     quality = {key: {model: {m: rouge(key, model, m) for m in METRICS} for model in MODEL_KEYS} for key in datasets}
     hotflip = {model: attack(model) for model in MODEL_KEYS}
     triggers = {model: {kind: trigger(model, kind) for kind in kinds} for model in MODEL_KEYS}
+    scores = [scores_of(run.directory, run.results) for run in runs]
+    shared = [name for name in scores[0] if all(name in each for each in scores)]
+    order = [PRIMARY, *(name for name in shared if name != PRIMARY)]
+    bounds = {name: np.inf if name in LOSSES else 1.0 for name in order}
     compared = {
-        f"{key} rougeL": paired([quality[key][model][HEADLINE_METRIC] for model in TRAINED_KEYS]) for key in datasets
+        name: crossed_test([each[name] for each in scores], confidence=confidence, bound=bounds[name]) for name in order
     }
-    compared[HOTFLIP_SUCCESS] = paired([hotflip[model].success_rate for model in TRAINED_KEYS])
-    compared["HotFlip NLL rise"] = paired([hotflip[model].mean_loss_increase for model in TRAINED_KEYS])
-    compared |= {
-        f"trigger {kind} rougeL": paired([triggers[m][kind].delta_rougeL for m in TRAINED_KEYS]) for kind in kinds
-    }
-    pairs = {
-        f"{attacked} rougeL": [_rouge_pairs(run, attacked) for run in runs],
-        HOTFLIP_SUCCESS: [_success_pairs(run) for run in runs],
-    }
+    margin = all_results[0].quality_margin
+    shifted = crossed_test([each[of_set(attacked)] for each in scores], confidence=confidence, shift=margin)
     return SeedResults(
         seeds=[run.seed for run in runs],
         confidence=confidence,
@@ -264,11 +231,10 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
         evaluation=quality,
         hotflip=hotflip,
         uat=triggers,
-        monotonic_minus_baseline=_corrected(compared),
-        hierarchical_bootstrap={
-            name: hierarchical_bootstrap(values, samples=samples, seed=seed, confidence=confidence)
-            for name, values in pairs.items()
-        },
+        attack_dataset=attacked,
+        monotonic_minus_baseline=in_families(compared),
+        quality_margin=margin,
+        non_inferiority_p=_one_sided(shifted),
         warnings={str(run.seed): run.results.warnings for run in runs},
         missing_datasets={key: why for r in all_results for key, why in r.missing_datasets.items()},
         sources={
@@ -278,61 +244,33 @@ def aggregate(runs: Sequence[SeedRun], *, samples: int, seed: int, confidence: f
     )
 
 
-def _corrected(tests: Mapping[str, SeedTest]) -> dict[str, SeedTest]:
-    """Holm over every test that there is."""
-    adjusted = holm({name: test.p_value_t for name, test in tests.items() if test.p_value_t is not None})
-    return {
-        name: replace(test, p_value_holm=adjusted[name], family_size=len(adjusted)) if name in adjusted else test
-        for name, test in tests.items()
-    }
+def _one_sided(test: SeedTest) -> float | None:
+    """p-value of "the difference is at most 0" from the two-sided one."""
+    if test.p_value is None:
+        return None
+    return test.p_value / 2 if given(test.difference) > 0 else 1 - test.p_value / 2
 
 
-def over_seeds(values: Sequence[float | None], confidence: float = 0.95) -> SeedFigure:
-    """Mean, standard deviation (n - 1) and t interval of one figure over seeds; None where a seed has none."""
+def over_seeds(values: Sequence[float | None], confidence: float = 0.95, *, share: bool = False) -> SeedFigure:
+    """Mean, standard deviation (n - 1) and t interval of one figure over seeds; None where a seed has none.
+
+    share: the figure is from 0 to 1, and so is its interval.
+    """
     present = np.array([value for value in values if value is not None], dtype=float)
     if len(present) < len(values) or len(present) < 2:
         return SeedFigure(values=list(values), n=len(present), mean=None, std=None, lower=None, upper=None)
     mean, std = float(present.mean()), float(present.std(ddof=1))
     reach = float(stats.t.ppf((1 + confidence) / 2, len(present) - 1)) * std / len(present) ** 0.5
-    return SeedFigure(
-        values=present.tolist(), n=len(present), mean=mean, std=std, lower=mean - reach, upper=mean + reach
-    )
+    least, most = (0.0, 1.0) if share else (-np.inf, np.inf)
+    lower, upper = max(mean - reach, least), min(mean + reach, most)
+    return SeedFigure(values=present.tolist(), n=len(present), mean=mean, std=std, lower=lower, upper=upper)
 
 
-def hierarchical_bootstrap(
-    pairs: Sequence[np.ndarray], *, samples: int, seed: int, confidence: float = 0.95
-) -> WideInterval:
-    """Interval of the mean difference: `pairs` holds float [examples] of differences, one array per seed.
-
-    Each resample draws seeds with replacement and, within each drawn seed, its examples with replacement.
-    """
-    rng = np.random.default_rng(seed)
-    means = np.empty(samples)
-    for i in range(samples):
-        drawn = rng.integers(len(pairs), size=len(pairs))
-        means[i] = np.mean([pairs[s][rng.integers(len(pairs[s]), size=len(pairs[s]))].mean() for s in drawn])
-    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    difference = float(np.mean([values.mean() for values in pairs]))
-    return WideInterval(
-        difference=difference, lower=float(lower), upper=float(upper), seeds=len(pairs), samples=samples
-    )
-
-
-def paired(figures: Sequence[SeedFigure]) -> SeedTest:
-    """Paired tests over seeds of two figures, second minus first."""
-    first, second = (figure.values for figure in figures)
-    sides = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    if len(sides) < len(first):
-        return SeedTest(n=0, differences=[], difference=None, p_value_t=None, p_value_wilcoxon=None)
-    difference = np.array([b - a for a, b in sides], dtype=float)
-    varied = bool(np.ptp(difference) > 0)
-    return SeedTest(
-        n=len(difference),
-        differences=difference.tolist(),
-        difference=float(difference.mean()),
-        p_value_t=float(stats.ttest_1samp(difference, 0.0).pvalue) if varied else None,
-        p_value_wilcoxon=float(stats.wilcoxon(difference).pvalue) if difference.any() else None,
-    )
+def untrained(values: Sequence[float | None]) -> SeedFigure:
+    """A figure of the model that no seed trains: its mean (attacks draw at random), and no spread over trainings."""
+    present = [value for value in values if value is not None]
+    mean = float(np.mean(present)) if len(present) == len(values) else None
+    return SeedFigure(values=list(values), n=len(present), mean=mean, std=None, lower=None, upper=None)
 
 
 def _scores(run: SeedRun) -> dict[str, dict[str, dict[str, float]]]:
@@ -341,29 +279,3 @@ def _scores(run: SeedRun) -> dict[str, dict[str, dict[str, float]]]:
         key: {model: {metric: getattr(cells[model], metric).mean for metric in METRICS} for model in TRAINED_KEYS}
         for key, cells in run.results.evaluation.datasets.items()
     }
-
-
-def _rouge_pairs(run: SeedRun, dataset: str) -> np.ndarray:
-    scores: dict[str, dict[str, float]] = {model: {} for model in TRAINED_KEYS}
-    for row in read_jsonl(run.directory / "predictions.jsonl"):
-        if row["dataset"] == dataset and row["model"] in scores:
-            scores[row["model"]][row["id"]] = from_json(Prediction, row, "predictions.jsonl").rougeL
-    return _difference(scores)
-
-
-def _success_pairs(run: SeedRun) -> np.ndarray:
-    threshold = run.results.hotflip.models[BASELINE].threshold
-    scores: dict[str, dict[str, float]] = {model: {} for model in TRAINED_KEYS}
-    for row in read_rows(
-        run.directory / "hotflip_records.jsonl", hotflip_row, named={str(SectionKey("attack", m)) for m in scores}
-    ):
-        if isinstance(row, HotFlipRecord) and row.skipped is None:
-            scores[row.model][row.id] = float(reaches_threshold(given(row.relative_drop), threshold))
-    return _difference(scores)
-
-
-def _difference(scores: Mapping[str, Mapping[str, float]]) -> np.ndarray:
-    common = sorted(scores[BASELINE].keys() & scores[MONOTONIC].keys())
-    if not common:
-        raise InputError("the two models have no example in common: the per-example files are damaged.")
-    return np.array([scores[MONOTONIC][name] - scores[BASELINE][name] for name in common])

@@ -251,8 +251,8 @@ def crossed_difference(values: ArrayLike, *, confidence: float = 0.95) -> dict[s
     26:596, 2007; 33:330, 2014) has (S - 1) / share^2 where `share` is MS_seed's part of the sum: the Satterthwaite
     approximation with the example part taken as known. For three seeds that is too many: a small MS_seed makes the
     error small and the freedom large at once, and 95 % intervals cover 91 % (docs/statistics.md). With (S - 1) / share,
-    equal at both ends, they cover 94 to 96 %. Attacks may leave a dozen examples, so the uncertainty of the example
-    part is added: where all seeds are equal the test is the t-test over examples.
+    equal at both ends, they cover 94 to 97 %. Attacks may leave a dozen examples, so the example part has N - 1: where
+    all seeds are equal the test is the t-test over examples.
 
     Returns `difference`, `lower`, `upper` (at `confidence`) and the two-sided `p_value` of no difference. Equal values
     everywhere leave no variance to judge by: lower = upper = difference, and p is that of N signs that all agree,
@@ -280,8 +280,7 @@ def crossed_difference(values: ArrayLike, *, confidence: float = 0.95) -> dict[s
     if total <= (1e-13 * float(np.abs(data).max())) ** 2 * data.size:  # equal values, but for the last bits
         agreed = 2.0 ** (1 - examples) if abs(mean) > 0 else 1.0
         return {"difference": mean, "lower": mean, "upper": mean, "p_value": agreed}
-    of_excess = (ms_example**2 + ms_rest**2 / (seeds - 1)) / (examples - 1) if excess else 0.0
-    freedom = total**2 / (ms_seed * total / (seeds - 1) + of_excess)
+    freedom = total**2 / (ms_seed * total / (seeds - 1) + excess**2 / (examples - 1))
     error = float(np.sqrt(total / data.size))
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
     p_value = 2 * float(stats.t.sf(abs(mean) / error, freedom))

@@ -29,7 +29,8 @@ def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
         for place, cells in enumerate(sets.values()):
             cell, x = cells[model]["rougeL"], place + (offset - 1) * 0.24
             label = "" if place else model  # once in the legend
-            error = [[cell["mean"] - cell["lower"]], [cell["upper"] - cell["mean"]]]
+            untrained = cell["std"] is None  # one model: no interval over trainings
+            error = None if untrained else [[cell["mean"] - cell["lower"]], [cell["upper"] - cell["mean"]]]
             axes.errorbar(x, cell["mean"], error, fmt=MARKERS[model], capsize=3, color=COLOURS[model], label=label)
             axes.plot([x + 0.08] * cell["n"], cell["values"], MARKERS[model], color=COLOURS[model], markersize=2.5)
     axes.set_xticks(range(len(sets)), [TITLES.get(key, key) for key in sets])
@@ -46,7 +47,7 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     """Quality against robustness: up and left is better."""
     figure, axes = plt.subplots(figsize=(4, 3))
     words = []
-    attacked = next(name.split()[0] for name in results["hierarchical_bootstrap"] if name.endswith(" rougeL"))
+    attacked = results["attack_dataset"]
     for model in MODEL_KEYS:
         attack, quality = results["hotflip"][model]["success_rate"], results["evaluation"][attacked][model]["rougeL"]
         if attack["mean"] is None:

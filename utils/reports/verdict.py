@@ -9,12 +9,23 @@ from collections.abc import Mapping, Sequence
 
 from utils.analysis.claims import Measure, Outcome, measure_read, outcome, outcomes, saturation
 from utils.analysis.comparisons import AttackWarning, PairedTest
-from utils.analysis.final import FinalResults, Findings, Verdict
-from utils.analysis.multi_seed import HOTFLIP_SUCCESS, SeedResults
+from utils.analysis.final import FinalResults, Findings, Sentences, Verdict
+from utils.analysis.multi_seed import SeedResults
 from utils.analysis.records import given
 from utils.analysis.results import HotFlipResults, TriggerResults
+from utils.analysis.seed_differences import (
+    HOTFLIP_SUCCESS,
+    PRIMARY,
+    WORST_DROP,
+    WORST_RISE,
+    WORST_TRIGGER,
+    SeedTest,
+    of_set,
+)
 from utils.analysis.statistics import exceeds
+from utils.analysis.warning_texts import ranked
 from utils.core.names import BASELINE, HEADLINE_METRIC, MONOTONIC
+from utils.reports.table import TITLES as SET_TITLES
 from utils.reports.table import p_value, signed
 
 LIMITS = (
@@ -182,17 +193,66 @@ def doubt_sentence(warnings: Sequence[AttackWarning]) -> str:
     return f"{count}, about {first.model}: {first.message}."
 
 
-def verdict_over_seeds(results: SeedResults) -> str:
-    """The answer over seeds; only a test over seeds decides, as a seed is what was drawn anew."""
-    test, wide = results.monotonic_minus_baseline[HOTFLIP_SUCCESS], results.hierarchical_bootstrap[HOTFLIP_SUCCESS]
-    if test.difference is None:
-        return "HotFlip says nothing over these seeds: one of them has no example that could be attacked."
-    p = test.p_value_holm
-    shown = p is not None and p < 1 - results.confidence
-    rates = {model: 100 * given(results.hotflip[model].success_rate.mean) for model in (BASELINE, MONOTONIC)}
-    points = signed(100 * test.difference, [100 * wide.lower, 100 * wide.upper], digits=1)
-    return (
-        f"Over {test.n} seeds monotonic is {direction(test.difference, shown)} to attack than baseline: HotFlip "
-        f"succeeds on {rates[MONOTONIC]:.1f} % of its summaries and on {rates[BASELINE]:.1f} % of baseline's ({points} "
-        f"points, hierarchical bootstrap; paired t over seeds, Holm-corrected p: {p_value(p)})."
+def verdict_over_seeds(results: SeedResults) -> Sentences:
+    """The answer over seeds. Only what is tested over seeds and examples together decides."""
+    alpha, seeds = 1 - results.confidence, len(results.seeds)
+    tests = results.monotonic_minus_baseline
+    scope = f"Over {seeds} seeds"
+    return Sentences(
+        attack=_attack_over_seeds(results, scope, alpha),
+        cost=_cost_over_seeds(results, scope, alpha),
+        triggers=_triggers_over_seeds(tests.get(WORST_TRIGGER), scope, seeds, alpha),
+        doubt=_doubt_over_seeds(results),
     )
+
+
+def _attack_over_seeds(results: SeedResults, scope: str, alpha: float) -> str:
+    tests = results.monotonic_minus_baseline
+    names: dict[Measure, str] = {"success": PRIMARY, "relative_drop": WORST_DROP, "loss_increase": WORST_RISE}
+    found = {measure: one for measure, name in names.items() if (one := tests[name].outcome()) is not None}
+    if len(found) < len(names):
+        return (
+            f"{scope} the attacks say nothing: fewer than two examples could be attacked on both models in every seed."
+        )
+    alone = tests[HOTFLIP_SUCCESS].outcome()
+    more = {} if alone is None else {"success of HotFlip alone": alone}
+    read = tests[names[measure_read(found)]]
+    return answer(scope, found, more, basis_over_seeds(read, len(results.seeds)), alpha)
+
+
+def basis_over_seeds(test: SeedTest, seeds: int) -> str:
+    """Which examples, and in how many seeds the difference points the same way."""
+    left_out = f" ({test.num_left_out} usable in some seeds only are left out)" if test.num_left_out else ""
+    return f"on {test.num_common} examples common to all seeds{left_out}, of this sign in {test.agree} of {seeds} seeds"
+
+
+def _cost_over_seeds(results: SeedResults, scope: str, alpha: float) -> str:
+    test = results.monotonic_minus_baseline[of_set(results.attack_dataset)]
+    one, title = test.outcome(), SET_TITLES.get(results.attack_dataset, results.attack_dataset)
+    if one is None:
+        return f"{scope} nothing can be said about the cost: fewer than two summaries of {title} are common to them."
+    not_worse = given(results.non_inferiority_p)
+    sentence = cost_sentence(scope, title, one, not_worse, results.quality_margin, alpha)
+    return f"{sentence} The difference has this sign in {test.agree} of {len(results.seeds)} seeds."
+
+
+def _triggers_over_seeds(test: SeedTest | None, scope: str, seeds: int, alpha: float) -> str:
+    one = None if test is None else test.outcome()
+    if test is None or one is None:
+        return f"{scope} no universal trigger can be compared."
+    kinds = dict.fromkeys((BASELINE, MONOTONIC), "")
+    return compared_triggers(scope, one, kinds, basis_over_seeds(test, seeds), alpha)
+
+
+def _doubt_over_seeds(results: SeedResults) -> str:
+    """The gravest doubt of any seed, and in which seeds it was raised."""
+    raised = [warning for warnings in results.warnings.values() for warning in warnings]
+    if not raised:
+        return ""
+    first = ranked(raised)[0]
+    same = [
+        seed
+        for seed, warnings in results.warnings.items()
+        if any((w.model, w.warning) == (first.model, first.warning) for w in warnings)
+    ]
+    return f"First of the doubts, about {first.model} in seed {', '.join(same)}: {first.message}."

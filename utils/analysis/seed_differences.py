@@ -1,0 +1,223 @@
+"""Paired differences over seeds, [seeds, examples]: read from the per-example files, tested with both spreads.
+
+Every seed has the same test examples, but not every example is attackable in every seed. An array needs the same ones
+throughout: those that are attackable on both models in all seeds. They are the easier to summarise, as in one seed, a
+little more so; how many were left out stands beside every test.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.analysis.claims import Outcome
+from utils.analysis.comparisons import P, PairedTest, SuccessTest
+from utils.analysis.final import FinalResults
+from utils.analysis.hotflip_summary import attacks_on, strongest
+from utils.analysis.measures import reaches_threshold
+from utils.analysis.records import (
+    Count,
+    Prediction,
+    TriggerRecord,
+    attackable,
+    given,
+    hotflip_row,
+    read_rows,
+    sections_of,
+    trigger_row,
+)
+from utils.analysis.sections import SectionKey
+from utils.analysis.statistics import crossed_difference, holm
+from utils.core.codec import from_json
+from utils.core.errors import InputError
+from utils.core.files import read_jsonl
+from utils.core.names import BASELINE, HEADLINE_METRIC, MONOTONIC, TRAINED_KEYS
+
+PRIMARY, WORST_DROP, WORST_RISE = "worst-case success", "worst-case ROUGE-L drop", "worst-case loss rise"
+HOTFLIP_SUCCESS, HOTFLIP_RISE = "HotFlip success", "HotFlip loss rise"
+WORST_TRIGGER = "worst trigger ROUGE-L change"
+LOSSES = (WORST_RISE, HOTFLIP_RISE)  # in nats, without bounds
+Scores = dict[str, dict[str, float]]  # model, then example
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedTest:
+    """Baseline (a) and monotonic (b) over seeds, on the examples that all seeds share; null where they share none.
+
+    `p_value`, `lower`, `upper`: seeds and examples crossed (statistics.crossed_difference).
+    """
+
+    num_common: Annotated[Count, "examples in the array: usable on both models in every seed"]
+    num_left_out: Annotated[Count, "usable on both models in some seeds only"]
+    differences: Annotated[list[float], "each seed's, on these examples"]
+    agree: Annotated[Count, "seeds whose difference has the sign of the mean"]
+    mean_a: float | None = None
+    mean_b: float | None = None
+    difference: Annotated[float | None, "mean_b minus mean_a"] = None
+    lower: float | None = None
+    upper: float | None = None
+    p_value: P | None = None
+    p_value_holm: Annotated[P | None, "Holm-corrected over the family; left out for the primary test"] = None
+    family_size: Count | None = None
+
+    def outcome(self) -> Outcome | None:
+        """The test as claims are made from it; None where nothing could be tested."""
+        if self.p_value is None:
+            return None
+        a, b, difference = given(self.mean_a), given(self.mean_b), given(self.difference)
+        return Outcome(a, b, difference, given(self.lower), given(self.upper), self.p_value, self.p_value_holm)
+
+
+def scores_of(directory: Path, results: FinalResults) -> dict[str, Scores]:
+    """Every compared measure of one seed, example by example; InputError where the final results say otherwise."""
+    found = dict(_rouge(directory, list(results.evaluation.datasets)))
+    found |= _hotflip(directory, results)
+    found |= _triggers(directory, results)
+    for name, recorded in _recorded(results).items():
+        if name not in found:
+            continue
+        ids, a, b = paired_values(found[name])
+        made = float((b - a).mean()) if ids else 0.0
+        if len(ids) != recorded.n or not math.isclose(made, recorded.difference, rel_tol=1e-9, abs_tol=1e-9):
+            raise InputError(
+                f"{directory}: {name} differs by {recorded.difference:.6g} on {recorded.n} examples in "
+                f"final_results.json, and by {made:.6g} on {len(ids)} in the per-example files. They are not of one "
+                f"run: scripts/verify_results.py {directory} says where; run that seed's stages 4 to 7 again."
+            )
+    return found
+
+
+def paired_values(scores: Scores) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """Ids of the examples that both models have, in order, and their values of baseline (a) and monotonic (b)."""
+    ids = sorted(scores[BASELINE].keys() & scores[MONOTONIC].keys())
+    a, b = (np.array([scores[model][name] for name in ids]) for model in (BASELINE, MONOTONIC))
+    return ids, a, b
+
+
+def crossed_test(
+    seeds: Sequence[Scores], *, confidence: float, shift: float = 0.0, bound: float = math.inf
+) -> SeedTest:
+    """The test of one measure; `shift` is added to every difference (a margin, for non-inferiority).
+
+    bound: what a difference cannot exceed (1 for shares and ROUGE); its interval ends there.
+    """
+    usable = [scores[BASELINE].keys() & scores[MONOTONIC].keys() for scores in seeds]
+    ids = sorted(set[str].intersection(*map(set, usable)))
+    left_out = len(set[str].union(*map(set, usable))) - len(ids)
+    a, b = (np.array([[scores[model][name] for name in ids] for scores in seeds]) for model in (BASELINE, MONOTONIC))
+    if len(ids) < 2 or len(seeds) < 2:
+        return SeedTest(num_common=len(ids), num_left_out=left_out, differences=[], agree=0)
+    difference = b - a + shift
+    each = difference.mean(axis=1)
+    found = crossed_difference(difference, confidence=confidence)
+    return SeedTest(
+        num_common=len(ids),
+        num_left_out=left_out,
+        differences=each.tolist(),
+        agree=int(np.sum(np.sign(each) == np.sign(each.mean()))),
+        mean_a=float(a.mean()),
+        mean_b=float(b.mean()),
+        difference=found["difference"],
+        lower=max(found["lower"], -bound),
+        upper=min(found["upper"], bound),
+        p_value=found["p_value"],
+    )
+
+
+def in_families(tests: Mapping[str, SeedTest]) -> dict[str, SeedTest]:
+    """The primary test stands alone; Holm over the other two of the worst case, and over everything else."""
+    worst = (WORST_DROP, WORST_RISE)
+    families = [
+        {name: test for name, test in tests.items() if name in worst},
+        {name: test for name, test in tests.items() if name not in (PRIMARY, *worst)},
+    ]
+    found = dict(tests)
+    for family in families:
+        # Two rows of the same numbers (the worst trigger is of some type) are one test.
+        numbers = {name: (t.num_common, t.mean_a, t.mean_b, t.lower, t.upper) for name, t in family.items()}
+        first = {values: name for name, values in reversed(numbers.items())}
+        p_values = {name: test.p_value for name, test in family.items() if name in first.values()}
+        adjusted = holm({name: p for name, p in p_values.items() if p is not None})
+        for name, test in family.items():
+            if (same := first[numbers[name]]) in adjusted:
+                found[name] = replace(test, p_value_holm=adjusted[same], family_size=len(adjusted))
+    return found
+
+
+def _recorded(results: FinalResults) -> dict[str, PairedTest | SuccessTest]:
+    """The same differences as one seed's final results have them."""
+    compared = results.hotflip.comparisons
+    worst, attack = given(compared.baseline_vs_monotonic_worst_case), given(compared.baseline_vs_monotonic)
+    found: dict[str, Any] = {
+        PRIMARY: worst.success,
+        WORST_DROP: worst.relative_drop,
+        WORST_RISE: worst.loss_increase,
+        HOTFLIP_SUCCESS: attack.success,
+        HOTFLIP_RISE: attack.loss_increase,
+    }
+    if results.uat.worst_comparison is not None:
+        found[WORST_TRIGGER] = results.uat.worst_comparison.delta_rougeL
+    found |= {of_type(kind): tests.delta_rougeL for kind, tests in results.uat.comparisons.items()}
+    found |= {of_set(key): tests[HEADLINE_METRIC] for key, tests in results.evaluation.comparisons.items()}
+    return found
+
+
+def of_set(key: str) -> str:
+    """Name of the ROUGE-L difference on a data set."""
+    return f"{key} rougeL"
+
+
+def of_type(kind: str) -> str:
+    """Name of the difference by one trigger type."""
+    return f"{kind} trigger ROUGE-L change"
+
+
+def _rouge(directory: Path, datasets: Sequence[str]) -> Iterator[tuple[str, Scores]]:
+    scores: dict[str, Scores] = {key: {model: {} for model in TRAINED_KEYS} for key in datasets}
+    for row in read_jsonl(directory / "predictions.jsonl"):
+        if row["dataset"] in scores and row["model"] in TRAINED_KEYS:
+            prediction = from_json(Prediction, row, "predictions.jsonl")
+            scores[prediction.dataset][prediction.model][prediction.id] = prediction.rougeL
+    return iter((of_set(key), values) for key, values in scores.items())
+
+
+def _hotflip(directory: Path, results: FinalResults) -> dict[str, Scores]:
+    models, threshold = list(results.hotflip.models), results.hotflip.models[BASELINE].threshold
+    wanted = {str(section) for model in TRAINED_KEYS for section in attacks_on(model, models)}
+    rows = read_rows(directory / "hotflip_records.jsonl", hotflip_row, named=wanted)
+    sections = sections_of(row.without_texts() for row in rows)
+    found: dict[str, Scores] = {name: {} for name in (PRIMARY, WORST_DROP, WORST_RISE, HOTFLIP_SUCCESS, HOTFLIP_RISE)}
+    for model in TRAINED_KEYS:
+        for records, success, drop, rise in (
+            (strongest(sections, model, models), PRIMARY, WORST_DROP, WORST_RISE),
+            (attackable(sections[SectionKey("attack", model)]), HOTFLIP_SUCCESS, "", HOTFLIP_RISE),
+        ):
+            drops = {record.id: given(record.relative_drop) for record in records}
+            found[success][model] = {name: float(reaches_threshold(x, threshold)) for name, x in drops.items()}
+            found[rise][model] = {record.id: given(record.loss_increase) for record in records}
+            if drop:
+                found[drop][model] = drops
+    return found
+
+
+def _triggers(directory: Path, results: FinalResults) -> dict[str, Scores]:
+    kinds = list(results.uat.comparisons)
+    keys = {(model, kind): SectionKey("attack", model, kind, model) for model in TRAINED_KEYS for kind in kinds}
+    rows = read_rows(directory / "uat_records.jsonl", trigger_row, named=set(map(str, keys.values())))
+    sections = sections_of(rows)
+    changes = {place: _changes(sections.get(key, [])) for place, key in keys.items()}
+    found = {of_type(kind): {model: changes[model, kind] for model in TRAINED_KEYS} for kind in kinds}
+    worst = {model: results.uat.models[model].worst.worst_type for model in TRAINED_KEYS}
+    chosen = {model: changes[model, kind] for model, kind in worst.items() if kind is not None}
+    return found | ({WORST_TRIGGER: chosen} if len(chosen) == len(TRAINED_KEYS) else {})
+
+
+def _changes(records: Sequence[TriggerRecord]) -> dict[str, float]:
+    """ROUGE-L after minus before of every attackable example."""
+    return {record.id: given(record.attacked_rougeL) - given(record.clean_rougeL) for record in attackable(records)}
