@@ -44,6 +44,7 @@ END
 
 seeds='' settings='' python=''
 while (($#)); do
+    [[ "$1" != --[sp]*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
     case "$1" in
         --seeds | --settings | --python)
             (($# > 1)) || bad_usage "$1 needs a value"

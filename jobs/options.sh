@@ -16,14 +16,18 @@ END
 }
 
 bad_usage() {
+    [[ -z "$batch_job" ]] || open_log # a job's own output may go to /dev/null
     printf '%s: %s (see --help)\n' "$script" "$*" >&2
     exit 2
 }
 
+log_opened=''
 # A wrapper submitted alone says /dev/null in its header: a relative path would kill the job without a word
 # wherever there is no such directory. The log opens here.
 open_log() {
     local logs="$checkout/logs" name="${script%.sh}_$batch_job"
+    [[ -z "$log_opened" ]] || return 0
+    log_opened=1
     if [[ "$(readlink "/proc/$$/fd/1")" == /dev/null ]]; then
         mkdir -p -- "$logs" 2>/dev/null || true
         [[ -w "$logs" ]] || logs="${SLURM_SUBMIT_DIR:-$PWD}"
@@ -56,6 +60,7 @@ parse_options() {
     shift
     seed=42 settings='' python='' force='' shard='' payload='' caught='' requeued='' status=0
     while (($#)); do
+        [[ "$1" != --[sp]*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}" # all but --force take a value
         case "$1" in
             --seed | --settings | --python | --shards)
                 (($# > 1)) || bad_usage "$1 needs a value"

@@ -98,6 +98,8 @@ SNIPPETS = [
     ("packages do not fit together", [], ["ImportError: cannot import name 'Cache' from 'transformers'"], 1),
     ("interpreter gone", [], ["job_2_baseline.sh: the interpreter /env/bin/python does not exist: was its environment "
                               "deleted? (see --help)"], 2),
+    ("interpreter gone", [], ["job_2_baseline.sh: the interpreter /my env/bin/python does not exist: was its "
+                              "environment deleted? (see --help)"], 2),
     ("interpreter gone", [], ["/x/scripts/environment.sh: line 40: /projects/me/env/bin/python: No such file or "
                               "directory"], 127),
     ("system library too old (GLIBC)", [], ["ImportError: /lib64/libc.so.6: version `GLIBC_2.28' not found (required "
@@ -136,6 +138,8 @@ SNIPPETS = [
     ("loss is not a number", [ERROR + "the training loss is not finite any more by step 12."], [], 1),
     ("inputs missing or stale", ["2026-11-25 10:02:00 ERROR stage 4_evaluate seed 42: inputs missing or stale: stage "
                                  "2_train_baseline: not done yet."], [], 3),
+    ("record of the run deleted", [], ["job_2_baseline.sh: --settings /my scratch/runs/x_seed42/settings.json: no such "
+                                       "file (see --help)"], 2),
     ("wrong setting or option", [], ["stage 2_train_baseline: MONO_S2S_EPOCHS: no such setting."], 2),
     ("wrong setting or option", [], ["stage_2_train_baseline.py: error: unrecognized arguments: --epochs"], 2),
     ("bug or unexpected data", [ERROR + "TypeError: expected a string. This looks like a bug; the traceback is above."],
@@ -199,7 +203,8 @@ def test_what_slurm_says_of_the_end_counts_more_than_a_log(tmp_path, state, name
 
 
 def test_a_job_whose_log_could_not_be_opened(tmp_path):
-    for reason, code in (("RaisedSignal:53(Real-time_signal_19)", ""), ("", "0:53")):
+    # Without accounting squeue tells neither: that the log was never made does.
+    for reason, code in (("RaisedSignal:53(Real-time_signal_19)", ""), ("", "0:53"), ("None", "")):
         row = StageStatus("4_evaluate", "failed", "no log", "12", str(tmp_path / "gone.out"), reason, code)
         evidence = evidence_of(row)
         assert cause_of(evidence.judged, "failed", evidence.exit_status).name == "SLURM could not open the job's log"

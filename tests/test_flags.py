@@ -80,12 +80,17 @@ def run_both(experiment) -> None:
         ("data/more/en/part1.csv", 1),
     ],
 )
-@pytest.mark.parametrize("change", ["edited", "cut in half", "gone"])
+@pytest.mark.parametrize("change", ["edited", "replaced by a file of its size and date", "cut in half", "gone"])
 def test_a_changed_file_of_the_user_makes_its_stage_stale(experiment, name, stage, change):
     run_both(experiment)
     path = experiment.root / name
     if change == "edited":
         path.write_text(path.read_text().replace("a", "e", 1))
+    elif change.startswith("replaced"):  # as rsync -t and cp -p do
+        stat = path.stat()
+        write_text(path, path.read_text().replace("a", "e", 1))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     elif change == "gone":
         path.unlink()
     else:

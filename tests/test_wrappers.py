@@ -186,6 +186,33 @@ def test_a_job_without_an_environment_refuses_instead_of_installing_one(job):
     assert not (job.world.checkout / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    "words", [["--sed", "4"], ["--seed"], ["--seed", "x"], ["--settings=/gone.json"], ["--force=x"]]
+)
+def test_a_wrong_option_of_a_job_that_was_submitted_alone_is_in_its_log(job, words):
+    assert job.start(*words).wait(60) == 2
+    assert f"{job.wrapper}: " in job.log() and words[0].split("=")[0].removeprefix("--") in job.log()
+
+
+def test_options_of_a_wrapper_take_an_equals_sign(job):
+    assert job.start("--seed=5", "--shards=1").wait(60) == 0
+    assert "stage_2_train_baseline_seed5" in job.world.flags()
+
+
+def test_filters_of_the_submitting_shell_do_not_reach_the_wrappers_questions(job):
+    job.fake("squeue", '[[ -z "${SQUEUE_PARTITION:-}${SLURM_CLUSTERS:-}" ]] && echo RUNNING')
+    job.world.behave(s2_train_baseline=SLOW)
+    process = job.start(SQUEUE_PARTITION="atesting", SLURM_CLUSTERS="blanca")
+    job.until_begun()
+    process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + 30
+    while not job.calls.exists():
+        assert time.monotonic() < end and process.poll() is None, job.log()
+        time.sleep(0.1)
+    process.terminate()
+    process.wait(60)
+
+
 def test_a_job_whose_log_directory_was_removed_makes_it_again(job):
     shutil.rmtree(job.world.checkout / "logs", ignore_errors=True)
     assert job.start().wait(60) == 0

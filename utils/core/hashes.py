@@ -1,7 +1,8 @@
 """Content hashes of files and directories that are computed once: a stamp tells whether anything may have changed.
 
-A stamp is made of names, sizes and modification times, as git and make use them. What has the stamp that it had when it
-was hashed is not read again: gigabytes in the prepared data and the checkpoints would be, many times in one command.
+A stamp is made of names, sizes and the times of modification and change, as git uses them: a copy that keeps size and
+date (cp -p, rsync -t) has another time of change. What has the stamp that it had when it was hashed is not read again:
+gigabytes in the prepared data and the checkpoints would be, many times in one command.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def stamp_of(path: Path) -> str:
     """Stamp of a file, or of every file below a directory. FileNotFoundError where there is none."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     stats = [(file.relative_to(path).as_posix(), file.stat()) for file in files]
-    return fingerprint([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    return fingerprint([(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats])
 
 
 def describe(path: Path) -> Artifact:

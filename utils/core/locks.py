@@ -79,12 +79,17 @@ def file_lock(
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether a process holds the lock file `path`; None where the file system cannot tell. Makes no file."""
+    """Whether a process holds the lock file `path`; None where nothing tells (no locks here, or not our file to read).
+
+    Makes no file.
+    """
     try:
         with path.open("r") as handle:
             free = _try(handle, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        return None
     return None if free is None else not free
 
 

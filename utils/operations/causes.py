@@ -82,8 +82,9 @@ CAUSES = (
     ),
     Cause(
         "SLURM could not open the job's log",
-        r"RaisedSignal:53|\b0:53\b|[Cc]ould not open (stdout|stderr|output) file",
-        "mkdir -p logs in the checkout (and check that it can be written: quota), then run again",
+        r"RaisedSignal:53|\b0:53\b|[Cc]ould not open (stdout|stderr|output) file|the log was never made",
+        "mkdir -p logs in the checkout (and check that it can be written: quota); if the checkout was moved, type the "
+        "command there: what waits in the queue is then submitted again",
     ),
     Cause(
         "job setup failed",
@@ -216,7 +217,7 @@ CAUSES = (
     Cause(
         "interpreter gone",
         r"bin/python[\d.]*: (No such file|cannot execute|Permission denied)|bad interpreter|No Python at"
-        r"|no Python 3\.10 or newer|the interpreter \S+ does not exist|no environment is active",
+        r"|no Python 3\.10 or newer|the interpreter .+ does not exist|no environment is active",
         "the environment was moved, deleted or is not visible on the node: activate one that is, then run again",
         exits=(126, 127),
     ),
@@ -355,6 +356,12 @@ CAUSES = (
         "bug or unexpected data",
         r"This looks like a bug|\b(Key|Type|Index|Attribute|Assertion|ZeroDivision|Recursion|NotImplemented)Error\b",
         "report it with the traceback in the log; repeating it as it is will not help",
+    ),
+    Cause(
+        "record of the run deleted",
+        r"--settings .+: no such file",
+        "the run's directory below runs/ was removed while its jobs waited: the same command submits them anew",
+        repeat=True,
     ),
     Cause(
         "wrong setting or option",

@@ -18,7 +18,6 @@ from utils.core.settings import load_settings
 from utils.core.text import byte_size, printable
 from utils.operations.running import refuse_while_running
 from utils.pipeline.stages import STAGES
-from utils.slurm import cluster
 from utils.slurm.run_record import records
 from utils.training.checkpoints import not_needed_to_resume
 
@@ -45,9 +44,8 @@ def _clean(paths: Paths, targets: list[Path], seeds: list[int] | None, force: bo
         print("nothing to delete.")
         return 0
     _show(targets, paths)
-    silence = refuse_while_running(paths, seeds)
-    if silence and cluster.has_slurm():
-        print(f"note: {silence} Jobs that were submitted by hand are not seen.", file=sys.stderr)
+    if unseen := refuse_while_running(paths, seeds):
+        print(f"note: {unseen}", file=sys.stderr)
     if not force and not _agreed():
         print("nothing was deleted.")
         return 0

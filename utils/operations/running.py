@@ -11,6 +11,7 @@ from utils.core.errors import UsageError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.operations.seed_facts import SeedFacts, collect, known_seeds
+from utils.slurm import cluster
 from utils.slurm.cluster import NoAnswer
 from utils.slurm.live_jobs import at_work_here
 from utils.slurm.queue import DEFAULT_SEED
@@ -19,7 +20,7 @@ from utils.slurm.queue import DEFAULT_SEED
 def refuse_while_running(paths: Paths, seeds: Sequence[int] | None) -> str:
     """UsageError that names what runs or waits for these seeds (None: for any), and how to end it.
 
-    NoAnswer where SLURM does not say what became of recorded jobs. Returns what could not be looked at, "" if nothing.
+    NoAnswer where SLURM does not say what became of recorded jobs. Returns what could not be looked at, in sentences.
     """
     chosen = (known_seeds(paths) or [DEFAULT_SEED]) if seeds is None else seeds
     silence = ""
@@ -31,7 +32,10 @@ def refuse_while_running(paths: Paths, seeds: Sequence[int] | None) -> str:
         silence = facts.silence
     if seeds is None and is_locked(paths.runs / "submission.lock"):
         raise UsageError("a submission is being made here. Wait until it is done.")
-    return silence
+    notes = [f"{silence} Jobs that were submitted by hand are not seen."] if silence and cluster.has_slurm() else []
+    if any(is_locked(path) is None for path in paths.work.glob("*/*.lock")):
+        notes.append(f"{paths.work} has no file locks (or not ours): a stage or local run at work here is not seen.")
+    return " ".join(notes)
 
 
 def running(facts: SeedFacts, paths: Paths, *, shared: bool) -> Iterator[str]:

@@ -87,12 +87,12 @@ def unrecorded_jobs(
         if not parts:
             continue
         wrapper, words = Path(parts[1]), parts[2] or ""
-        settings = re.search(r"--settings (.*?/runs/[^/]+/settings\.json)", words)
+        settings = re.search(r"--settings[ =](.*?/runs/[^/]+/settings\.json)", words)
         below = settings is not None and Path(settings[1]).is_relative_to(paths.work)
         stage = _stage_of(wrapper)
         if not stage or not (below or _is_of_checkout(wrapper)):
             continue
-        seed = re.search(r"--seed (\d+)", words)
+        seed = re.search(r"--seed[ =](\d+)", words)
         number = int(seed[1]) if seed else DEFAULT_SEED
         shared = any(item.key == stage and not item.per_seed for item in STAGES) or stage == AGGREGATE
         found.append(UnrecordedJob(state, stage, None if shared else number, settings is not None and not below))
