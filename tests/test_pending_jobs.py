@@ -86,6 +86,7 @@ def test_on_slurm_held_and_too_long_jobs_and_a_closed_partition(cluster, world):
 
 @pytest.mark.slurm
 def test_on_slurm_one_failed_array_task_is_named_at_once(cluster, world):
+    assert world.all("--local", "--stop-stage", "3").returncode == 0
     world.behave(s4_evaluate={"units": 60, "seconds": 0.5, "fail_shard": 1})
     assert world.all("--stop-stage", "5", MONO_S2S_EVAL_ARRAY_TASKS="3").returncode == 0
     jobs = {key: job["job_id"] for key, job in world.record()["jobs"].items()}
@@ -103,6 +104,7 @@ def test_on_slurm_a_failed_aggregate_is_in_status_and_diagnosis(cluster, world):
     (world.checkout / "scripts" / "aggregate_multi_seed.py").write_text(
         "import sys; print('seeds that do not belong together'); sys.exit(2)"
     )
+    world.behave(s0_setup={"units": 10, "seconds": 0.1, "fail": "no seed gets far"})
     assert world.run("run_multi_seed.sh", "1", "42").returncode == 0
     (facts,) = [json.loads(path.read_text()) for path in (world.work / "runs").glob("*/multi_seed.json")]
     said = world.run("check_training_status.sh", "1", "42").stdout
