@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.analysis.final import Findings, Setup, Source, Training
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
+from utils.analysis.summary_shape import summary_warnings
 from utils.analysis.warning_texts import ranked
 from utils.core.codec import fields_of, from_json
 from utils.core.errors import InputError, StageError
@@ -67,11 +68,13 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
     evaluation, settings = sections["evaluation"], found["evaluation"]["_metadata"]["settings"]
     uat = from_json(TriggerResults, sections["uat"], FILES["uat"])
     hotflip = from_json(HotFlipResults, sections["hotflip"], FILES["hotflip"])
+    scores = from_json(EvaluationResults, evaluation, FILES["evaluation"])
+    data = from_json(DataStatistics, sections["data"], FILES["data"])
     return Findings(
         confidence=settings["CONFIDENCE"],
         quality_margin=quality_margin,
         setup=from_json(Setup, sections["setup"], FILES["setup"]),
-        data=from_json(DataStatistics, sections["data"], FILES["data"]),
+        data=data,
         baseline_training=from_json(Training, sections["baseline_training"], FILES["baseline_training"]),
         monotonic_training=from_json(Training, sections["monotonic_training"], FILES["monotonic_training"]),
         control_training={
@@ -79,10 +82,10 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
             for arm in CONTROLS
             if f"{arm}_training" in sections
         },
-        evaluation=from_json(EvaluationResults, evaluation, FILES["evaluation"]),
+        evaluation=scores,
         uat=uat,
         hotflip=hotflip,
-        warnings=ranked([*uat.warnings, *hotflip.warnings]),
+        warnings=ranked([*summary_warnings(scores, data), *uat.warnings, *hotflip.warnings]),
         missing_datasets=found["evaluation"]["_metadata"]["missing_datasets"],
         sources={name: _source(name, envelope["_metadata"]) for name, envelope in found.items()},
     )

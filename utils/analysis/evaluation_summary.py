@@ -13,6 +13,7 @@ from utils.analysis.comparisons import Interval, PairedTest
 from utils.analysis.records import Prediction
 from utils.analysis.results import EvaluationResults, Lengths, MeanLength, RougeCell, RougeComparison
 from utils.analysis.statistics import compare_models, corrected
+from utils.analysis.summary_shape import loops, sameness
 from utils.core.names import BASELINE, METRICS, MONOTONIC, STANDARD, TRAINED_KEYS
 
 Cells = Mapping[tuple[str, str], Sequence[Prediction]]  # by data set and model
@@ -70,6 +71,8 @@ def _rouge_cell(rows: Sequence[Prediction], rouge: Mapping[str, Interval]) -> Ro
         reference_length=MeanLength(mean=float(target.mean())),
         brevity=float(words.sum() / max(target.sum(), 1)),
         empty_summaries=int((words == 0).sum()),
+        looping_summaries=sum(loops(row.prediction) for row in rows),
+        sameness=sameness([row.prediction for row in rows], [row.reference for row in rows]),
     )
 
 

@@ -37,6 +37,16 @@ class MeanLength:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sameness:
+    """Words that summaries of different documents share (mean Jaccard index), on up to 200 of them."""
+
+    n: Count
+    shared: Annotated[Share, "by the model's summaries"]
+    shared_by_references: Share
+    sd: Annotated[float, Range(0), "of the differences, summary by summary"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RougeCell:
     """One model on one test set."""
 
@@ -49,6 +59,8 @@ class RougeCell:
     reference_length: MeanLength
     brevity: Annotated[float, Range(0), "words of all summaries per word of all references"]
     empty_summaries: Annotated[Count, "without a word"]
+    looping_summaries: Annotated[Count, "of six words or more, most of them repeats"]
+    sameness: Annotated[Sameness | None, "null for fewer than two summaries"]
     seconds: Annotated[Seconds | None, "generation and nothing else; with TRACK_INFERENCE_TIME"] = None
     seconds_per_summary: Seconds | None = None
 

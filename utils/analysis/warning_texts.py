@@ -9,7 +9,7 @@ from utils.core.names import TRAINED_KEYS
 
 # By the name of the warning; what follows "/" tells its variants apart.
 TEXTS = {
-    "cannot_summarise": "its output is hardly a summary: {reasons}",
+    "cannot_summarise": "it hardly summarises, and what cannot summarise tells nothing about attacks: {reasons}",
     "nothing_attackable": "no example was attackable; its figures are empty",
     "no_collapse/attack": "with every token open the attack succeeds on {rate:.0%} only: it is too weak, or the model "
     "hardly reads its text",
@@ -42,10 +42,10 @@ def warning(
     """The warning of that name about a model, with its figures and its test in the sentence.
 
     n: examples it was seen on; p_value: one-sided, of what is doubted being within `margin` (in the unit of the
-    figure); None: there is nothing to test.
+    figure); None: there is nothing to test, or the sentence has its tests already.
     """
     name, message = text.partition("/")[0], TEXTS[text].format(**figures)
-    if p_value is not None:
+    if p_value is not None and margin is not None:
         shown = "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
         message += f" [{n} examples, beyond a margin of {margin:.3g} with p {shown}]"
     return AttackWarning(
