@@ -285,7 +285,8 @@ class Trained:
 def findings_of(evaluation: EvaluationResults, hotflip: HotFlipResults, triggers: TriggerResults) -> Findings:
     """What the sentences and tables of results are made from; set-up, data and trainings play no part in them."""
 
-    nothing: dict[str, object] = {"setup": None, "baseline_training": Trained(), "monotonic_training": Trained()}
+    trained: dict[str, object] = {f"{arm}_training": Trained() for arm in ("baseline", "monotonic")}
+    nothing: dict[str, object] = {"setup": None, "control_training": {}, **trained}
     return Findings(
         confidence=0.95, quality_margin=0.01, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),
         warnings=[*triggers.warnings, *hotflip.warnings], missing_datasets={}, sources={}, **nothing,

@@ -22,6 +22,7 @@ from utils.core.codec import from_json
 from utils.core.settings import Settings, load_settings
 from utils.operations import preflight_checks as promises
 from utils.reports.examples import AttackedExample, Change, Examples, Mark, excerpt
+from utils.reports.experiment_tables import overhead_of_generation, overhead_of_training
 from utils.reports.figures import draw_all
 from utils.reports.files import text_files
 from utils.reports.html import page as html_page
@@ -459,3 +460,17 @@ def test_whole_words_are_marked_and_excerpts_end_between_words():
     for part in (parts[0], parts[4]):
         assert set(part.split()) <= {*words, "\u2026"} and 60 <= len(part) < 90
     assert excerpt("a b", [Change(0, "a", "c")]) == [Mark("a", "c"), " b"]
+
+
+def test_an_overhead_is_told_only_where_the_clock_can_tell():
+    slower = overhead_of_training([10.0, 10.2, 9.8], [12.0, 12.3, 12.1], ["node1"])
+    assert slower == (
+        "baseline 10.0 s an epoch [9.8, 10.2], monotonic 12.1 s an epoch [12.0, 12.3] (median, range): "
+        "1.21 times as long"
+    )
+    load = overhead_of_training([10.0, 10.2, 9.8], [10.1, 20.0, 30.0], ["node1"])  # its first epoch was as fast
+    assert load.endswith("not comparable, the epochs of one arm differ by as much as the arms do") and "2.0" not in load
+    assert "different machines (a, b)" in overhead_of_training([10.0], [12.0], ["a", "b"])
+    assert overhead_of_training([], [1.0], []) == "not timed"
+    assert overhead_of_generation([1.1, 1.3]) == "1.10 to 1.30 times as long over 2 test sets"
+    assert overhead_of_generation([0.9, 1.3]).endswith("on both sides of 1")

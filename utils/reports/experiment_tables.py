@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.table import NOT_AVAILABLE, Table, interval, percent, plain
@@ -117,17 +120,45 @@ def _generation(results: FinalResults, model: str) -> tuple[float | None, int]:
 
 
 def _overhead(results: FinalResults) -> str:
-    """What the constraint costs: monotonic beside baseline in seconds, memory and seconds per summary."""
+    """What the constraint costs: monotonic beside baseline, where the clock can tell them apart."""
     both = (results.baseline_training, results.monotonic_training)
-    pairs = {
-        "the time": [training.total_seconds for training in both],
-        "the memory": [training.epochs[-1].peak_memory_mb for training in both],
-    }
-    spent = [_generation(results, arm)[0] for arm in TRAINED_KEYS]
-    times = [f"{second / first:.2f} times {unit}" for unit, (first, second) in pairs.items() if first and second]
-    generation = f" and generation {spent[1] / spent[0]:.2f} times the time" if spent[0] and spent[1] else ""
-    note = f"Overhead of the constraint: training takes {' and '.join(times)} of baseline{generation}"
-    return f"{note}; once exported, monotonic is an ordinary T5 of the same size."
+    hosts = sorted({str(session.get("host")) for training in both for session in training.sessions})
+    seconds = [[epoch.seconds for epoch in training.epochs if epoch.seconds is not None] for training in both]
+    memory = [training.epochs[-1].peak_memory_mb for training in both]
+    parts = [f"training: {overhead_of_training(seconds[0], seconds[1], hosts)}"]
+    if all(memory):
+        parts.append(f"{memory[1] / memory[0]:.2f} times the memory")
+    sets = results.evaluation.datasets.values()
+    each = [[cells[arm].seconds_per_summary for cells in sets] for arm in TRAINED_KEYS]
+    ratios = [second / first for first, second in zip(*each, strict=True) if first and second]
+    if ratios:
+        parts.append(f"generation: {overhead_of_generation(ratios)}")
+    return (
+        f"Overhead of the constraint, {'; '.join(parts)}. Once exported, monotonic is an ordinary T5 of the same size."
+    )
+
+
+def overhead_of_training(baseline: Sequence[float], monotonic: Sequence[float], hosts: Sequence[str]) -> str:
+    """Seconds of the epochs of both arms in words: a ratio only where it exceeds what the machine's load does."""
+    if not baseline or not monotonic:
+        return "not timed"
+    middle = [statistics.median(arm) for arm in (baseline, monotonic)]
+    spread = [max(arm) - min(arm) for arm in (baseline, monotonic)]
+    words = ", ".join(
+        f"{name} {value:.1f} s an epoch [{min(arm):.1f}, {max(arm):.1f}]"
+        for name, value, arm in zip(TRAINED_KEYS, middle, (baseline, monotonic), strict=True)
+    )
+    if len(hosts) > 1:
+        return f"{words} (median, range): not comparable, on different machines ({', '.join(hosts)})"
+    if max(spread) >= abs(middle[1] - middle[0]):
+        return f"{words} (median, range): not comparable, the epochs of one arm differ by as much as the arms do"
+    return f"{words} (median, range): {middle[1] / middle[0]:.2f} times as long"
+
+
+def overhead_of_generation(ratios: Sequence[float]) -> str:
+    """Seconds a summary, monotonic over baseline, of every test set in words."""
+    words = f"{min(ratios):.2f} to {max(ratios):.2f} times as long over {len(ratios)} test sets"
+    return words if min(ratios) > 1 or max(ratios) < 1 else f"{words}: not comparable, on both sides of 1"
 
 
 def _time(seconds: float) -> str:
