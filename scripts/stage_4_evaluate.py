@@ -19,6 +19,7 @@ def work(context: StageContext) -> None:
     from utils.data.store import load_prepared, missing_datasets
     from utils.evaluation.decoding import decoding_settings
     from utils.evaluation.generation import generate
+    from utils.evaluation.mechanism import mechanism_of
     from utils.evaluation.predictions import FILE, score_summaries
     from utils.modeling.models import choose_device, load_model, load_tokenizer
     from utils.pipeline.shards import Sections, join_shards
@@ -55,6 +56,10 @@ def work(context: StageContext) -> None:
             sections[f"{dataset}/{name}"] = [{"seconds": seconds}, *map(to_json, rows)]
             score = sum(row.rougeL for row in rows) / len(rows)
             context.log.info("%s on %s: ROUGE-L %.4f, %d summaries, %.1f s", name, dataset, score, len(rows), seconds)
+    for name in models[index::count]:  # what its feed-forward layers are and do
+        found = mechanism_of(name, settings, paths, seed, weights=weights, device=device, cache=units)
+        sections[f"mechanism/{name}"] = [to_json(found)]
+        context.log.info("%s: loss %.4f, without feed-forward layers %.4f", name, found.loss, found.loss_zeroed)
 
     def finish(sections: Sections) -> None:
         order = [(dataset, name) for dataset in datasets for name in models]
@@ -71,6 +76,7 @@ def work(context: StageContext) -> None:
             seconds=timed,
         )
         context.write_result("evaluation_results.json", to_json(results))
+        context.write_result("mechanism_results.json", {name: sections[f"mechanism/{name}"][0] for name in models})
 
     join_shards(context, units, sections, finish)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.final import Findings, Setup, Source, Training
+from utils.analysis.mechanism import MechanismResults
+from utils.analysis.mechanism import doubts as mechanism_doubts
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
 from utils.analysis.summary_shape import summary_warnings
 from utils.analysis.warning_texts import ranked
@@ -25,6 +27,7 @@ FILES = {
     "baseline_training": "baseline_training_history.json",
     "monotonic_training": "monotonic_training_history.json",
     "evaluation": "evaluation_results.json",
+    "mechanism": "mechanism_results.json",
     "uat": "uat_results.json",
     "hotflip": "hotflip_results.json",
 }
@@ -39,7 +42,7 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     profiles = {envelope["_metadata"]["profile"] for envelope in found.values()}
     if len(profiles) > 1:
         raise InputError(f"results of several profiles ({', '.join(sorted(profiles))}) in {paths.results(seed)}.")
-    hashes = [found[name]["_metadata"]["checkpoints"] for name in ("evaluation", "uat", "hotflip")]
+    hashes = [found[name]["_metadata"]["checkpoints"] for name in ("evaluation", "mechanism", "uat", "hotflip")]
     if any(other != hashes[0] for other in hashes):
         raise InputError("evaluation and attacks were made with different checkpoints: run stages 4 to 6 again.")
     if len(set(hashes[0].values())) < len(hashes[0]):
@@ -70,6 +73,7 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
     hotflip = from_json(HotFlipResults, sections["hotflip"], FILES["hotflip"])
     scores = from_json(EvaluationResults, evaluation, FILES["evaluation"])
     data = from_json(DataStatistics, sections["data"], FILES["data"])
+    mechanism = from_json(MechanismResults, sections["mechanism"], FILES["mechanism"])
     return Findings(
         confidence=settings["CONFIDENCE"],
         quality_margin=quality_margin,
@@ -85,7 +89,10 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
         evaluation=scores,
         uat=uat,
         hotflip=hotflip,
-        warnings=ranked([*summary_warnings(scores, data), *uat.warnings, *hotflip.warnings]),
+        mechanism=mechanism.models,
+        warnings=ranked(
+            [*mechanism_doubts(mechanism.models), *summary_warnings(scores, data), *uat.warnings, *hotflip.warnings]
+        ),
         missing_datasets=found["evaluation"]["_metadata"]["missing_datasets"],
         sources={name: _source(name, envelope["_metadata"]) for name, envelope in found.items()},
     )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from utils.analysis.claims import Measure
 from utils.analysis.comparisons import AttackWarning, P, PairedTest, SuccessTest
+from utils.analysis.mechanism import Mechanism
 from utils.analysis.records import Count, Loss, Share
 from utils.analysis.results import EvaluationResults, HotFlipResults, Models, Seconds, TriggerResults
 from utils.core.codec import Keys, Pattern, Range
@@ -206,6 +207,7 @@ class Findings:
     monotonic_training: Training
     control_training: Annotated[dict[str, Training], Keys(CONTROLS), "of the arms in CONTROL_ARMS"]
     evaluation: EvaluationResults
+    mechanism: Annotated[dict[str, Mechanism], Models, "what the feed-forward layers of each model are and do"]
     uat: TriggerResults
     hotflip: HotFlipResults
     warnings: Annotated[list[AttackWarning], "all doubts raised by the checks"]

@@ -11,6 +11,8 @@ from utils.core.names import TRAINED_KEYS
 TEXTS = {
     "cannot_summarise": "it hardly summarises, and what cannot summarise tells nothing about attacks: {reasons}",
     "nothing_attackable": "no example was attackable; its figures are empty",
+    "ffn_hardly_takes_part": "the feed-forward layers hardly take part: with every matrix replaced by its best "
+    "rank-one one the loss rises by {rank_one:.3f} nats, with all of them zero by {zeroed:.3f}",
     "no_collapse/attack": "with every token open the attack succeeds on {rate:.0%} only: it is too weak, or the model "
     "hardly reads its text",
     "no_collapse/score": "changing every token succeeds on {rate:.0%} only: the score or the threshold cannot tell a "

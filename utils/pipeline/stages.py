@@ -179,7 +179,7 @@ STAGES: tuple[Stage, ...] = (
         minutes=240,
         purpose="summarise every test set with every model, ROUGE with confidence intervals",
         settings=(*_DECODING, *_SCORING, "PRECISION", "TRACK_INFERENCE_TIME"),
-        outputs=_results("evaluation_results.json", "predictions.jsonl"),
+        outputs=_results("evaluation_results.json", "mechanism_results.json", "predictions.jsonl"),
         progress=_cache("evaluate"),
         resumable=True,
     ),

@@ -19,7 +19,7 @@ GATED_SCOPE = (
     "make monotone only where both are positive and act rises; the whole network is not monotone"
 )
 ROUNDING = 1e-12  # of the largest output, in float64
-RANK_TOLERANCE = 1e-4  # second over first singular value, in float32
+RANK_TOLERANCE = 1e-4  # second over first singular value: a product in float32 leaves some 1e-7
 
 
 @torch.no_grad()
@@ -133,8 +133,9 @@ def _nearest_start(weight: torch.Tensor, pretrained: torch.Tensor) -> str | None
 
 def _second_direction(weight: torch.Tensor) -> float:
     """Second singular value over the first: 0 for a matrix of rank one, or of zeros."""
-    values = torch.linalg.svdvals(weight.float())
-    return float(values[1] / values[0]) if len(values) > 1 and values[0] > 0 else 0.0
+    w = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().T
+    values = torch.linalg.eigvalsh(w @ w.T)  # rising; the squared singular values
+    return float(values[-2].clamp(min=0) / values[-1]) ** 0.5 if len(values) > 1 and values[-1] > 0 else 0.0
 
 
 def _by_block(matrices: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,0 +1,298 @@
+"""The mechanism panel of a model: what its feed-forward (FFN) matrices are, and what the model does without them.
+
+Examples go through the model one at a time: no padding, so that every token counts, and little memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse.linalg import LinearOperator, svds
+from torch import nn
+from transformers import T5ForConditionalGeneration
+
+from utils.analysis.mechanism import BlockFigures, Gain, MatrixFigures, Mechanism, Premise
+from utils.core.codec import from_json, to_json
+from utils.core.files import write_json
+from utils.core.fingerprint import fingerprint
+from utils.core.names import ARMS, STANDARD
+from utils.core.paths import Paths
+from utils.core.settings import Settings
+from utils.data.store import load_prepared
+from utils.modeling.models import load_model
+from utils.modeling.monotonic import constrain, ffn_blocks, ffn_layers
+
+VERSION = 1  # of the panel: another one is not taken from the cache
+UNMOVED = 0.01  # a weight that training changed by less than this share of itself did not move
+GAIN_TOLERANCE = 1e-5  # relative, of the largest singular value
+
+
+@dataclass(frozen=True)
+class PanelSize:
+    """How many examples each part looks at; the gain is the dearest, some 30 passes forward and back an example."""
+
+    examples: int = 24
+    changes: int = 12
+    gains: int = 2
+
+
+def panel(
+    model: T5ForConditionalGeneration,
+    pretrained: T5ForConditionalGeneration,
+    arm: str | None,
+    inputs: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    epsilon: float = 1e-6,
+    size: PanelSize | None = None,
+) -> Mechanism:
+    """The panel of `model`, an export of `arm` (None: the pretrained model itself) trained from `pretrained`.
+
+    inputs, labels: token ids, ending in eos, of which `size` says how many are drawn. `pretrained` is changed: its FFN
+    becomes that of the arm's start. Both models float32, in eval mode, on one device.
+    """
+    size = size or PanelSize()
+    order = np.random.default_rng(seed).permutation(len(inputs))[: size.examples]
+    examples = [(list(inputs[i]), list(labels[i])) for i in order.tolist()]
+    parts = {name: _decomposed(linear.weight.detach()) for name, linear in ffn_layers(model)}
+    whole = {name: linear.weight.detach().clone() for name, linear in ffn_layers(model)}
+    zeroed = {name: torch.zeros_like(weight) for name, weight in whole.items()}
+    ones = {name: part.rank_one.to(whole[name]) for name, part in parts.items()}
+    rests = {name: whole[name] - one for name, one in ones.items()}
+    blocks = firing(model, examples)
+    changes = _changes(model, pretrained, arm, epsilon)
+    losses = {}
+    for name, weights in (("loss", whole), ("zeroed", zeroed), ("rank_one", ones), ("without", rests)):
+        with replaced(model, weights):
+            losses[name] = mean_loss(model, examples)
+    gains = [gain(model, ids, target) for ids, target in examples[: size.gains]]
+    matrices = {name: part.figures for name, part in parts.items()}
+    return Mechanism(
+        num_examples=len(examples),
+        spectral_norm=max(one.spectral_norm for one in matrices.values()),
+        stable_rank=fmean(one.stable_rank for one in matrices.values()),
+        first_direction=fmean(one.first_direction for one in matrices.values()),
+        dead_units=fmean(one.dead_units for one in blocks.values()),
+        always_on_units=fmean(one.always_on_units for one in blocks.values()),
+        **changes,
+        loss=losses["loss"],
+        loss_zeroed=losses["zeroed"],
+        loss_rank_one=losses["rank_one"],
+        loss_without_rank_one=losses["without"],
+        gain=Gain(median=float(np.median(gains)), most=max(gains), num_examples=len(gains)),
+        premise=premise(model, examples[: size.changes], seed),
+        matrices=matrices,
+        blocks=blocks,
+    )
+
+
+@dataclass(frozen=True)
+class _Decomposed:
+    figures: MatrixFigures
+    rank_one: torch.Tensor  # float64, shape of the matrix: s_1 u_1 v_1^T (Eckart and Young 1936)
+
+
+def _decomposed(weight: torch.Tensor) -> _Decomposed:
+    """From the Gram matrix of the shorter side, in float64: twenty times as fast as a decomposition of W itself."""
+    w = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().T  # [short, long]
+    values, vectors = torch.linalg.eigh(w @ w.T)  # rising; the squared singular values
+    first, u = float(values[-1].clamp(min=0)), vectors[:, -1]
+    energy = max(float((w**2).sum()), first)
+    figures = MatrixFigures(
+        spectral_norm=first**0.5,
+        stable_rank=energy / first if first else 0.0,
+        first_direction=first / energy if energy else 0.0,
+    )
+    rank_one = torch.outer(u, u @ w)  # u_1 u_1^T W = s_1 u_1 v_1^T
+    return _Decomposed(figures, rank_one if weight.shape[0] <= weight.shape[1] else rank_one.T)
+
+
+@contextmanager
+def replaced(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """`model` with other FFN weights, by matrix; they are as they were afterwards, bit by bit."""
+    layers = dict(ffn_layers(model))
+    before = {name: layers[name].weight.detach().clone() for name in weights}
+    try:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                layers[name].weight.copy_(weight)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in before.items():
+                layers[name].weight.copy_(weight)
+
+
+Example = tuple[Sequence[int], Sequence[int]]  # input ids, label ids
+
+
+def _tensors(model: nn.Module, example: Example) -> dict[str, torch.Tensor]:
+    device = next(model.parameters()).device
+    ids, target = example
+    return {"input_ids": torch.tensor([ids], device=device), "labels": torch.tensor([target], device=device)}
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, examples: Sequence[Example]) -> float:
+    """Mean negative log-likelihood per label token, nats."""
+    total, tokens = 0.0, 0
+    for example in examples:
+        given = _tensors(model, example)
+        logits = model(**given, use_cache=False).logits[0].float()
+        total += float(F.cross_entropy(logits, given["labels"][0], reduction="sum"))
+        tokens += len(example[1])
+    return total / tokens
+
+
+@torch.no_grad()
+def firing(model: nn.Module, examples: Sequence[Example]) -> dict[str, BlockFigures]:
+    """Dead and always-on hidden units of every block: act(wi x), or of gated blocks act(wi_0 x), above 0."""
+    fired: dict[str, torch.Tensor] = {}  # [d_ff]: tokens at which the unit was on
+    tokens = dict.fromkeys((name for name, _ in ffn_blocks(model)), 0)
+
+    def count(name: str, hidden: torch.Tensor) -> None:
+        on = (hidden > 0).reshape(-1, hidden.shape[-1]).sum(0)
+        fired[name] = fired[name] + on if name in fired else on
+        tokens[name] += hidden.numel() // hidden.shape[-1]
+
+    with _watched({name: block.get_submodule("act") for name, block in ffn_blocks(model)}, count, output=True):
+        for example in examples:
+            model(**_tensors(model, example), use_cache=False)
+    return {
+        name: BlockFigures(
+            dead_units=float((on == 0).double().mean()), always_on_units=float((on == tokens[name]).double().mean())
+        )
+        for name, on in fired.items()
+    }
+
+
+@torch.no_grad()
+def premise(model: nn.Module, examples: Sequence[Example], seed: int) -> Premise:
+    """One random token of each input becomes another one of the examples'; which FFN inputs does that move, and how?"""
+    rng = np.random.default_rng(seed)
+    known = sorted({token for ids, _ in examples for token in ids[:-1]})
+    moved = comparable = 0
+    seen: list[torch.Tensor] = []
+    with _watched(dict(ffn_blocks(model)), lambda _, states: seen.append(states[0]), output=False):
+        for ids, target in examples:
+            place = int(rng.integers(max(len(ids) - 1, 1)))  # not the eos
+            other = list(ids)
+            other[place] = int(rng.choice([token for token in known if token != ids[place]] or [ids[place]]))
+            seen.clear()
+            for given in (ids, other):
+                model(**_tensors(model, (given, target)), use_cache=False)
+            half = len(seen) // 2
+            for before, after in zip(seen[:half], seen[half:], strict=True):
+                step = (after - before)[(after != before).any(-1)]  # [tokens moved, d_model]
+                moved += len(step)
+                comparable += int(((step >= 0).all(-1) | (step <= 0).all(-1)).sum())
+    return Premise(moved=moved, comparable=comparable, rate=comparable / moved if moved else 0.0)
+
+
+@contextmanager
+def _watched(
+    modules: Mapping[str, nn.Module], tell: Callable[[str, torch.Tensor], None], *, output: bool
+) -> Iterator[None]:
+    """Call `tell` with the name and the output (or the input) of each module whenever it runs."""
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, result: tell(name, result if output else inputs[0])
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gain(model: T5ForConditionalGeneration, ids: Sequence[int], target: Sequence[int]) -> float:
+    """Largest singular value of the Jacobian J of all logits by all input embeddings, at one example.
+
+    J is never made: Lanczos (scipy's svds) asks for J x, a Jacobian-vector product forward, and J^T y, one backward.
+    """
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # fused attention has no derivative forward
+    try:
+        given = _tensors(model, (ids, target))
+        embedded = model.get_input_embeddings()(given["input_ids"]).detach()  # [1, T, d_model]
+
+        def logits(x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = model(inputs_embeds=x, labels=given["labels"], use_cache=False).logits
+            return out
+
+        shape = logits(embedded).shape  # [1, U, vocabulary]
+        pull = torch.func.vjp(logits, embedded)[1]
+
+        def forward(x: np.ndarray) -> np.ndarray:
+            step = torch.as_tensor(x.reshape(embedded.shape)).to(embedded)
+            product = torch.func.jvp(logits, (embedded,), (step,))[1]
+            return product.detach().double().cpu().numpy().ravel()
+
+        def backward(y: np.ndarray) -> np.ndarray:
+            (product,) = pull(torch.as_tensor(y.reshape(shape)).to(embedded))
+            return product.detach().double().cpu().numpy().ravel()
+
+        operator = LinearOperator((shape.numel(), embedded.numel()), matvec=forward, rmatvec=backward, dtype=np.float64)
+        start = np.random.default_rng(0).standard_normal(min(operator.shape))
+        return float(svds(operator, k=1, tol=GAIN_TOLERANCE, v0=start, return_singular_vectors=False)[0])
+    finally:
+        model.set_attn_implementation(attention)
+
+
+@torch.no_grad()
+def _changes(model: nn.Module, pretrained: nn.Module, arm: str | None, epsilon: float) -> dict[str, float]:
+    """How far the weights are from the pretrained ones and from where the arm started: fields of `Mechanism`."""
+    ffn = {f"{name}.weight": linear.weight.double() for name, linear in ffn_layers(model)}
+    others = {name: p.double() for name, p in model.named_parameters() if name not in ffn}
+    before = {name: p.detach().double() for name, p in pretrained.named_parameters()}
+    if arm is not None:
+        constrain(pretrained, eps=epsilon, arm=arm)
+    start = {f"{name}.weight": linear.weight.detach().double() for name, linear in ffn_layers(pretrained)}
+    still = sum(int(((w - start[name]).abs() <= UNMOVED * start[name].abs()).sum()) for name, w in ffn.items())
+    return {
+        "ffn_change": _distance(ffn, start),
+        "ffn_change_from_pretrained": _distance(ffn, before),
+        "other_change": _distance(others, before),
+        "unmoved_share": still / sum(w.numel() for w in ffn.values()),
+    }
+
+
+def _distance(new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor]) -> float:
+    """Frobenius norm of all changes together, over that of all old weights; 0 where these are all 0."""
+    moved = sum(float(((w - old[name]) ** 2).sum()) for name, w in new.items())
+    norm = sum(float((old[name] ** 2).sum()) for name in new)
+    return (moved / norm) ** 0.5 if norm else 0.0
+
+
+def mechanism_of(
+    name: str, settings: Settings, paths: Paths, seed: int, *, weights: Mapping[str, str], device: str, cache: Path
+) -> Mechanism:
+    """The panel of the model `name` on the validation set; finished ones stay in `cache`, by their weights."""
+    file = cache / f"mechanism_{name}.json"
+    made_from = fingerprint(VERSION, weights[name], weights[STANDARD], settings.DATA_SEED, settings.MONOTONIC_EPSILON)
+    if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8")))["made_from"] == made_from:
+        return from_json(Mechanism, kept["panel"], str(file))
+    rows = load_prepared(paths.prepared, "validation")
+    model, pretrained = (load_model(paths.model(seed, key), device=device) for key in (name, STANDARD))
+    found = panel(
+        model,
+        pretrained,
+        name if name in ARMS else None,
+        rows["input_ids"],
+        rows["labels"],
+        seed=settings.DATA_SEED,
+        epsilon=settings.MONOTONIC_EPSILON,
+    )
+    write_json(file, {"made_from": made_from, "panel": to_json(found)})
+    return found
