@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS
-from utils.reports import data_tables, experiment_tables, paper_tables, result_tables
+from utils.reports import cause_tables, data_tables, experiment_tables, paper_tables, result_tables
 from utils.reports.table import Table
 
 
@@ -21,6 +21,7 @@ def all_tables(results: FinalResults) -> list[Table]:
         result_tables.comparisons,
         result_tables.against_standard,
         experiment_tables.expected,
+        cause_tables.mechanism,
         result_tables.hotflip,
         result_tables.hotflip_controls,
         result_tables.checks,
