@@ -45,9 +45,9 @@ def mechanism(results: FinalResults) -> Table:
         ),
         rows,
         "Stable rank and the energy in the first direction are means over the FFN matrices; |W| of a random matrix "
-        f"has {100 * FIRST_DIRECTION_OF_ABSOLUTE:.0f} % there (2/pi). Moved: distance from where training started, over "
-        "the norm. Loss in nats per token on validation examples, and its rise with every FFN matrix set to zero, replaced "
-        "by its best rank-one matrix, or without that. Gain: largest singular value of the Jacobian from embeddings to "
-        "logits. Comparable: FFN inputs that a one-token change moves all up or all down, which is the premise of the "
-        "monotonicity argument.",
+        f"has {100 * FIRST_DIRECTION_OF_ABSOLUTE:.0f} % there (2/pi). Moved: distance from where training started, "
+        "over the norm. Loss in nats per token on validation examples, and its rise with every FFN matrix set to zero, "
+        "replaced by its best rank-one matrix, or without that. Gain: largest singular value of the Jacobian from "
+        "embeddings to logits. Comparable: FFN inputs that a one-token change moves all up or all down, which is the "
+        "premise of the monotonicity argument.",
     )
