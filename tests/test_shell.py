@@ -157,7 +157,7 @@ def test_a_directory_of_a_later_stage_that_cannot_be_made_is_found_before_the_fi
     path.parent.mkdir(parents=True)
     path.write_text("no directory")
     result = world.all("--local")
-    assert result.returncode == 2 and f"{path} is no directory" in result.stderr
+    assert result.returncode == 2 and f"cannot write to {path}, which is no directory" in result.stderr
     assert not list(world.root.rglob("*.flag"))
 
 

@@ -149,5 +149,5 @@ def check_directory(setting: str, directory: Path) -> None:
     while not os.path.lexists(there):
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = f"cannot write to {there}" if there.is_dir() else f"{there} is no directory"
-        raise UsageError(f"{setting}: {directory} cannot be used, {why}. Choose a directory of yours.")
+        what_it_is = "" if there.is_dir() else ", which is no directory"
+        raise UsageError(f"{setting} ({directory}): cannot write to {there}{what_it_is}. Choose a directory of yours.")
