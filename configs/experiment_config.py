@@ -61,6 +61,7 @@ ATTACK_BATCH_SIZE = 128  # full-length inputs in one forward pass of an attack; 
 NUM_WORKERS = 0  # processes for tokenising and ROUGE; 0: one per core
 TRACK_TRAINING_TIME = True  # seconds per epoch in the training history
 TRACK_INFERENCE_TIME = True  # seconds of generation in the evaluation results
+REPORT_TO = "none"  # live curves of training, for tensorboard, wandb or mlflow; the package is yours to install
 COMPUTE_GRADIENT_NORMS = True  # gradient norms in training history and attack records
 
 # ---- model ------------------------------------------------------------------------------------------------------

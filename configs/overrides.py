@@ -29,6 +29,7 @@ CHOICES = {
     "PRECISION": ("auto", "fp32", "bf16"),
     "ATTACK_TOKEN_SET": ("roundtrip", "raw"),
     "ATTACK_LOSS": ("reference", "own_output"),
+    "REPORT_TO": ("none", "tensorboard", "wandb", "mlflow"),
 }
 # One constant serves both models, so that the comparison cannot become unfair.
 SHARED = ("LEARNING_RATE", "BATCH_SIZE", "WEIGHT_DECAY", "GRADIENT_CLIP")

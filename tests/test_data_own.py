@@ -236,6 +236,6 @@ def test_one_own_set_goes_through_all_stages_under_its_own_name(tmp_path):
     assert "Our talks baseline" in texts_["rouge.csv"] and "Our talks" in texts_["report.html"]
     for card in run.results.rglob("README.md"):
         words = card.read_text()
-        assert "Our talks (test): MIT" in words and "ROUGE-L on Our talks: 0." in words and "SAMSum" not in words
+        assert "Our talks: MIT" in words and "ROUGE-L on Our talks: 0." in words and "SAMSum" not in words
     for name in ("rouge.csv", "rouge_comparison.csv", "attribution.csv", "report.html"):
         assert "SAMSum" not in texts_.get(name, "") and "XSum" not in texts_.get(name, ""), name

@@ -291,6 +291,7 @@ def test_the_summary_fits_a_terminal_and_tables_are_latex(done, final):
     for name in ("attack", "triggers", "cost"):
         assert final["results"]["verdict"][name] in " ".join(" ".join(lines).split())
     assert max(map(len, lines)) <= 80, max(lines, key=len)
+    assert len(lines) < 150 and " ".join(lines[2:30]).count("For this pair of trainings") >= 1
     latex = {path.stem: path.read_text() for path in (done.final / "tables").glob("*.tex")}
     assert set(latex) == {"main", "attack", "supplement"}
     names = {path.stem for path in (done.final / "tables").glob("*.csv")}

@@ -28,6 +28,7 @@ WITHOUT_INFLUENCE = {
     "DEVICE": "which processor computes; rounding apart, the same numbers",
     "MICRO_BATCH_SIZE": "examples at a time; rounding and dropout's draws apart, the same gradients",
     "GRADIENT_CHECKPOINTING": "activations kept or computed again",
+    "REPORT_TO": "who is shown the curves of a training while it runs",
     "EVAL_BATCH_SIZE": "examples at a time",
     "ATTACK_BATCH_SIZE": "examples at a time",
     "NUM_WORKERS": "processes",

@@ -99,7 +99,7 @@ def forge_verdict(folder):
 
 
 def forge_table(folder):
-    path = folder / "tables" / "attack.tex"
+    path = folder / "tables" / "main.tex"
     path.write_text(path.read_text().replace("monotonic", "monotonic and better"))
 
 
@@ -134,7 +134,7 @@ def forge_triggers(folder):
         (forge_drop, "scores in uat_records.jsonl", "relative_drop 0.5 in the file"),
         (forge_evaluation, "evaluation_results.json from", "cnn_dm.monotonic.rougeL.mean"),
         (forge_verdict, "verdict", "verdict.attack"),
-        (forge_table, "tables", "tables/attack.tex differs"),
+        (forge_table, "tables", "tables/main.tex differs"),
         (forge_page, "tables", "report.html does not show hotflip"),
         (forge_figure, "hashes", "figures/trade_off.svg was changed"),
         (forge_card, "tables", "models/monotonic/README.md differs"),

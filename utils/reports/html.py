@@ -19,8 +19,8 @@ from utils.reports.examples import Examples
 from utils.reports.next_steps import next_steps
 from utils.reports.table import Table
 from utils.reports.template import Picture, Section, render_page
+from utils.reports.text import SENTENCES
 
-SENTENCES = ("attack", "cost", "matched", "attribution", "triggers")  # of the verdict, in their order
 NARROW = 300  # points: figures up to this width need no scrolling on a phone
 # Title, what a reader needs to know before looking, then figures and tables.
 SECTIONS = (

@@ -57,7 +57,7 @@ def model_card(arm: str, results: FinalResults, metadata: Mapping[str, Any]) -> 
         "## Training",
         _list(
             [
-                f"from {model.source}, revision {model.revision or 'of that directory'}, "
+                f"from {model.source}{f', revision {model.revision}' if model.revision else ''}, "
                 f"{model.parameters:,} parameters",
                 f"{results.data.prepared['train'].rows:,} examples, {len(training.epochs)} epochs, best "
                 f"epoch {training.best_epoch} (validation loss {training.best_validation_loss:.3f})",
@@ -66,9 +66,9 @@ def model_card(arm: str, results: FinalResults, metadata: Mapping[str, Any]) -> 
                 f"weights sha256: {training.weights_sha256}",
             ]
         ),
-        "## Data and their licences",
+        "## Data trained on, and their licences",
         _list(
-            [f"{e.title} ({e.role}): {e.licence}. {e.note}" for e in results.data.sets.values()]
+            [f"{e.title}: {e.licence}. {e.note}" for e in results.data.sets.values() if "train" in e.splits]
             + [f"{key}: {NOT_AVAILABLE}, this run went without it" for key in results.missing_datasets]
         ),
         "The licences above are those that the data sets state; whether they allow a use of this model is for its user "

@@ -1,4 +1,4 @@
-"""experiment_summary.txt: verdict, tables and doubts in plain text of 80 columns."""
+"""experiment_summary.txt: the answer, what speaks against it, and the main tables; two screens of plain text."""
 
 from __future__ import annotations
 
@@ -12,31 +12,49 @@ from utils.reports.data_tables import doubts
 from utils.reports.table import Table
 
 WIDTH = 80
+LINES = 149  # of the whole file
+SENTENCES = ("attack", "cost", "matched", "attribution", "triggers")  # of the verdict, in their order
+SHOWN = ("main", "attack", "rouge_comparison", "attribution", "triggers", "hotflip_controls")  # while there is room
+FIRST = 5  # doubts that are told; the report has all of them
 
 
 def summary(results: FinalResults, metadata: Mapping[str, Any], tables: list[Table]) -> str:
     """The whole file as one string."""
     note = profile_note(metadata)
-    parts = [f"mono-s2s, seed {metadata['seed']}, {metadata['timestamp']}"]
-    if note:
-        parts.append(_wrap(f"*** {note} ***"))
-    answer = results.verdict
-    parts += [_wrap(getattr(answer, name)) for name in ("attack", "triggers", "cost", "doubt") if getattr(answer, name)]
-    parts += [_wrap(doubt) for doubt in doubts(results)]
-    for table in tables:
-        parts.append(table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else ""))
-    if results.warnings:
-        raised = [_wrap(f"- {doubt.model}: {doubt.message}", "  ") for doubt in results.warnings]
-        parts.append("Doubts raised by the checks\n" + "\n".join(raised))
-    parts.append("Limits\n" + "\n".join(_wrap(f"- {limit}", "  ") for limit in results.limits))
-    code = metadata["code"]
-    parts.append(
+    code, answer = metadata["code"], results.verdict
+    sentences = [getattr(answer, name) for name in SENTENCES]
+    head = [f"mono-s2s, seed {metadata['seed']}, {metadata['timestamp']}", f"*** {note} ***" if note else ""]
+    head += [*sentences, answer.doubt, *doubts(results)]
+    tail = [_list("Doubts raised by the checks", [f"{doubt.model}: {doubt.message}" for doubt in results.warnings])]
+    tail += [
+        _list("Limits", results.limits),
         _wrap(
             f"code {code['commit'][:12]}{' (changed)' if code['dirty'] else ''}, settings "
             f"{metadata['config_fingerprint']}, run {metadata['run_id']}, host {metadata['host']}, {metadata['device']}"
-        )
-    )
-    return "\n\n".join(parts) + "\n"
+        ),
+    ]
+    parts = [_wrap(sentence) for sentence in head if sentence]
+    by_name = {table.name: table for table in tables}
+    used = 0
+    for table in (by_name[name] for name in SHOWN if name in by_name):
+        shown = table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else "")
+        if _length([*parts, shown, *tail]) <= LINES - 3:
+            parts.append(shown)
+            used += 1
+    parts.append(_wrap(f"{len(tables) - used} more tables are in report.html and in tables/, as CSV and LaTeX."))
+    return "\n\n".join(part for part in [*parts, *tail] if part) + "\n"
+
+
+def _length(parts: list[str]) -> int:
+    return len("\n\n".join(part for part in parts if part).splitlines())
+
+
+def _list(title: str, lines: list[str]) -> str:
+    if not lines:
+        return ""
+    shown = [_wrap(f"- {line}", "  ") for line in lines[:FIRST]]
+    rest = [f"- and {len(lines) - FIRST} more, in report.html"] if len(lines) > FIRST else []
+    return "\n".join([title, *shown, *rest])
 
 
 def _wrap(text: str, indent: str = "") -> str:

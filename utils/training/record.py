@@ -85,6 +85,8 @@ class TrainingRecord(TrainerCallback):
         self.first_step = self.session_examples = 0
         self.learning_rate = 0.0
         self.bar: Any = None
+        # Told figures by name as they come, for REPORT_TO; past Trainer's log, whose history goes into checkpoints.
+        self.report: Callable[[dict[str, float]], object] = lambda _: None
 
     # ---- every batch -------------------------------------------------------------------------------------------
 
@@ -189,6 +191,7 @@ class TrainingRecord(TrainerCallback):
             cumulative_seconds=self.seconds_before + time.perf_counter() - self.started,
         )
         self.epochs.append(row)
+        self.report({"eval_loss": row.validation_loss, "epoch_loss": row.train_loss, "epoch": float(row.epoch)})
         log.info(
             "%s, epoch %d of %d: train loss %.4f, validation loss %.4f, %.1f examples/s",
             *(self.arm, row.epoch, self.total_epochs),
@@ -220,6 +223,8 @@ class TrainingRecord(TrainerCallback):
             self.unread_norms.clear()
         if not math.isfinite(self.sums.loss_sum):  # NaN and infinity stay in a sum, so one look finds any of them
             raise StageError(f"the training loss is not finite any more by step {state.global_step}. {_ADVICE}")
+        if math.isfinite(self.last_loss):
+            self.report({"loss": self.last_loss, "learning_rate": self.learning_rate})
         self._show(state)
 
     def _show(self, state: TrainerState) -> None:

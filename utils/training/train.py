@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import socket
@@ -51,6 +52,7 @@ FREE_TO_CHANGE = (
     "checkpoint_minutes",
     "micro_batch_size",
     "gradient_checkpointing",
+    "report_to",
 )
 SESSIONS = "sessions.jsonl"  # one line for every time that the training started: when, where, from which step
 
@@ -78,6 +80,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = (
         False  # activations are computed again for the gradients: less memory, a third slower
     )
+    report_to: str = "none"  # whose live curves are fed by transformers' callback: tensorboard, wandb or mlflow
     checkpoint_minutes: float = 30.0  # between checkpoints within an epoch; 0: none but on request
 
     @classmethod
@@ -87,7 +90,13 @@ class TrainingSettings:
         """Those of an experiment's `settings`; given are those that have a name of their own in each training stage.
 
         Of them the warm-up alone differs: configs/overrides.py refuses unequal epochs, and epsilon belongs to softplus.
+        InputError where the package behind REPORT_TO is missing.
         """
+        if settings.REPORT_TO != "none" and importlib.util.find_spec(settings.REPORT_TO) is None:
+            raise InputError(
+                f"REPORT_TO={settings.REPORT_TO} needs a package that is missing: pip install {settings.REPORT_TO}, or "
+                "set MONO_S2S_REPORT_TO=none."
+            )
         return cls(
             epochs=epochs,
             learning_rate=settings.LEARNING_RATE,
@@ -104,6 +113,7 @@ class TrainingSettings:
             checkpoints_to_keep=settings.CHECKPOINTS_TO_KEEP,
             micro_batch_size=settings.MICRO_BATCH_SIZE,
             gradient_checkpointing=settings.GRADIENT_CHECKPOINTING,
+            report_to=settings.REPORT_TO,
         )
 
 
@@ -188,6 +198,9 @@ def train(
             limit=limit,
             gradient_clip=settings.gradient_clip,
         )
+        record.report = lambda figures: trainer.callback_handler.on_log(
+            trainer.args, trainer.state, trainer.control, figures
+        )
         log.info("%s: starting from %s", arm, start.directory if start else pretrained_dir)
         try:
             trainer.train(resume_from_checkpoint=str(start.directory) if start else None)
@@ -221,7 +234,8 @@ def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArgument
         save_strategy="no",  # the TrainingRecord asks for checkpoints
         logging_strategy="no",
         logging_nan_inf_filter=False,  # it would wait for the GPU at every step, and hide a NaN
-        report_to="none",
+        report_to=settings.report_to,  # the record says when, and what
+        run_name=f"{output_dir.parent.name} {output_dir.name}",  # such as seed_42 monotonic_model
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,
@@ -285,7 +299,7 @@ def _history(
         "total_seconds": record.epochs[-1].cumulative_seconds,
         "resumes": sum(session["from_step"] > 0 for session in sessions),
         "sessions": sessions,
-        "settings": asdict(settings),
+        "settings": {name: value for name, value in asdict(settings).items() if name != "report_to"},
         "bfloat16": autocast,
         "micro_batch_size": micro_batch_size,
         "parameters": count_parameters(model),
