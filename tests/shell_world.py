@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def children_cpu_seconds() -> float:
+    """Processor seconds of this process's children that have ended: what a command costs, whatever else runs here."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
 
 STAGE = '''"""A quick stage for the tests of the shell layer."""
 import json, os, sys, time

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.shell_world import ROOT, World
+from tests.shell_world import ROOT, World, children_cpu_seconds
 from utils.pipeline.stages import STAGES
 
 pytestmark = pytest.mark.slow
@@ -70,9 +70,9 @@ def test_help_is_quick_and_touches_nothing(still, command):
     before = still.snapshot()
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        began = children_cpu_seconds()
         done = subprocess.run(["bash", path, "--help"], env=still.environment, capture_output=True, text=True, cwd="/")
-        seconds.append(time.monotonic() - began)
+        seconds.append(children_cpu_seconds() - began)
         assert done.returncode == 0 and done.stdout and not done.stderr
     assert min(seconds) < 0.5
     assert still.snapshot() == before

