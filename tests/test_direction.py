@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from utils.analysis.claims import Outcome
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.final import Findings
 from utils.analysis.hotflip_summary import hotflip_results
@@ -40,7 +41,7 @@ from utils.core.files import write_jsonl
 from utils.evaluation.predictions import score_summaries
 from utils.reports import multi_seed, result_tables
 from utils.reports.multi_seed_figures import draw_all
-from utils.reports.verdict import final_results, verdict_over_seeds
+from utils.reports.verdict import compared_triggers, cost_sentence, final_results, verdict_over_seeds
 
 pytestmark = pytest.mark.slow
 
@@ -55,14 +56,18 @@ SUMMARIES = {
 THRESHOLD = 0.15
 
 
-@pytest.fixture(scope="module")
-def predictions() -> list[Prediction]:
+def predicted() -> list[Prediction]:
     ids = ["1", "2", "3"]
     return [
         row
         for model in MODELS
         for row in score_summaries("cnn_dm", model, ids, SUMMARIES[model], [REFERENCE] * 3, processes=1)
     ]
+
+
+@pytest.fixture(scope="module")
+def predictions() -> list[Prediction]:
+    return predicted()
 
 
 @pytest.fixture(scope="module")
@@ -191,18 +196,23 @@ def triggers() -> TriggerResults:
     return triggers_of(trigger_sections())
 
 
-def triggers_of(sections: dict[SectionKey, list[object]]) -> TriggerResults:
-    return trigger_results(sections, MODELS, ["lead"], threshold=THRESHOLD, **CI)
+TriggerSections = dict[SectionKey, list[object]]
 
 
-def trigger_sections() -> dict[SectionKey, list[object]]:
+def triggers_of(sections: TriggerSections, *more: str) -> TriggerResults:
+    return trigger_results(sections, MODELS, ["lead", *more], threshold=THRESHOLD, **CI)
+
+
+def trigger_sections(kind: str = "lead", own: float = 1.0, gains: dict[str, float] | None = None) -> TriggerSections:
+    """Searches and records of one type; `own`: strength of a model's own trigger; `gains`: on held-out text."""
+
     def records(source: str, target: str, strength: float) -> list[TriggerRecord]:
         return [
             TriggerRecord(
                 id=str(n),
                 model=target,
                 source=source,
-                trigger_type="lead",
+                trigger_type=kind,
                 skipped=None,
                 relative_drop=strength * (0.5 - after) / 0.5,
                 success=strength * (0.5 - after) / 0.5 >= THRESHOLD,
@@ -215,20 +225,21 @@ def trigger_sections() -> dict[SectionKey, list[object]]:
             for n, after in enumerate(AFTER[target])
         ]
 
-    sections: dict[SectionKey, list[object]] = {}
+    sections: TriggerSections = {}
     for model in MODELS:
-        sections[SectionKey("search", model, "lead")] = [
+        sections[SectionKey("search", model, kind)] = [
             TriggerSearch(
-                trigger_ids=[7], trigger_text=f"of {model}", dev_gain=1.0, trigger_type="lead", source=model,
+                trigger_ids=[7], trigger_text=f"of {model}", trigger_type=kind, source=model,
+                dev_gain=gains[model] if gains else 1.0,
                 method="gradient", restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[],
                 converged=True, forward_rows=1, gradient_rows=1, seconds=0.0,
                 random_control=RandomTrigger(trigger_ids=[8], trigger_text="r", dev_gain=0, dev_gain_mean=0, draws=1),
             )
         ]  # fmt: skip
-        sections[SectionKey("random", model, "lead")] = [*records(model, model, 0.0)]
+        sections[SectionKey("random", model, kind)] = [*records(model, model, 0.0)]
         for target in MODELS:
-            sections[SectionKey("attack", target, "lead", model)] = [
-                *records(model, target, 1.0 if model == target else 0.1)
+            sections[SectionKey("attack", target, kind, model)] = [
+                *records(model, target, own if model == target else 0.1)
             ]
     return sections
 
@@ -348,6 +359,112 @@ def test_easier_is_said_where_more_attacks_succeed(evaluation: EvaluationResults
 def test_nothing_is_said_where_the_test_shows_nothing(evaluation: EvaluationResults, triggers: TriggerResults) -> None:
     final = final_results(findings_of(evaluation, hotflip_of(copies=1), triggers))  # 3 against 0: p = 0.25
     assert "monotonic is not shown to be harder or easier to attack than baseline" in final.verdict.attack
+
+
+def attacked(drops: dict[str, float], rises: dict[str, float]) -> HotFlipResults:
+    """Twelve examples, on each of which every attack costs a model this much."""
+    sections: dict[SectionKey, list[HotFlipRecord]] = {}
+    for model in MODELS:
+        same = {
+            "relative_drop": drops[model],
+            "success": drops[model] >= THRESHOLD,
+            "attacked_rougeL": 0.5 * (1 - drops[model]),
+            "clean_rougeL": 0.5,
+        }
+        for n in range(12):  # losses that are not all alike: a mean of `rises`, with a deviation
+            rise = {"loss_increase": rises[model] + 0.1 * (n % 2) - 0.05}
+            record = hotflip_record(model, n, model=model, **same, **rise)
+            sections.setdefault(SectionKey("attack", model), []).append(record)
+            for target in MODELS:
+                if target != model:
+                    still = hotflip_record(target, n, model=target, relative_drop=0.0, loss_increase=-1.0)
+                    sections.setdefault(SectionKey("transfer", target, source=model), []).append(still)
+    return hotflip_results(sections, MODELS, threshold=THRESHOLD, **CI)
+
+
+RISES = {"standard": 1.0, "baseline": 1.2, "monotonic": 0.2}
+
+
+BY_DROP = "to attack than baseline by mean relative ROUGE-L drop (worst case):"
+BY_RISE = (
+    "harder to attack than baseline by mean loss rise (worst case): +0.200 nats on monotonic against +1.200 nats on"
+)
+ALL, NONE = "monotonic 100.0 %, baseline 100.0 %", "monotonic 0.0 %, baseline 0.0 %"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "monotonic", "measure", "limits", "answer"),
+    [
+        (0.4, 0.2, "relative_drop", [f"ceiling: {ALL}"],
+         f"harder {BY_DROP} 20.0 % on monotonic against 40.0 % on baseline, -20.0 ["),
+        (0.2, 0.4, "relative_drop", [f"ceiling: {ALL}"],
+         f"easier {BY_DROP} 40.0 % on monotonic against 20.0 % on baseline, +20.0 ["),
+        (0.1, 0.05, "relative_drop", [f"floor: {NONE}"],
+         f"harder {BY_DROP} 5.0 % on monotonic against 10.0 % on baseline, -5.0 ["),
+        (0.0, 0.005, "loss_increase", [f"floor: {NONE}", "floor: monotonic 0.5 %, baseline 0.0 %"], BY_RISE),
+        (0.95, 0.99, "loss_increase", [f"ceiling: {ALL}", "ceiling: monotonic 99.0 %, baseline 95.0 %"], BY_RISE),
+        (0.4, 0.1, "success", [],
+         "harder to attack than baseline by worst-case success (the share of summaries that the strongest of all "
+         "attacks spoils): 0.0 % on monotonic against 100.0 % on baseline"),
+    ],
+)  # fmt: skip
+def test_a_measure_at_its_ceiling_or_floor_is_named_and_the_next_is_read(
+    evaluation: EvaluationResults, triggers: TriggerResults, baseline, monotonic, measure, limits, answer
+) -> None:
+    drops = {"standard": 0.5, "baseline": baseline, "monotonic": monotonic}
+    found = final_results(findings_of(evaluation, attacked(drops, RISES), triggers)).verdict
+    first, then = found.attack.split("For this pair of trainings monotonic is ")
+    assert first.count("cannot tell the models apart") == len(limits) and found.measure == measure
+    assert all(first.count(f"is at its {words};") == 1 for words in limits) and then.startswith(answer)
+    assert "mean loss rise -1.000 [" in then.split("All measures")[1]  # all stand in the line, whichever is read
+
+
+def test_the_cost_says_direction_and_the_loss_that_is_ruled_out() -> None:
+    def said(difference: float, lower: float, upper: float, p: float, not_worse: float) -> str:
+        one = Outcome(0.5, 0.5 + difference, difference, lower, upper, p, 2 * p)
+        return cost_sentence("For this pair of trainings", "CNN/DM", one, not_worse, 0.01, 0.05)
+
+    less = said(-0.02, -0.03, -0.01, 0.001, 0.9)
+    assert "ROUGE-L on CNN/DM is lower than baseline's: -0.0200 [-0.0300, -0.0100] (p = 0.001, Holm 0.002)" in less
+    assert (
+        "a loss of more than 0.0300 is ruled out" in less and "margin of 0.01: not shown (one-sided p = 0.900)" in less
+    )
+    more = said(0.02, 0.01, 0.03, 0.001, 0.0001)
+    assert "is higher than baseline's: +0.0200" in more and "any loss is ruled out" in more
+    assert "Not worse than baseline by more than the margin of 0.01: shown (one-sided p < 0.001)" in more
+    open_ = said(-0.001, -0.006, 0.004, 0.7, 0.001)  # no difference is shown, and none is claimed to be absent
+    assert "is not shown to differ from baseline's" in open_ and "a loss of more than 0.0060 is ruled out" in open_
+    assert "margin of 0.01: shown (one-sided p = 0.001)" in open_
+    assert "margin of 0.01: not shown" in said(-0.001, -0.011, 0.009, 0.9, 0.02)  # the interval reaches beyond it
+    assert "margin of 0.01: not shown" in said(-0.001, -0.009, 0.007, 0.8, 0.03)  # one-sided: half of alpha
+    assert "lower than" not in said(-0.02, -0.03, -0.01, 0.04, 0.9)  # 0.08 after Holm
+
+
+def test_each_models_trigger_is_the_one_of_held_out_text(evaluation: EvaluationResults) -> None:
+    """A second type, half as strong: baseline changes by -0.15, monotonic by -0.025. On held-out text monotonic's gains
+    more than its lead, baseline's less: monotonic (tail) is compared with baseline (lead), though lead does more harm
+    to monotonic too. -0.025 + 0.3 = +0.275."""
+    first = trigger_sections("lead", gains={"standard": 1.0, "baseline": 1.0, "monotonic": 0.5})
+    second = trigger_sections("tail", own=0.5, gains={"standard": 0.5, "baseline": 0.5, "monotonic": 1.0})
+    triggers = triggers_of(first | second, "tail")
+    assert triggers.worst_comparison is not None
+    assert triggers.worst_comparison.delta_rougeL.difference == pytest.approx(0.275)
+    found = final_results(findings_of(evaluation, hotflip_of(), triggers)).verdict.triggers
+    assert "by -0.025 on monotonic (tail) and by -0.300 on baseline (lead), a difference of +0.275 [" in found
+
+
+def test_triggers_harm_less_where_rouge_falls_less() -> None:
+    def said(a: float, b: float, p: float) -> str:
+        one = Outcome(a, b, b - a, b - a - 0.1, b - a + 0.1, p, p)
+        kinds = {"baseline": " (lead)", "monotonic": " (tail)"}
+        return compared_triggers("For this pair of trainings", one, kinds, "on 12 common examples", 0.05)
+
+    assert (
+        "harm monotonic less than baseline: ROUGE-L changes by -0.100 on monotonic (tail) and by -0.300 on baseline ("
+        in (said(-0.3, -0.1, 0.01))
+    )
+    assert "harm monotonic more than baseline" in said(-0.1, -0.3, 0.01) and "of -0.200 [" in said(-0.1, -0.3, 0.01)
+    assert "are not shown to harm one of the models more" in said(-0.1, -0.3, 0.2)
 
 
 def test_tables_name_the_models_whose_figures_they_show(

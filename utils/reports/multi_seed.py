@@ -150,7 +150,7 @@ def text(results: dict[str, Any], metadata: dict[str, Any]) -> str:
 
 
 def _wrap(words: str, indent: str = "") -> str:
-    return textwrap.fill(words, WIDTH, subsequent_indent=indent, break_long_words=False)
+    return textwrap.fill(words, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alternative: dict[str, str]) -> str:
