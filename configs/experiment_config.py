@@ -127,6 +127,15 @@ HOTFLIP_CANDIDATES = 32  # flips per step that are scored exactly
 HOTFLIP_SMOOTHGRAD_SAMPLES = 2
 HOTFLIP_BEAM = 1  # partial attacks kept per step; the cost of a step grows with it
 HOTFLIP_RESTARTS = 1  # starts: the first from the clean text, each other from one random flip
+# The attacks that choose by generated summaries (by metric, word importance), and with them the worst case:
+HOTFLIP_METRIC_EXAMPLES = 500  # examples that they are made on; 0: all (three times the hours of stage 6)
+HOTFLIP_METRIC_POSITIONS = 64  # positions whose importance is measured, one summary each
+HOTFLIP_METRIC_REPLACEMENTS = 24  # flips tried at each position, one summary each
+HOTFLIP_METRIC_ROUNDS = 6  # positions tried before the best flip is taken and the search goes on from there
+HOTFLIP_METRIC_SUMMARIES = 240  # of one example, at most: an attack that succeeds ends earlier
+CEILING_EXAMPLES = 20  # texts where the best single flip is looked for among all legal ones; 0: none
+CEILING_MOVES = 20_000  # flips of each that are tried by loss: all, or a random sample where there are more
+CEILING_SUMMARIES = 500  # flips of each that are tried by generated ROUGE-L, drawn at random
 ATTACK_TOKEN_SET = "roundtrip"  # roundtrip: text that a user could type; raw: any ids (a stronger attacker)
 ATTACK_LOSS = "reference"  # what an attack raises: the loss of the reference, or of the model's own_output
 ATTACK_SUCCESS_THRESHOLD = 0.15  # relative ROUGE-L drop that counts as success

@@ -17,6 +17,7 @@ import torch
 from scipy.stats import spearmanr
 
 from tests import attack_world as world
+from utils.analysis.attack_suite import strongest, worst_case
 from utils.analysis.attack_warnings import (
     doubling_matters,
     hotflip_warnings,
@@ -25,8 +26,17 @@ from utils.analysis.attack_warnings import (
     trigger_warnings,
 )
 from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning, PairedTest, SuccessTest
-from utils.analysis.hotflip_summary import hotflip_results, strongest, summarise, worst_case
-from utils.analysis.records import HotFlipRecord, attackable, decoded, encoded, hotflip_row, rows_of, sections_of
+from utils.analysis.hotflip_summary import hotflip_results, summarise
+from utils.analysis.records import (
+    HotFlipRecord,
+    TriggerFound,
+    attackable,
+    decoded,
+    encoded,
+    hotflip_row,
+    rows_of,
+    sections_of,
+)
 from utils.analysis.results import (
     BudgetPoint,
     Fidelity,
@@ -53,7 +63,7 @@ from utils.attacks.hotflip.attack import HotFlipSettings
 from utils.attacks.hotflip.controls import all_replaced, one_shot, random_sets
 from utils.attacks.hotflip.experiment import ControlSettings, HotFlipPlan, attack_with_controls, flips_of_others
 from utils.attacks.objective import Objective
-from utils.attacks.transfer import attacked_inputs, replay
+from utils.attacks.transfer import attacked_inputs, replay, typable_by_id
 from utils.attacks.triggers import search
 from utils.attacks.triggers.experiment import measure_triggers, search_triggers
 from utils.attacks.triggers.search import TriggerSettings
@@ -65,8 +75,8 @@ pytestmark = pytest.mark.slow
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
 MODELS = ("standard", "baseline", "monotonic")
-HOTFLIP = HotFlipSettings(num_flips=2, candidates=6, random_candidates=2)
-CONTROLS = ControlSettings(random_draws=3, convergence_examples=4, long_examples=5)
+HOTFLIP = HotFlipSettings(num_flips=2, candidates=6, random_candidates=2, metric_summaries=20, metric_replacements=4)
+CONTROLS = ControlSettings(convergence_examples=4, long_examples=5)
 CI = {"samples": 100, "seed": 0}
 
 
@@ -181,6 +191,12 @@ def test_every_section_covers_every_example(sections: Sections) -> None:
     names = {name.part for name in sections}
     assert names == {
         "attack",
+        "own_output",
+        "metric",
+        "word_importance",
+        "random_metric",
+        "reference_words",
+        "unchanged",
         "greedy",
         "double",
         "random",
@@ -275,7 +291,8 @@ def test_a_replay_that_was_stopped_goes_on(sections: Sections, tmp_path: Path) -
     asked: list[int] = []
     stop = {"stop_requested": lambda: bool(asked.append(1)) or len(asked) == 3, "generation_tokens": 60}
     arguments = (attacks, own)
-    how = {"name": "flips", "threshold": 0.15, "cache_dir": tmp_path}
+    typable = typable_by_id(sections[SectionKey("attack", "monotonic")])
+    how = {"name": "flips", "threshold": 0.15, "cache_dir": tmp_path, "typable": typable}
     with pytest.raises(Interrupted):
         replay(replace(CONTEXT, **stop), _load("baseline"), *arguments, **how)
     (file,) = tmp_path.glob("*.jsonl")
@@ -311,7 +328,7 @@ def test_shards_join_to_the_whole(sections: Sections, tmp_path: Path) -> None:
         part = _attack(("baseline",), tmp_path, (shard, 2))
         for name, records in part.items():
             joined.setdefault(name, []).extend(records)
-    for name in ("attack", "greedy", "random", "one_shot", "all_replaced", "double", "long"):
+    for name in {key.part for key in part}:
         key = SectionKey(name, "baseline")
         whole = {r.id: r for r in sections[key]}
         assert {r.id for r in joined[key]} == set(whole)
@@ -345,7 +362,9 @@ def _figures(rate: float, gain: float) -> HotFlipFigures:
     )
 
 
-def _tests(*, loss: tuple[float, float], success: float = 0.0, common: int = 50, sd: float = 0.1) -> AttackTests:
+def _tests(
+    *, loss: tuple[float, float], success: float = 0.0, common: int = 50, sd: float = 0.1, rouge: float = 0.0
+) -> AttackTests:
     """Tests with these mean losses of both sides and this difference of success rates."""
     p: dict[str, object] = {"p_value": 1.0, "lower": 0.0, "upper": 0.0, "minimum_detectable_difference": None}
     lost, gained = round(common * max(-success, 0)), round(common * max(success, 0))
@@ -356,8 +375,9 @@ def _tests(*, loss: tuple[float, float], success: float = 0.0, common: int = 50,
     rise = PairedTest(mean_a=loss[0], mean_b=loss[1], difference=loss[1] - loss[0], **none)
     success_test = SuccessTest(**counts, **rates, **p)
     return AttackTests(
-        num_common=common, success=success_test, relative_drop=same, delta_rougeL=same, loss_increase=rise
-    )
+        num_common=common, success=success_test, relative_drop=same, delta_rougeL=replace(same, difference=rouge),
+        loss_increase=rise, nll_increase=rise,
+    )  # fmt: skip
 
 
 def _advantage(success: float, loss: float, n: int = 100) -> Advantage:
@@ -385,6 +405,7 @@ def _doubts(
         "taylor_fidelity_spearman": Fidelity(pooled=0.5, mean=0.5, sd=0.2, examples=50, pairs=100),
         "budget_curve": flips,
         "controls": {"random": _figures(0.2, 0.2), "greedy": _figures(0.4, 0.7), "all_replaced": _figures(0.99, 3.0)},
+        "suite": {},
         "worst_case": WorstCase(num_attackable=100, success_rate=0.5, mean_degradation=0.5),
     }
     model = HotFlipCell(**fine | values)
@@ -422,13 +443,18 @@ def _doubts(
     return {doubt.warning for doubt in found}
 
 
-def _trigger_doubts(*, converged: bool = True, halfway: SecondHalf | None = None) -> list[AttackWarning]:
+def _trigger_doubts(
+    *, converged: bool = True, halfway: SecondHalf | None = None, surrogate: AttackTests | None = None
+) -> list[AttackWarning]:
     figures = {**COUNTS, "success_rate": 0.5, "mean_degradation": 0.5, "clean": None, "attacked": None,
-               "delta_rougeL": -0.1, "trigger_ids": [5], "trigger_text": "x", "dev_gain": 1.0}  # fmt: skip
+               "delta_rougeL": -0.1, "trigger_ids": [5], "trigger_text": "x", "dev_gain": 1.0,
+               "dev_rouge_change": -0.1}  # fmt: skip
     cell = TriggerCell(
         **figures, nll_increase=1.0, trigger_type="lead", source="baseline", method="gradient", restarts=[], num_dev=1,
         iterations=1, halfway_trigger_ids=[], curve=[], converged=converged, halfway=halfway, forward_rows=1,
-        gradient_rows=1, seconds=0.0, control_comparison=_tests(loss=(0.2, 1.0)),
+        gradient_rows=1, seconds=0.0, control_comparison=_tests(loss=(0.2, 1.0)), chosen_from="search",
+        by_loss=TriggerFound(trigger_ids=[5], trigger_text="x", dev_gain=1.0, dev_rouge_change=-0.1),
+        surrogate_comparison=surrogate or _tests(loss=(0.2, 1.0), rouge=-0.1),
         random_control=RandomControl(**figures, nll_increase=0.2, dev_gain_mean=0.1, draws=1),
     )  # fmt: skip
     worst = WorstTrigger(worst_type="lead", per_example=WorstPerExample(

@@ -86,7 +86,8 @@ def test_a_planted_trigger_is_found(kind: str, tmp_path: Path) -> None:
     assert found.dev_gain >= planted
     assert found.random_control.dev_gain < 0.6 * found.dev_gain
     assert set(world.PLANTED) <= {CONTEXT.view.text([i]).strip() for i in found.trigger_ids}
-    assert found.dev_gain == max(restart.dev_gain for restart in found.restarts)
+    harms = [found.random_control.dev_rouge_change, *(restart.dev_rouge_change for restart in found.restarts)]
+    assert found.dev_rouge_change == min(harms) and found.by_loss.dev_gain >= found.restarts[0].dev_gain
     assert len(found.trigger_ids) == 5 and len(found.restarts) == 10
     assert TOKENIZER(found.trigger_text, add_special_tokens=False)["input_ids"] == found.trigger_ids
     json.dumps(to_json(found), allow_nan=False)

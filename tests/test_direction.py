@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,15 @@ from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.final import Findings
 from utils.analysis.hotflip_summary import hotflip_results
 from utils.analysis.multi_seed import SeedResults, SeedRun, aggregate
-from utils.analysis.records import HotFlipRecord, Prediction, RandomTrigger, TriggerRecord, TriggerSearch, rows_of
+from utils.analysis.records import (
+    HotFlipRecord,
+    Prediction,
+    RandomTrigger,
+    TriggerFound,
+    TriggerRecord,
+    TriggerSearch,
+    rows_of,
+)
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
 from utils.analysis.sections import SectionKey
 from utils.analysis.trigger_summary import trigger_results
@@ -42,6 +51,12 @@ from utils.evaluation.predictions import score_summaries
 from utils.reports import multi_seed, result_tables
 from utils.reports.multi_seed_figures import draw_all
 from utils.reports.verdict import compared_triggers, cost_sentence, final_results, verdict_over_seeds
+
+LEARNED = TriggerFound(trigger_ids=[7], trigger_text="of", dev_gain=1.0, dev_rouge_change=-0.1)
+CHOSEN: dict[str, Any] = {"dev_rouge_change": -0.1, "chosen_from": "search", "by_loss": LEARNED}
+RANDOM_TRIGGER = RandomTrigger(
+    trigger_ids=[8], trigger_text="r", dev_gain=0, dev_rouge_change=0.0, dev_gain_mean=0, draws=1
+)
 
 pytestmark = pytest.mark.slow
 
@@ -231,9 +246,10 @@ def trigger_sections(kind: str = "lead", own: float = 1.0, gains: dict[str, floa
             TriggerSearch(
                 trigger_ids=[7], trigger_text=f"of {model}", trigger_type=kind, source=model,
                 dev_gain=gains[model] if gains else 1.0,
+                **CHOSEN | {"dev_rouge_change": -0.1 * (gains[model] if gains else 1.0)},
                 method="gradient", restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[],
                 converged=True, forward_rows=1, gradient_rows=1, seconds=0.0,
-                random_control=RandomTrigger(trigger_ids=[8], trigger_text="r", dev_gain=0, dev_gain_mean=0, draws=1),
+                random_control=RANDOM_TRIGGER,
             )
         ]  # fmt: skip
         sections[SectionKey("random", model, kind)] = [*records(model, model, 0.0)]

@@ -17,7 +17,7 @@ import pytest
 from tests.test_direction import CI, MODELS, THRESHOLD, hotflip_record
 from utils.analysis.final import FinalResults
 from utils.analysis.hotflip_summary import hotflip_results
-from utils.analysis.records import RandomTrigger, TriggerRecord, TriggerSearch
+from utils.analysis.records import RandomTrigger, TriggerFound, TriggerRecord, TriggerSearch
 from utils.analysis.sections import SectionKey
 from utils.analysis.trigger_summary import trigger_results
 from utils.core.codec import from_json, to_json
@@ -27,6 +27,12 @@ from utils.reports.files import text_files
 from utils.reports.html import page
 from utils.reports.tables import all_tables
 from utils.reports.verdict import attack_sentence, triggers_sentence
+
+LEARNED = TriggerFound(trigger_ids=[7], trigger_text="of", dev_gain=1.0, dev_rouge_change=-0.1)
+CHOSEN: dict[str, Any] = {"dev_rouge_change": -0.1, "chosen_from": "search", "by_loss": LEARNED}
+RANDOM_TRIGGER = RandomTrigger(
+    trigger_ids=[8], trigger_text="r", dev_gain=0, dev_rouge_change=0.0, dev_gain_mean=0, draws=1
+)
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +73,12 @@ def triggers_of(attackable: set[str], examples: int, drop: float, types: list[st
         ]  # fmt: skip
 
     sections: dict[SectionKey, list[Any]] = {}
-    random_trigger = RandomTrigger(trigger_ids=[8], trigger_text="r", dev_gain=0, dev_gain_mean=0, draws=1)
     for kind, model in itertools.product(types, MODELS):
         sections[SectionKey("search", model, kind)] = [
             TriggerSearch(
-                trigger_ids=[7], trigger_text="of", dev_gain=1.0, trigger_type=kind, source=model, method="gradient",
-                restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[], converged=True,
-                forward_rows=1, gradient_rows=1, seconds=0.0, random_control=random_trigger,
+                trigger_ids=[7], trigger_text="of", dev_gain=1.0, **CHOSEN, trigger_type=kind, source=model,
+                method="gradient", restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[],
+                converged=True, forward_rows=1, gradient_rows=1, seconds=0.0, random_control=RANDOM_TRIGGER,
             )
         ]  # fmt: skip
         sections[SectionKey("random", model, kind)] = [*rows(kind, model, model)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy import stats
@@ -38,6 +38,7 @@ ALPHA = 0.05
 ENOUGH = 20  # examples: fewer say nothing
 MARGIN = 0.02  # of the success rate: two points
 LOSS_MARGIN = 0.05  # of the attack's own mean loss rise: what another attack may add without being stronger
+LEAST_FOUND = 0.5  # share of the best single flip's loss rise that an attack with good gradients finds at least
 COLLAPSE = 0.9  # success rate that is expected where nothing of the text is left
 LOW_FIDELITY = 0.1  # Spearman correlation of predicted and exact gain
 ZERO_GRADIENTS = 0.01  # share of inputs without any gradient
@@ -76,6 +77,7 @@ def hotflip_warnings(results: HotFlipResults) -> list[AttackWarning]:
         tests = results.comparisons.attack_minus_control[key]
         for check in (
             _masking(model, tests, sources),
+            _surrogate(tests),
             _gradients(model),
             _budget(model.num_attackable, model.budget_curve or []),
             _long_budget(model.long_budget_curve or []),
@@ -83,6 +85,7 @@ def hotflip_warnings(results: HotFlipResults) -> list[AttackWarning]:
             _doubling(tests.get("double")),
         ):
             found += raised(key, list(check))
+        found += _little_found(key, model)
         found += _chance(key, "the attack", "random flips of equal budget", tests.get("random"))
     return ranked(found)
 
@@ -121,7 +124,34 @@ def _masking(
         if cell.advantage is not None:
             rivals[f"flips found on {source} beat"] = cell.advantage
     for words, rival in rivals.items():
-        yield from stronger(rival, given(model.mean_loss_increase), "possibly_masked_gradients", rival=words)
+        yield from _masked_or_misled(rival, given(model.mean_loss_increase), words)
+
+
+def _masked_or_misled(rival: Advantage, own_rise: float, words: str) -> Iterator[Suspicion]:
+    """A rival that succeeds more though it raises the loss less hides no gradient: the loss misleads the attack."""
+    for suspicion in stronger(rival, own_rise, "possibly_masked_gradients", rival=words):
+        misled = suspicion.text.endswith("/success") and rival.loss <= 0
+        yield replace(suspicion, text="surrogate_mismatch/rival") if misled else suspicion
+
+
+def _little_found(key: str, model: HotFlipCell) -> Iterator[AttackWarning]:
+    """The first flip must reach a good share of the best one; a small sample of examples shows whether it does not."""
+    found = model.found_of_possible
+    if found is None or found.by_loss is None or found.by_loss_sd is None:
+        return
+    mean, n = found.by_loss.mean, found.by_loss_examples
+    p = exceeds(n, -mean, found.by_loss_sd, -LEAST_FOUND)
+    if p < ALPHA:
+        yield warning(key, "possibly_masked_gradients/found", n=n, p_value=p, margin=LEAST_FOUND, share=mean)
+
+
+def _surrogate(tests: Mapping[str, AttackTests]) -> Iterator[Suspicion]:
+    """Attacks that choose by generated ROUGE-L must not succeed much more often than the one that chooses by loss."""
+    for name, words in (("metric", "choosing by ROUGE-L"), ("word_importance", "a black box that chooses by ROUGE-L")):
+        if name in tests:
+            more = advantage_of_control(tests[name])
+            p = exceeds(more.n, more.success, more.success_sd, MARGIN)
+            yield Suspicion("surrogate_mismatch/hotflip", more.n, p, MARGIN, {"change": more.success, "rival": words})
 
 
 def _gradients(model: HotFlipCell) -> Iterator[Suspicion]:
@@ -210,8 +240,24 @@ def trigger_warnings(results: TriggerResults) -> list[AttackWarning]:
             unfinished += second_half(kind, cell.halfway, cell.nll_increase)
             attack, control = f"the {kind} trigger", "the best random trigger"
             found += _chance(key, attack, control, cell.control_comparison)
+            found += _misled_trigger(key, kind, cell)
         found += raised(key, rivals) + raised(key, unfinished)
     return ranked(found)
+
+
+def _misled_trigger(key: str, kind: str, cell: TriggerCell) -> Iterator[AttackWarning]:
+    """The trigger learned by loss raises the loss more than the best random one, and is not seen to harm ROUGE-L more.
+
+    The sentence has the paired test of the difference in ROUGE-L.
+    """
+    tests = cell.surrogate_comparison
+    rise, change = given(tests.nll_increase).difference, tests.delta_rougeL
+    if tests.num_common and rise > 0 and change.difference >= 0:
+        yield warning(
+            key, "surrogate_mismatch/trigger", n=tests.num_common, kind=kind, rise=rise, change=change.difference,
+            lower=change.lower, upper=change.upper, p=change.p_value,
+            chosen="a random one" if cell.chosen_from == "random" else "a learned one",
+        )  # fmt: skip
 
 
 def _rivals(kind: str, cell: TriggerCell, transferred: Mapping[str, TriggerTransfer]) -> Iterator[Suspicion]:
@@ -221,7 +267,7 @@ def _rivals(kind: str, cell: TriggerCell, transferred: Mapping[str, TriggerTrans
     rivals |= {f"{kind}: the trigger found on {source} beats": other.advantage for source, other in transferred.items()}
     for words, rival in rivals.items():
         if rival is not None and cell.nll_increase is not None:
-            yield from stronger(rival, cell.nll_increase, "possibly_masked_gradients", rival=words)
+            yield from _masked_or_misled(rival, cell.nll_increase, words)
 
 
 def second_half(kind: str, half: SecondHalf | None, own_rise: float | None) -> Iterator[Suspicion]:

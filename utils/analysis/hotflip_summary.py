@@ -19,12 +19,14 @@ from utils.analysis.attack_figures import (
     counts,
     success_figures,
 )
+from utils.analysis.attack_suite import compare_found, found_of_possible, noise_floor, strongest, suite, worst_case
 from utils.analysis.attack_warnings import hotflip_warnings
 from utils.analysis.bootstrap import Resampling, bootstrap_ci
 from utils.analysis.comparisons import AttackTests
 from utils.analysis.measures import loss_increase, success_rate
 from utils.analysis.records import HotFlipRecord, LongBudgetRecord, SearchTrace, attackable, column, given
 from utils.analysis.results import (
+    CONTROLS,
     BudgetPoint,
     Fidelity,
     HotFlipCell,
@@ -34,14 +36,10 @@ from utils.analysis.results import (
     HotFlipTransfer,
     LongBudgetPoint,
     Norms,
-    WorstCase,
 )
 from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import corrected
-from utils.core.names import BASELINE, MODEL_KEYS, MONOTONIC, STANDARD
-
-CONTROLS = ("random", "greedy", "one_shot", "all_replaced", "own_output", "double")
-NOT_AN_ATTACK = ("all_replaced", "double")  # an upper bound, and the attack itself on a part of the examples
+from utils.core.names import BASELINE, MONOTONIC, STANDARD
 
 
 def hotflip_results(
@@ -55,9 +53,9 @@ def hotflip_results(
 ) -> HotFlipResults:
     """The results of stage 6 from the records of its sections alone.
 
-    `attack/MODEL`, `CONTROL/MODEL`, `transfer/SOURCE/TARGET` (HotFlipRecord), `long/MODEL` (LongBudgetRecord).
-    `threshold`: relative ROUGE-L drop that counts as success. Differences between models are second minus first, those
-    between attack and control attack minus control.
+    `attack/MODEL`, `CONTROL/MODEL`, `transfer/SOURCE/TARGET` (HotFlipRecord), `long/MODEL` (LongBudgetRecord),
+    `ceiling/MODEL` (CeilingRecord). `threshold`: relative ROUGE-L drop that counts as success. Differences between
+    models are second minus first, those between attack and control attack minus control.
     """
     ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
     controls = {key: [name for name in CONTROLS if SectionKey(name, key) in sections] for key in model_keys}
@@ -75,7 +73,12 @@ def hotflip_results(
             long_budget_curve=long_curve(sections[SectionKey("long", key)], threshold=threshold)
             if SectionKey("long", key) in sections
             else None,
+            suite=suite(sections, key, model_keys, threshold=threshold),
             worst_case=worst_case(strongest(sections, key, model_keys), threshold=threshold),
+            noise_floor=noise_floor(sections, key, threshold=threshold),
+            found_of_possible=found_of_possible(sections[SectionKey("ceiling", key)], ci)
+            if SectionKey("ceiling", key) in sections
+            else None,
         )
         for key in model_keys
     }
@@ -106,6 +109,9 @@ def hotflip_results(
                 for first, second in pairs
                 if {first, second} <= set(model_keys)
             },
+            found_of_possible_baseline_vs_monotonic=compare_found(
+                *(sections.get(SectionKey("ceiling", key), ()) for key in (BASELINE, MONOTONIC)), ci=ci
+            ),
             controls_baseline_vs_monotonic=corrected_tests(
                 {
                     name: tests(SectionKey(name, BASELINE), SectionKey(name, MONOTONIC))
@@ -123,29 +129,6 @@ def hotflip_results(
         warnings=[],
     )
     return replace(results, warnings=hotflip_warnings(results))
-
-
-def attacks_on(key: str, model_keys: Sequence[str]) -> list[SectionKey]:
-    """The sections of every attack that may have been tried on a model, flips found on other models included."""
-    tried = [SectionKey(name, key) for name in ("attack", *CONTROLS) if name not in NOT_AN_ATTACK]
-    # A control arm adds nothing to the figures of the three models: they are the same with and without it.
-    sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
-    return tried + [SectionKey("transfer", key, source=source) for source in sources]
-
-
-def strongest(sections: Mapping[SectionKey, Sequence[Any]], key: str, model_keys: Sequence[str]) -> list[HotFlipRecord]:
-    """The worst case of a model, a record for each example: that of the attack that cost it most ROUGE-L.
-
-    Its loss rise is the largest of all attacks, whichever made it.
-    """
-    worst: dict[str, HotFlipRecord] = {}
-    rises: dict[str, float] = {}
-    for name in attacks_on(key, model_keys):
-        for record in attackable(sections.get(name, ())):
-            if record.id not in worst or given(record.relative_drop) > given(worst[record.id].relative_drop):
-                worst[record.id] = record
-            rises[record.id] = max(rises.get(record.id, -np.inf), given(record.loss_increase))
-    return [replace(record, loss_increase=rises[name]) for name, record in worst.items()]
 
 
 def _fields(figures: HotFlipFigures) -> dict[str, Any]:
@@ -191,6 +174,7 @@ def _search_figures(live: Sequence[HotFlipRecord], threshold: float) -> dict[str
     searches = [record.search for record in live if record.search is not None]
     if not searches:
         return {}
+    hits = [record.reference_flips for record in live if record.reference_flips is not None]
     norms = np.array([search.gradient_norm for search in searches if search.gradient_norm is not None])
     return {
         "budget_curve": _budget_curve(live, searches, threshold) if live[0].budget_drop is not None else None,
@@ -206,6 +190,10 @@ def _search_figures(live: Sequence[HotFlipRecord], threshold: float) -> dict[str
         "taylor_fidelity_spearman": fidelity(searches),
         "typable_count": sum(bool(record.typable) for record in live),
         "bad_losses": sum(search.bad_losses for search in searches),
+        "retried_gradients": sum(search.retried_gradients for search in searches),
+        "bad_gradients": sum(search.bad_gradients for search in searches),
+        "mean_generations": float(np.mean([search.generations for search in searches])),
+        "reference_flip_share": float(np.sum(hits) / max(column(live, "num_flips").sum(), 1)) if len(hits) else None,
     }
 
 
@@ -300,14 +288,4 @@ def compare_worst_cases(
         num_common=len(a),
         success=compare_success(a, b, threshold, confidence),
         **corrected(figures, confidence),
-    )
-
-
-def worst_case(worst: Sequence[HotFlipRecord], *, threshold: float) -> WorstCase:
-    """The figures of a model's `strongest` records: mean of the worst, not worst of the means."""
-    drops = column(worst, "relative_drop")
-    return WorstCase(
-        num_attackable=len(drops),
-        success_rate=success_rate(drops, threshold),
-        mean_degradation=float(drops.mean()) if len(drops) else None,
     )

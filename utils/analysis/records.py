@@ -1,9 +1,9 @@
 """What attacks and evaluation write down per example: the rows of the three JSONL files. Torch-free.
 
-`predictions.jsonl` has a Prediction a line. `hotflip_records.jsonl` has a HotFlipRecord a line, and a LongBudgetRecord
-in sections `long/...`. `uat_records.jsonl` has a TriggerRecord a line, and a TriggerSearch in sections `search/...` and
-`free_search/...`. Fields of one name mean the same in all files. ROUGE F-measures and shares are from 0 to 1, losses in
-nats per token, positions and token ids those of the model's input.
+`predictions.jsonl` has a Prediction a line. `hotflip_records.jsonl` has a HotFlipRecord a line, a LongBudgetRecord in
+sections `long/...`, and a CeilingRecord in `ceiling/...`. `uat_records.jsonl` has a TriggerRecord a line, and a
+TriggerSearch in sections `search/...` and `free_search/...`. Fields of one name mean the same in all files. ROUGE
+F-measures and shares are from 0 to 1, losses in nats per token, positions and token ids those of the model's input.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class AttackRecord:
     clean_rougeL: Annotated[Score | None, "of the summary of the unattacked text"] = None
     attacked_rougeL: Annotated[Score | None, "of the summary of the attacked text"] = None
     relative_drop: Annotated[float | None, "(clean - attacked) / clean ROUGE-L; 0 where the clean one is 0"] = None
-    success: Annotated[bool | None, "attackable, and the drop reaches the threshold"] = None
+    success: Annotated[bool | None, "attackable, a legal attack, and the drop reaches the threshold"] = None
     clean_loss: Annotated[Loss | None, "of the reference given the unattacked text, nats per token"] = None
     attacked_loss: Annotated[Loss | None, "of the reference given the attacked text, nats per token"] = None
     loss_increase: Annotated[Loss | None, "attacked minus clean loss, nats per token"] = None
@@ -65,6 +65,7 @@ class AttackRecord:
     attacked_prediction: Annotated[str | None, "summary of the attacked text"] = None
     reference: Annotated[str | None, "the summary to compare with; left out in replays of an attack"] = None
     typable: Annotated[bool | None, "the attacked text, typed, is read as the attacked ids"] = None
+    legal: Annotated[bool | None, "an input that the attacker can give: typable, unless ATTACK_TOKEN_SET is raw"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,10 @@ class SearchTrace:
     steps: list[SearchStep]
     queries: Annotated[Count, "exact scores of candidates"]
     gradients: Count
+    generations: Annotated[Count, "summaries that chose between candidates; 0 where the loss chose"] = 0
     bad_losses: Annotated[Count, "candidates whose loss was not finite"]
+    retried_gradients: Annotated[Count, "not finite, computed again in float32"] = 0
+    bad_gradients: Annotated[Count, "not finite then either: taken for zero"] = 0
     gradient_norm: Annotated[float | None, "of the loss by the embeddings, at the unattacked text; null: not measured"]
     zero_gradient: Annotated[bool, "there is no gradient at the unattacked text"]
     fidelity: Annotated[float | None, "Spearman correlation of predicted and exact gain over random legal flips"]
@@ -113,10 +117,11 @@ class SearchTrace:
 class HotFlipRecord(AttackRecord):
     """A HotFlip attack, one of its controls, or flips found on another model, on one example."""
 
-    method: Annotated[str, "gradient, greedy, or the name of what was replayed"]
+    method: Annotated[str, "gradient, greedy, metric, word_importance, or the name of what was replayed"]
     num_flips: Annotated[Count | None, "tokens changed"] = None
     perturbed_share: Annotated[Share | None, "of the text's tokens"] = None
     attackable_positions: Annotated[Count | None, "tokens that may change"] = None
+    reference_flips: Annotated[Count | None, "tokens changed in content words of the reference"] = None
     short_article: Annotated[bool | None, "fewer tokens may change than there are flips"] = None
     clean_ids: Annotated[Ids | None, "the model's input before the attack"] = None
     attacked_ids: Annotated[Ids | None, "the model's input after it"] = None
@@ -156,6 +161,27 @@ class LongBudgetRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CeilingRecord:
+    """The best that one flip can do to an example, beside the first flip of the attacks."""
+
+    section: Annotated[str, "ceiling/MODEL"] = ""
+    id: str
+    model: str
+    skipped: Annotated[str | None, "why the example is not attackable; null: it counts"]
+    moves: Annotated[Count | None, "flips whose loss was computed"] = None
+    every_move: Annotated[bool | None, "these are all legal flips; else a random sample"] = None
+    best_loss_increase: Annotated[Loss | None, "by any of them, nats per token"] = None
+    found_loss_increase: Annotated[Loss | None, "by the first flip of HotFlip, nats per token"] = None
+    summaries: Annotated[Count | None, "flips whose summary was generated, drawn at random"] = None
+    best_drop: Annotated[float | None, "relative ROUGE-L drop by any of them"] = None
+    found_drop: Annotated[float | None, "by the first flip of the search by metric"] = None
+
+    def without_texts(self) -> CeilingRecord:
+        """As it is: it has no texts."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
 class TriggerRecord(AttackRecord):
     """A universal trigger in one example."""
 
@@ -181,6 +207,7 @@ class TriggerFound:
     trigger_ids: Ids
     trigger_text: str
     dev_gain: Annotated[Loss, "NLL rise on the held-out part of the optimisation examples, nats per token"]
+    dev_rouge_change: Annotated[float, "ROUGE-L after minus before on the held-out part: the choice is by this"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +235,9 @@ class TriggerSearchFacts(TriggerFound):
     trigger_type: str
     source: Annotated[str, "model it was found on"]
     method: Literal["gradient", "random"]
-    restarts: Annotated[list[TriggerFound], "the best trigger of each restart"]
+    chosen_from: Annotated[Literal["search", "random"], "random: no learned trigger did as much harm when held out"]
+    by_loss: Annotated[TriggerFound, "the learned trigger of largest dev_gain"]
+    restarts: Annotated[list[TriggerFound], "the best trigger of each restart that found any"]
     num_dev: Annotated[Count, "held-out examples"]
     iterations: Count
     halfway_trigger_ids: Annotated[Ids, "best after half of the iterations; empty: none by then"]
@@ -231,9 +260,9 @@ class TriggerSearch(TriggerSearchFacts):
         return self
 
 
-Row = HotFlipRecord | LongBudgetRecord | TriggerRecord | TriggerSearch
+Row = HotFlipRecord | LongBudgetRecord | CeilingRecord | TriggerRecord | TriggerSearch
 Value = TypeVar("Value")
-AnyRow = TypeVar("AnyRow", HotFlipRecord, LongBudgetRecord, TriggerRecord)
+AnyRow = TypeVar("AnyRow", HotFlipRecord, LongBudgetRecord, CeilingRecord, TriggerRecord)
 
 
 def attackable(records: Iterable[AnyRow]) -> list[AnyRow]:
@@ -253,9 +282,13 @@ def column(records: Sequence[object], name: str) -> NDArray[np.float64]:
     return np.array([getattr(record, name) for record in records], dtype=np.float64)
 
 
-def hotflip_row(section: str) -> type[HotFlipRecord] | type[LongBudgetRecord]:
+def hotflip_row(section: str) -> type[HotFlipRecord] | type[LongBudgetRecord] | type[CeilingRecord]:
     """The class of a row of hotflip_records.jsonl."""
-    return LongBudgetRecord if SectionKey.parse(section).part == "long" else HotFlipRecord
+    others: dict[str, type[LongBudgetRecord] | type[CeilingRecord]] = {
+        "long": LongBudgetRecord,
+        "ceiling": CeilingRecord,
+    }
+    return others.get(SectionKey.parse(section).part, HotFlipRecord)
 
 
 def trigger_row(section: str) -> type[TriggerRecord] | type[TriggerSearch]:

@@ -16,6 +16,21 @@ from utils.core.names import ARMS, METRICS, MODEL_KEYS, STANDARD, TRAINED_KEYS, 
 
 Models = Keys((STANDARD, *ARMS), required=MODEL_KEYS)
 Types = Keys(TRIGGER_TYPES)
+# What stands beside HotFlip on each model: other attacks, and controls.
+CONTROLS = (
+    "random",
+    "random_metric",
+    "greedy",
+    "metric",
+    "word_importance",
+    "one_shot",
+    "all_replaced",
+    "own_output",
+    "reference",
+    "reference_words",
+    "unchanged",
+    "double",
+)
 Bounds = Annotated[tuple[float, float], "[lower, upper] of an interval at `confidence`"]
 Seconds = Annotated[float, Range(0)]
 
@@ -168,6 +183,10 @@ class HotFlipFigures(AttackFigures):
     taylor_fidelity_spearman: Fidelity | None = None
     typable_count: Annotated[Count | None, "attacked texts that are read as the attacked ids when typed"] = None
     bad_losses: Annotated[Count | None, "candidates whose loss was not finite"] = None
+    retried_gradients: Annotated[Count | None, "not finite, computed again in float32"] = None
+    bad_gradients: Annotated[Count | None, "not finite then either: taken for zero; beyond 1 % the stage fails"] = None
+    mean_generations: Annotated[float | None, "summaries per example that chose between candidates"] = None
+    reference_flip_share: Annotated[Share | None, "of the flips: in content words of the reference"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,18 +199,57 @@ class WorstCase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuiteMember(WorstCase):
+    """One attack of the suite, on the examples of the worst case, and what it cost."""
+
+    mean_queries: Annotated[float | None, "exact scores of candidates per example; null: nothing was searched"] = None
+    mean_gradients: Annotated[float | None, "per example"] = None
+    mean_generations: Annotated[float | None, "summaries per example that chose between candidates"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor(WorstCase):
+    """The worst case over random attacks: what success is without any search; and that of no attack at all."""
+
+    unchanged_success_rate: Annotated[Share | None, "of the clean text, summarised again in the batches of an attack"]
+    unchanged_differs: Annotated[Share | None, "clean texts whose summary is another one then"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundOfPossible:
+    """What the first flip of an attack does, as a share of what the best single flip can do."""
+
+    num_examples: Annotated[Count, "of the sample, attackable"]
+    every_move: Annotated[Count, "of these, where all legal flips were tried; else a random sample of them"]
+    by_loss: Annotated[Interval | None, "HotFlip, share of the largest loss rise; where any flip raises the loss"]
+    by_loss_sd: Annotated[float | None, "standard deviation over examples"]
+    by_loss_examples: Annotated[Count, "where any flip raises the loss"]
+    by_rougeL: Annotated[Interval | None, "search by metric, share of the largest drop; where any flip lowers ROUGE-L"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class HotFlipCell(HotFlipFigures):
     """HotFlip on one model, with its controls."""
 
     controls: Annotated[
         dict[str, HotFlipFigures],
-        Keys(("random", "greedy", "one_shot", "all_replaced", "own_output", "double")),
-        "random: strongest of several random attacks of equal budget; greedy: gradient-free search with equal queries; "
-        "one_shot: one gradient, unverified; all_replaced: every token changed; own_output: on the loss of the "
-        "model's own summary; double: twice the candidates, on a part of the examples",
+        Keys(CONTROLS),
+        "random: strongest by loss of as many random attacks as the attack makes passes; random_metric: strongest by "
+        "ROUGE-L of as many as metric generates summaries; greedy: gradient-free search with equal passes; metric, "
+        "word_importance: chosen by generated ROUGE-L, with and without gradients; one_shot: one gradient, unverified; "
+        "all_replaced: every token changed; own_output: on the loss of the model's own summary (reference: where the "
+        "attack is on that); reference_words: random flips in words of the reference, no query; unchanged: the clean "
+        "text again; double: twice the candidates, on a part of the examples",
     ]
     long_budget_curve: Annotated[list[LongBudgetPoint] | None, "beyond the budget, on a part of the examples"] = None
-    worst_case: WorstCase
+    suite: Annotated[
+        dict[str, SuiteMember],
+        "gradient: the attack above; greedy; own_output or reference: by the other loss; metric; word_importance; "
+        "transfer: flips found on other models, the strongest of each example",
+    ]
+    worst_case: Annotated[WorstCase, "the strongest legal attack of the suite, example by example"]
+    noise_floor: Annotated[NoiseFloor | None, "left out without controls"] = None
+    found_of_possible: Annotated[FoundOfPossible | None, "on CEILING_EXAMPLES; left out without controls"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +280,9 @@ class HotFlipComparisons:
     controls_baseline_vs_monotonic: Annotated[
         dict[str, AttackTests], "control, of baseline (a) and monotonic (b); Holm over all tests of all controls"
     ]
+    found_of_possible_baseline_vs_monotonic: Annotated[
+        PairedTest | None, "share of the largest loss rise that the first flip finds, baseline (a) and monotonic (b)"
+    ] = None
     standard_vs_baseline: AttackTests | None = None
     standard_vs_monotonic: AttackTests | None = None
 
@@ -292,6 +353,7 @@ class TriggerCell(TriggerSearchFacts, TriggerFigures):
     random_control: RandomControl
     gradient_free_control: Annotated[GradientFreeControl | None, "for some types only"] = None
     control_comparison: Annotated[AttackTests, "random control (a) and trigger (b)"]
+    surrogate_comparison: Annotated[AttackTests, "random control (a) and the learned trigger of largest dev_gain (b)"]
     halfway: Annotated[SecondHalf | None, "null where the second half found nothing better"]
 
 
@@ -306,7 +368,9 @@ class WorstPerExample(WorstCase):
 class WorstTrigger:
     """The worst of several trigger types."""
 
-    worst_type: Annotated[str | None, "with the largest gain on held-out text (`dev_gain`); null: no type was searched"]
+    worst_type: Annotated[
+        str | None, "that lowers ROUGE-L most on held-out text (`dev_rouge_change`); null: no type was searched"
+    ]
     per_example: WorstPerExample
 
 

@@ -55,7 +55,8 @@ def trigger_results(
     """The results of stage 5 from the records of its sections alone.
 
     `search/TYPE/MODEL`, `free_search/TYPE/MODEL` (one TriggerSearch), `attack/TYPE/SOURCE/TARGET`, `random/TYPE/MODEL`,
-    `free/TYPE/MODEL`, `halfway/TYPE/MODEL` (TriggerRecord). `threshold`: relative ROUGE-L drop that counts as success.
+    `free/TYPE/MODEL`, `halfway/TYPE/MODEL`, `by_loss/TYPE/MODEL` (TriggerRecord). `threshold`: relative ROUGE-L drop
+    that counts as success.
     """
     ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
 
@@ -73,7 +74,7 @@ def trigger_results(
         free = None
         if SectionKey("free", key, kind) in sections:
             other: TriggerSearch = sections[SectionKey("free_search", key, kind)][0]
-            kept = ("trigger_ids", "trigger_text", "dev_gain", "forward_rows")
+            kept = ("trigger_ids", "trigger_text", "dev_gain", "dev_rouge_change", "forward_rows")
             of_search = {name: getattr(other, name) for name in kept}
             records = sections[SectionKey("free", key, kind)]
             free = GradientFreeControl(
@@ -82,6 +83,10 @@ def trigger_results(
             )
         half = sections.get(SectionKey("halfway", key, kind))
         gained = gained_since(half, attack, threshold) if half else None
+
+        def against_random(records: Sequence[TriggerRecord]) -> AttackTests:
+            return compare(sections[SectionKey("random", key, kind)], records, threshold=threshold, **ci)
+
         whole = figures(SectionKey("attack", key, kind, key))
         of_search = _fields(found)
         for name in ("section", "random_control", "converged"):
@@ -90,7 +95,8 @@ def trigger_results(
             **of_search | _fields(whole),
             random_control=random,
             gradient_free_control=free,
-            control_comparison=compare(sections[SectionKey("random", key, kind)], attack, threshold=threshold, **ci),
+            control_comparison=against_random(attack),
+            surrogate_comparison=against_random(sections.get(SectionKey("by_loss", key, kind), attack)),
             halfway=gained,
             converged=found.converged and not (gained is not None and doubling_matters(gained, whole.nll_increase)),
         )
@@ -100,7 +106,7 @@ def trigger_results(
             types={kind: cell(kind, key) for kind in types},
             worst=worst_types(
                 {kind: own(kind, key) for kind in types},
-                {kind: sections[SectionKey("search", key, kind)][0].dev_gain for kind in types},
+                {kind: sections[SectionKey("search", key, kind)][0].dev_rouge_change for kind in types},
                 threshold=threshold,
             ),
         )
@@ -235,12 +241,12 @@ def gained_since(half: Sequence[TriggerRecord], whole: Sequence[TriggerRecord], 
 
 
 def worst_types(
-    by_type: Mapping[str, Sequence[TriggerRecord]], dev_gains: Mapping[str, float], *, threshold: float
+    by_type: Mapping[str, Sequence[TriggerRecord]], dev_changes: Mapping[str, float], *, threshold: float
 ) -> WorstTrigger:
     """One model's worst trigger type, and the worst over types example by example.
 
-    The type is chosen by its gain on held-out text: the worst of several on the examples that are reported would be
-    worse than it is by 0.8 to 1.2 standard errors, and its interval too narrow.
+    The type is chosen by its ROUGE-L change on held-out text: the worst of several on the examples that are reported
+    would be worse than it is by 0.8 to 1.2 standard errors, and its interval too narrow.
     """
     drops: dict[str, float] = {}
     deltas: dict[str, float] = {}
@@ -251,7 +257,7 @@ def worst_types(
             deltas[record.id] = min(deltas.get(record.id, np.inf), float(delta))
     values = np.array(list(drops.values()))
     return WorstTrigger(
-        worst_type=max(dev_gains, key=lambda kind: dev_gains[kind]) if dev_gains else None,
+        worst_type=min(dev_changes, key=lambda kind: dev_changes[kind]) if dev_changes else None,
         per_example=WorstPerExample(
             num_attackable=len(values),
             success_rate=success_rate(values, threshold),

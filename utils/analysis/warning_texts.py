@@ -21,6 +21,15 @@ TEXTS = {
     "masked gradients",
     "possibly_masked_gradients/loss": "{rival} the white-box attack (loss {change:+.3f} nats): robustness possibly "
     "masked gradients",
+    "possibly_masked_gradients/found": "the first flip finds {share:.0%} of the loss rise that the best single flip "
+    "gives: the gradients say little, and robustness is not shown",
+    "surrogate_mismatch/hotflip": "{rival} succeeds {change:+.1%} more often than choosing by loss: the loss misleads "
+    "the attack, which is no sign of masked gradients",
+    "surrogate_mismatch/rival": "{rival} the white-box attack (success {change:+.1%}) though it raises the loss less: "
+    "the loss misleads the attack, which is no sign of masked gradients",
+    "surrogate_mismatch/trigger": "{kind}: the trigger learned by loss raises the loss {rise:+.3f} nats more than the "
+    "best random one, but changes ROUGE-L by {change:+.3f} [{lower:+.3f}, {upper:+.3f}] against it (p = {p:.2g}): the "
+    "loss misleads the search. By held-out ROUGE-L {chosen} was chosen",
     "zero_gradients": "{zero} of {attackable} inputs have a zero gradient",
     "low_taylor_fidelity": "first-order gains hardly predict exact ones (Spearman {fidelity:.2f}): the gradient attack "
     "is handicapped on this model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -161,3 +162,27 @@ def reads_as(
         return np.zeros(0, dtype=bool)
     ids = view.tokenizer([prefix + text for text in texts], truncation=True, max_length=max_input_length)["input_ids"]
     return np.array([tuple(a) == tuple(b) for a, b in zip(ids, wanted, strict=True)], dtype=bool)
+
+
+# English function words: a summary keeps its meaning when one of them changes in the text.
+FUNCTION_WORDS = frozenset(
+    "a about after all also an and any are as at be because been before but by can could did do does down for from had"
+    " has have he her here him his how i if in into is it its just me more my no not now of off on one or our out over"
+    " she so some than that the their them then there they this to too up us very was we were what when where which"
+    " who why will with would you your".split()
+)
+WORD = re.compile(r"\w+")
+
+
+def reference_positions(view: TokenizerView, encoded: EncodedText) -> frozenset[int]:
+    """Positions of the document's tokens in content words that the reference summary has too.
+
+    Where such a word changes, the facts change, and a good summary should change with them: such a success says less
+    about robustness (Michel et al. 2019). Content words: letters or digits, no function word; case does not count.
+    """
+    wanted = set(WORD.findall(encoded.summary.lower())) - FUNCTION_WORDS
+    hit = np.zeros(len(encoded.document) + 1, dtype=bool)  # characters of such words
+    for match in WORD.finditer(encoded.document):
+        if match.group().lower() in wanted:
+            hit[match.start() : match.end()] = True
+    return frozenset(encoded.start + k for k, (first, last) in enumerate(encoded.spans) if hit[first:last].any())

@@ -64,6 +64,10 @@ def hotflip_settings(settings: Settings, seed: int, **overrides: Any) -> HotFlip
         "success_threshold": settings.ATTACK_SUCCESS_THRESHOLD,
         "min_clean_rouge": settings.ATTACK_MIN_CLEAN_ROUGE,
         "gradient_norms": settings.COMPUTE_GRADIENT_NORMS,
+        "metric_positions": settings.HOTFLIP_METRIC_POSITIONS,
+        "metric_replacements": settings.HOTFLIP_METRIC_REPLACEMENTS,
+        "metric_rounds": settings.HOTFLIP_METRIC_ROUNDS,
+        "metric_summaries": settings.HOTFLIP_METRIC_SUMMARIES,
         "seed": seed,
     }
     return HotFlipSettings(**values | given)
@@ -92,7 +96,14 @@ def trigger_settings(settings: Settings, seed: int, **overrides: Any) -> Trigger
 
 def control_settings(settings: Settings) -> ControlSettings | None:
     """The controls beside HotFlip; None: no controls."""
-    return ControlSettings() if settings.ATTACK_CONTROLS else None
+    if not settings.ATTACK_CONTROLS:
+        return None
+    return ControlSettings(
+        metric_examples=settings.HOTFLIP_METRIC_EXAMPLES,
+        ceiling_examples=settings.CEILING_EXAMPLES,
+        ceiling_moves=settings.CEILING_MOVES,
+        ceiling_summaries=settings.CEILING_SUMMARIES,
+    )
 
 
 def gradient_free_types(settings: Settings) -> tuple[str, ...]:

@@ -6,13 +6,16 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from utils.attacks.context import AttackContext, Victim
 from utils.attacks.encoding import EncodedText
-from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
+from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, random_flips
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
+from utils.modeling.batching import Indices
 from utils.modeling.precision import resolve_precision
 
 log = logging.getLogger(__name__)
@@ -39,7 +42,10 @@ def search_objective(context: AttackContext, victim: Victim, items: Sequence[Enc
 
 
 def rank_agreement(context: AttackContext, exact: Objective, quick: Objective, items: Sequence[EncodedText]) -> float:
-    """Spearman correlation of the two objectives' losses over 64 random flips of one example; 0 if undefined."""
+    """How alike two objectives rank 64 random flips of one example: by loss, and by first-order gain.
+
+    The smaller of the two Spearman correlations; 0 if one is undefined. Both matter: gradients propose, losses decide.
+    """
     item = max(items[:PROBES], key=lambda e: len(e.attackable))
     state = State(np.asarray(item.ids, dtype=np.int64), 0.0)
     flips = random_flips(EditablePositions(context.legal, item, state), PROBES, generator("rank agreement", item.id))
@@ -48,5 +54,19 @@ def rank_agreement(context: AttackContext, exact: Objective, quick: Objective, i
         return 0.0
     owner = np.zeros(len(inputs), dtype=np.int64)
     first, second = (o.losses(inputs, Targets([item.labels], o.device), owner) for o in (exact, quick))
-    value = float(spearmanr(first, second).statistic)
-    return value if np.isfinite(value) else 0.0
+    gains = [_first_order_gains(o, item, flips) for o in (exact, quick)]
+    values = [float(spearmanr(*pair).statistic) for pair in ((first, second), gains)]
+    return min(values) if np.isfinite(values).all() else 0.0
+
+
+def _first_order_gains(objective: Objective, item: EncodedText, flips: Sequence[Flip]) -> NDArray[np.float64]:
+    """g_p . (e_new - e_old) of each flip of the unattacked text, float64 [flips]."""
+    gains = np.zeros(len(flips))
+
+    def use(_: Indices, __: Tensor, gradient: Tensor) -> None:
+        table = objective.embedding.float()  # [vocabulary, d]
+        change = table[[f.new for f in flips]] - table[[f.old for f in flips]]  # [flips, d]
+        gains[:] = (gradient[0, [f.position for f in flips]] * change).sum(1).double().cpu().numpy()
+
+    objective.gradients([item.ids], Targets([item.labels], objective.device), [0], use)
+    return gains

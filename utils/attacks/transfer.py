@@ -11,6 +11,7 @@ from utils.analysis.records import HotFlipRecord, attackable, given
 from utils.attacks.cache import blocks_of, load_records, save_cached
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import LOSS_NOT_FINITE
+from utils.attacks.legal_tokens import TokenIds
 
 NOT_ATTACKED_BY_SOURCE = "not_attacked_by_source"
 
@@ -18,22 +19,24 @@ NOT_ATTACKED_BY_SOURCE = "not_attacked_by_source"
 def replay(
     context: AttackContext,
     victim: Victim,
-    attacks: Mapping[str, Sequence[int]],
+    attacks: Mapping[str, TokenIds],
     own: Sequence[HotFlipRecord],
     *,
     name: str,
     threshold: float,
     cache_dir: Path,
+    typable: Mapping[str, bool],
 ) -> list[HotFlipRecord]:
     """What the attacked inputs `attacks` (example id -> ids) do to `victim`, whose own HotFlip records are `own`.
 
     Attackable here is what is attackable in `own` (the victim's clean ROUGE-L decides) and has an entry in `attacks`;
-    an example that the source could not attack is `skipped` as NOT_ATTACKED_BY_SOURCE. Losses are made in the blocks of
-    the attack, so that what shares a batch with an example does not depend on the shards of a job array.
+    an example that the source could not attack is `skipped` as NOT_ATTACKED_BY_SOURCE. `typable`: by id, whether the
+    attacked ids are those of a text; where they must be and are not, the attack is no success. Losses are made in the
+    blocks of the attack, so that what shares a batch with an example does not depend on the shards of a job array.
     """
     content = [(record.id, record.skipped) for record in own]
     fingerprint = context.fingerprint(
-        victim.fingerprint, threshold, sorted((k, tuple(v)) for k, v in attacks.items()), content
+        victim.fingerprint, threshold, sorted((k, tuple(v), typable[k]) for k, v in attacks.items()), content
     )
     path = cache_dir / f"{name}_on_{victim.key}.json"
     saved = load_records(path, fingerprint, HotFlipRecord)
@@ -53,7 +56,7 @@ def replay(
     for record, text, score, loss in zip(replayable, texts, scores.tolist(), losses, strict=True):
         clean_rouge, clean_loss = given(record.clean_rougeL), given(record.clean_loss)
         drop = relative_drop(clean_rouge, score)
-        finite = math.isfinite(loss)
+        finite, legal = math.isfinite(loss), typable[record.id] or not context.legal.typable
         done[record.id] = HotFlipRecord(
             id=record.id,
             model=victim.key,
@@ -62,7 +65,9 @@ def replay(
             clean_rougeL=clean_rouge,
             attacked_rougeL=score,
             relative_drop=drop,
-            success=finite and reaches_threshold(drop, threshold),
+            success=finite and legal and reaches_threshold(drop, threshold),
+            legal=legal,
+            typable=typable[record.id],
             clean_loss=clean_loss,
             attacked_loss=round(loss, 6) if finite else None,
             loss_increase=round(loss_increase(clean_loss, loss), 6) if finite else None,
@@ -80,3 +85,8 @@ def replay(
 def attacked_inputs(records: Sequence[HotFlipRecord]) -> dict[str, list[int]]:
     """Final attacked ids by example id, of the examples that were attacked."""
     return {record.id: given(record.attacked_ids) for record in attackable(records)}
+
+
+def typable_by_id(records: Sequence[HotFlipRecord]) -> dict[str, bool]:
+    """Whether a text gives the attacked ids, by example id, of the examples that were attacked."""
+    return {record.id: given(record.typable) for record in attackable(records)}

@@ -97,6 +97,12 @@ def device_name() -> str:
     return f"CPU {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
+def cudnn_attention() -> bool | None:
+    """Whether torch may use cuDNN's attention, which is switched off here; None where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def new_run_id(seed: int, moment: float) -> str:
     """Such as 20260129_101530_seed42, in local time."""
     return time.strftime("%Y%m%d_%H%M%S", time.localtime(moment)) + f"_seed{seed}"
@@ -113,6 +119,7 @@ def surroundings() -> dict[str, Any]:
         "code": code_revision(),
         "versions": versions(),
         "device": device_name(),
+        "cudnn_attention": cudnn_attention(),
         "host": socket.gethostname(),
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "slurm_restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0),

@@ -77,9 +77,11 @@ def pad(rows: Sequence[Row], fill: int, *, multiple_of: int = 1) -> Indices:
     return padded
 
 
-def pad_with_mask(rows: Sequence[Row], fill: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """`pad` on `device`, and its attention mask (1: a token, 0: padding); both int64 [rows, longest]."""
-    ids = pad(rows, fill)
+def pad_with_mask(
+    rows: Sequence[Row], fill: int, device: torch.device, *, multiple_of: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pad` on `device`, and its attention mask (1: a token, 0: padding); both int64 [rows, width]."""
+    ids = pad(rows, fill, multiple_of=multiple_of)
     mask = np.arange(ids.shape[1]) < np.array(list(map(len, rows)), dtype=np.int64)[:, None]
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
 

@@ -9,6 +9,10 @@ import torch
 
 from utils.core.errors import StageError
 
+# cuDNN's attention gives NaN in its backward pass where a mask is given (torch 2.13). Everything that computes with a
+# model imports this module, so this line holds for training, generation and attacks; provenance records it.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 Precision = Literal["fp32", "bf16"]
 Setting = Literal["auto", "fp32", "bf16"]  # values of the setting PRECISION
 

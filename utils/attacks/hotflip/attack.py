@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.analysis.measures import reaches_threshold
-from utils.analysis.records import HotFlipRecord, attackable, column
+from utils.analysis.measures import GRADIENT_COST, reaches_threshold
+from utils.analysis.records import HotFlipRecord, attackable, column, given
 from utils.attacks.cache import blocks_of, load_records, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
 from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, EncodedText, Example
+from utils.attacks.hotflip.metric_search import MetricSettings, metric_search
 from utils.attacks.hotflip.proposals import State
 from utils.attacks.hotflip.records import Clean, Found, clean_summaries, make_records, search_trace
 from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
@@ -31,7 +32,9 @@ from utils.core.errors import UsageError
 from utils.core.progress import progress
 
 log = logging.getLogger(__name__)
-METHODS = ("gradient", "greedy")
+LOSS_METHODS = ("gradient", "greedy")  # the loss chooses between candidates
+METRIC_METHODS = ("metric", "word_importance")  # generated summaries choose
+METHODS = (*LOSS_METHODS, *METRIC_METHODS)
 MAX_PER_POSITION = 4  # candidates at one position and step: more would be near-synonyms of one idea
 REMEMBERED = 0.25  # share of a step's candidates that earlier steps found to raise the loss but did not take
 
@@ -44,8 +47,10 @@ class HotFlipSettings:
     input and `noisy_gradients` noisy copies of it. `beam` partial attacks are kept, `restarts` starts are made. `loss`:
     what is raised, the loss of the "reference" or of the model's "own_output" (its clean summary).
     `success_threshold`: relative ROUGE-L drop that counts as success, for examples whose clean ROUGE-L is at least
-    `min_clean_rouge`. `method`: "gradient", or "greedy": the gradient-free control with the same number of forward
-    passes. `gradient_norms`: write down the norm of the gradient at the clean input.
+    `min_clean_rouge`. `method`: "gradient"; "greedy": the gradient-free control with the same number of forward passes;
+    "metric": candidates by gradient and at random, chosen by generated ROUGE-L; "word_importance": the same without any
+    gradient. `metric_...`: what these two may spend (see MetricSettings). `gradient_norms`: write down the norm of the
+    gradient at the clean input.
     """
 
     num_flips: int = 5
@@ -60,13 +65,37 @@ class HotFlipSettings:
     method: str = "gradient"
     noisy_gradients: int = 2
     gradient_norms: bool = True
+    metric_positions: int = 128
+    metric_replacements: int = 24
+    metric_rounds: int = 6
+    metric_summaries: int = 200
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that a search by loss makes on one example, a gradient counted as GRADIENT_COST of them."""
+        each = self.candidates * self.beam + GRADIENT_COST * (1 + self.noisy_gradients) * self.beam
+        return self.num_flips * each * self.restarts
+
+    @property
+    def metric(self) -> MetricSettings:
+        """The budget of the search by the metric."""
+        return MetricSettings(
+            num_flips=self.num_flips,
+            positions=self.metric_positions,
+            replacements=self.metric_replacements,
+            rounds=self.metric_rounds,
+            summaries=self.metric_summaries,
+            threshold=self.success_threshold,
+            guided=self.method == "metric",
+        )
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise UsageError(f"attack loss {self.loss!r}: must be one of {', '.join(LOSSES)}")
         if self.method not in METHODS:
             raise UsageError(f"attack method {self.method!r}: must be one of {', '.join(METHODS)}")
-        for name in ("num_flips", "candidates", "beam", "restarts"):
+        for name in ("num_flips", "candidates", "beam", "restarts", "metric_positions", "metric_replacements",
+                     "metric_rounds", "metric_summaries"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"HotFlip {name} = {getattr(self, name)}: must be at least 1")
         if self.noisy_gradients < 0:
@@ -171,9 +200,8 @@ def _search_block(
     attackable_rows = [k for k, reason in enumerate(skipped) if reason is None]
     if not attackable_rows:
         return [Found(reason) for reason in skipped]
-    labels: list[TokenIds] = [items[k].labels for k in attackable_rows]
-    if settings.loss == "own_output":
-        labels = [*context.labels([clean.texts[k] for k in attackable_rows])]
+    rows = attackable_rows
+    labels = target_labels(context, settings, [items[k] for k in rows], [clean.texts[k] for k in rows])
     targets = Targets(labels, objective.device)
     losses = objective.losses(
         [np.asarray(items[k].ids) for k in attackable_rows], targets, np.arange(len(attackable_rows))
@@ -187,29 +215,37 @@ def _search_block(
         return [Found(reason) for reason in skipped]
     targets = Targets(labels, objective.device)
     chosen = [items[k] for k in attackable_rows]
-    proposer = _proposer(context, settings, objective, chosen, targets)
-    trajectories = search(
-        objective,
-        context.legal,
-        chosen,
-        targets,
-        losses[kept].tolist(),
-        proposer,
-        num_flips=settings.num_flips,
-        beam=settings.beam,
-        restarts=settings.restarts,
-        seed=settings.seed,
-    )
-    best = [
-        _exact_best(trajectory, *pair)
-        for trajectory, pair in zip(trajectories, _exact(context, victim, trajectories, labels), strict=True)
-    ]
+    if settings.method in METRIC_METHODS:
+        rouges = [given(clean.rouges[k]) for k in attackable_rows]
+        trajectories = _by_metric(context, victim, settings, objective, chosen, targets, rouges)
+    else:
+        trajectories = search(
+            objective,
+            context.legal,
+            chosen,
+            targets,
+            losses[kept].tolist(),
+            _proposer(context, settings, objective, chosen, targets),
+            num_flips=settings.num_flips,
+            beam=settings.beam,
+            restarts=settings.restarts,
+            seed=settings.seed,
+        )
+    climbs = settings.method in LOSS_METHODS
+    best = [_with_losses(*pair, climbs=climbs) for pair in _exact(context, victim, trajectories, labels)]
     seconds = (time.perf_counter() - began) / max(len(items), 1)
     found = [Found(reason) for reason in skipped]
     for k, trajectory, states in zip(attackable_rows, trajectories, best, strict=True):
         trace = search_trace(trajectory, states, norms=settings.gradient_norms, seconds=seconds)
-        found[k] = Found(None if trajectory.queries else NO_LEGAL_FLIP, trace)
+        found[k] = Found(None if trajectory.queries + trajectory.generations else NO_LEGAL_FLIP, trace)
     return found
+
+
+def target_labels(
+    context: AttackContext, settings: HotFlipSettings, items: Sequence[EncodedText], clean: Sequence[str]
+) -> list[TokenIds]:
+    """The ids whose loss the attack raises: those of the references, or of the `clean` summaries."""
+    return [*context.labels(clean)] if settings.loss == "own_output" else [item.labels for item in items]
 
 
 def _proposer(
@@ -249,10 +285,43 @@ def _exact(
     return [(trajectory.best, losses[e * width : (e + 1) * width]) for e, trajectory in enumerate(trajectories)]
 
 
-def _exact_best(trajectory: SearchTrajectory, states: Sequence[State], losses: np.ndarray) -> list[State]:
-    """best[k] again, by float32 loss: where bf16 was wrong about a step, the smaller attack stays."""
+def _with_losses(states: Sequence[State], losses: np.ndarray, *, climbs: bool) -> list[State]:
+    """best[k] again, with float32 losses; where the search `climbs` the loss and bf16 was wrong about a step, the
+    smaller attack stays."""
     kept: list[State] = []
     for state, loss in zip(states, np.round(losses, 6).tolist(), strict=True):
         exact = replace(state, loss=loss)
-        kept.append(exact if not kept or exact.loss > kept[-1].loss else kept[-1])
+        if climbs:
+            kept.append(exact if not kept or exact.loss > kept[-1].loss else kept[-1])
+        elif kept and len(state.flips) == len(kept[-1].flips):  # the search had ended
+            kept.append(kept[-1])
+        else:  # what the flip did to the loss, up or down
+            kept.append(replace(exact, gains=(*kept[-1].gains, loss - kept[-1].loss) if kept else ()))
     return kept
+
+
+def _by_metric(
+    context: AttackContext,
+    victim: Victim,
+    settings: HotFlipSettings,
+    objective: Objective,
+    items: Sequence[EncodedText],
+    targets: Targets,
+    rouges: Sequence[float],
+) -> list[SearchTrajectory]:
+    """The search by generated summaries, in the shape of one by loss."""
+    found = metric_search(context, victim, objective, items, targets, rouges, settings.metric, seed=settings.seed)
+    return [
+        SearchTrajectory(
+            one.example,
+            0,
+            [one.state],
+            one.rng,
+            best=one.best,
+            gradients=one.gradients,
+            retried_gradients=one.retried_gradients,
+            bad_gradients=one.bad_gradients,
+            generations=one.generations,
+        )
+        for one in found
+    ]

@@ -9,10 +9,20 @@ import numpy as np
 import torch
 
 from utils.analysis.measures import GRADIENT_COST
-from utils.attacks.encoding import EncodedText
-from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, TopFlips, choose, random_flips
+from utils.attacks.context import AttackContext, Victim, rouge_l, summaries
+from utils.attacks.encoding import EncodedText, reference_positions
+from utils.attacks.hotflip.proposals import (
+    EditablePositions,
+    Flip,
+    State,
+    TopFlips,
+    choose,
+    only,
+    random_flips,
+    random_flips_each,
+)
 from utils.attacks.hotflip.search import Memory, SearchTrajectory
-from utils.attacks.legal_tokens import LegalTokens
+from utils.attacks.legal_tokens import LegalTokens, TokenIds
 from utils.attacks.objective import Objective, Targets
 
 EXPLOIT = 0.5  # share of the tries at positions that have proved sensitive
@@ -63,12 +73,7 @@ class GreedyProposer:
         sensitive = sorted((p for p in best if editable.open[p]), key=lambda p: -best[p])[: max(self.tries // 4, 1)]
         drawn: list[Flip] = []
         if sensitive:
-            narrow = EditablePositions(self.legal, self.encoded[trajectory.example], state)
-            mask = np.zeros(len(state.ids), dtype=bool)
-            mask[sensitive] = True
-            narrow.open &= mask
-            narrow.whole &= mask
-            drawn = random_flips(narrow, int(left * EXPLOIT), trajectory.rng)
+            drawn = random_flips(only(editable, sensitive), int(left * EXPLOIT), trajectory.rng)
         drawn += random_flips(editable, self.tries, trajectory.rng)
         for flip in drawn:
             if all((flip.position, flip.new) != (other.position, other.new) for other in flips):
@@ -80,43 +85,70 @@ def random_sets(
     legal: LegalTokens, item: EncodedText, *, num_flips: int, draws: int, rng: np.random.Generator
 ) -> list[list[Flip]]:
     """`draws` random attacks of up to `num_flips` flips at different positions (fewer where the text is shorter)."""
-    sets = []
-    for _ in range(draws):
-        state, flips = State(np.asarray(item.ids, dtype=np.int64), 0.0), []
-        for _ in range(num_flips):
-            drawn = random_flips(EditablePositions(legal, item, state), 1, rng)
-            if not drawn:
-                break
-            flips += drawn
-            state = state.child(drawn[0], 0.0)
-        sets.append(flips)
-    return sets
+    states = [State(np.asarray(item.ids, dtype=np.int64), 0.0) for _ in range(draws)]
+    for _ in range(num_flips):
+        drawn = random_flips_each([EditablePositions(legal, item, state) for state in states], 1, [rng] * draws)
+        states = [state.child(flips[0], 0.0) if flips else state for state, flips in zip(states, drawn, strict=True)]
+    return [list(state.flips) for state in states]
 
 
 def strongest_random(
     objective: Objective,
     legal: LegalTokens,
     items: Sequence[EncodedText],
+    targets: Targets,
     *,
     num_flips: int,
     draws: int,
     rngs: Sequence[np.random.Generator],
-) -> list[list[Flip]]:
-    """For each example the random attack, of `draws`, that raises the reference loss most."""
-    sets = [
-        random_sets(legal, item, num_flips=num_flips, draws=draws, rng=rng)
-        for item, rng in zip(items, rngs, strict=True)
-    ]
-    inputs, owner = [], []
-    for e, (item, draws_of_item) in enumerate(zip(items, sets, strict=True)):
-        for flips in draws_of_item:
-            ids = np.asarray(item.ids, dtype=np.int64).copy()
-            ids[[f.position for f in flips]] = [f.new for f in flips]
+) -> list[TokenIds]:
+    """For each example the input of the random attack, of `draws`, that raises the loss of its row of `targets` most.
+
+    The same loss as the attack's, or the control climbs another hill than what it is compared with.
+    """
+    inputs, owner = _drawn_inputs(legal, items, num_flips, [draws] * len(items), rngs)
+    losses = objective.losses(inputs, targets, owner)
+    table = np.nan_to_num(losses.reshape(len(items), draws), nan=-np.inf)  # a NaN is not the strongest
+    return [inputs[e * draws + int(np.argmax(row))] for e, row in enumerate(table)]
+
+
+def strongest_random_by_metric(
+    context: AttackContext,
+    victim: Victim,
+    items: Sequence[EncodedText],
+    *,
+    num_flips: int,
+    draws: Sequence[int],
+    rngs: Sequence[np.random.Generator],
+) -> list[TokenIds]:
+    """For each example the input of the random attack, of `draws[e]`, whose summary has the lowest ROUGE-L."""
+    inputs, owner = _drawn_inputs(context.legal, items, num_flips, draws, rngs)
+    texts = summaries(context, victim, inputs, done_file=None, what="")
+    scores = rouge_l(context, texts, [items[e].summary for e in owner])
+    best: dict[int, int] = {}  # example -> its lowest draw
+    for n, e in enumerate(owner):
+        if e not in best or scores[n] < scores[best[e]]:
+            best[e] = n
+    return [inputs[best[e]] if e in best else items[e].ids for e in range(len(items))]
+
+
+def _drawn_inputs(
+    legal: LegalTokens,
+    items: Sequence[EncodedText],
+    num_flips: int,
+    draws: Sequence[int],
+    rngs: Sequence[np.random.Generator],
+) -> tuple[list[TokenIds], list[int]]:
+    """Random attacks on each item as inputs, and the item of each."""
+    inputs: list[TokenIds] = []
+    owner: list[int] = []
+    for e, (item, count, rng) in enumerate(zip(items, draws, rngs, strict=True)):
+        for flips in random_sets(legal, item, num_flips=num_flips, draws=count, rng=rng):
+            ids = np.array(item.ids, dtype=np.int64)
+            ids[[flip.position for flip in flips]] = [flip.new for flip in flips]
             inputs.append(ids)
             owner.append(e)
-    losses = objective.losses(inputs, Targets([item.labels for item in items], objective.device), owner)
-    table = np.nan_to_num(losses.reshape(len(items), draws), nan=-np.inf)  # a NaN is not the strongest
-    return [draws_of_item[int(np.argmax(row))] for draws_of_item, row in zip(sets, table, strict=True)]
+    return inputs, owner
 
 
 def one_shot(
@@ -143,6 +175,22 @@ def one_shot(
     targets = Targets([item.labels for item in items], objective.device)
     objective.gradients([np.asarray(item.ids) for item in items], targets, np.arange(len(items)), use)
     return attacked
+
+
+def random_at_reference(
+    context: AttackContext, item: EncodedText, *, num_flips: int, rng: np.random.Generator
+) -> TokenIds:
+    """The input with up to `num_flips` random legal flips, in content words of the reference as long as there are any.
+
+    It asks the model nothing. What it reaches is no lack of robustness: the facts of the text have changed.
+    """
+    state, shared = State(np.asarray(item.ids, dtype=np.int64), 0.0), reference_positions(context.view, item)
+    for _ in range(num_flips):
+        editable = EditablePositions(context.legal, item, state)
+        narrow = only(editable, [p for p in np.flatnonzero(editable.open).tolist() if p in shared])
+        drawn = random_flips(narrow, 1, rng) or random_flips(editable, 1, rng)
+        state = state.child(drawn[0], 0.0) if drawn else state
+    return state.ids
 
 
 def all_replaced(legal: LegalTokens, item: EncodedText, rng: np.random.Generator) -> np.ndarray:

@@ -5,34 +5,48 @@ Every record is returned under the key of its section; utils/analysis/hotflip_su
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
+from utils.analysis.records import HotFlipRecord, attackable, given
 from utils.analysis.sections import SectionKey, Sections
 from utils.attacks.cache import blocks_of, shard_of
 from utils.attacks.context import AttackContext, Victim
-from utils.attacks.encoding import EncodedText, Example
-from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
-from utils.attacks.hotflip.controls import all_replaced, one_shot, strongest_random
+from utils.attacks.encoding import EncodedText, Example, attacked_document, reads_as
+from utils.attacks.hotflip.attack import METRIC_METHODS, HotFlipSettings, attack_examples, target_labels
+from utils.attacks.hotflip.ceiling import ceilings
+from utils.attacks.hotflip.controls import (
+    all_replaced,
+    one_shot,
+    random_at_reference,
+    strongest_random,
+    strongest_random_by_metric,
+)
 from utils.attacks.hotflip.long_budget import attack_without_limit
-from utils.attacks.objective import Objective
+from utils.attacks.legal_tokens import TokenIds
+from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
-from utils.attacks.transfer import attacked_inputs, replay
+from utils.attacks.transfer import attacked_inputs, replay, typable_by_id
 
 
 @dataclass(frozen=True)
 class ControlSettings:
     """How large the controls beside the attack are; 0 leaves one out.
 
-    `random_draws`: random attacks of equal budget per example, of which the strongest by loss counts.
-    `convergence_examples`: on so many examples, but at most a tenth of all, the attack is run with twice the
-    candidates. `long_examples`: on so many, it continues beyond its budget until every token may change.
+    `random_draws`: random attacks per example, of which the strongest by loss counts; None: as many as the attack makes
+    forward passes. `metric_examples`: on so many examples the attacks that generate summaries to choose are made, and
+    with them the worst case; 0: on all. `convergence_examples`: on so many examples, but at most a tenth of all, the
+    attack is run with twice the candidates. `long_examples`: on so many, it continues beyond its budget until every
+    token may change. `ceiling_examples`: on so many (of those attacked by metric), `ceiling_moves` single flips are
+    tried by loss and `ceiling_summaries` by generated ROUGE-L: what is there to be found.
     """
 
-    random_draws: int = 10
+    random_draws: int | None = None
+    metric_examples: int = 0
+    ceiling_examples: int = 20
+    ceiling_moves: int = 20_000
+    ceiling_summaries: int = 500
     convergence_examples: int = 200
     long_examples: int = 200
 
@@ -41,14 +55,17 @@ class ControlSettings:
 class HotFlipPlan:
     """Which examples a task of a job array attacks, and on which of them it does more.
 
-    `examples`: the task's own; `doubled`, `unlimited`: ids that are attacked with twice the candidates, and beyond the
-    budget; `longest`: the most attackable tokens of any example of all tasks, which decides the long budgets.
+    `examples`: the task's own; `doubled`, `unlimited`, `metric`, `ceiling`: ids that are attacked with twice the
+    candidates, beyond the budget, by generated summaries, and by every single flip; `longest`: the most attackable
+    tokens of any example of all tasks, which decides the long budgets.
     """
 
     examples: list[Example]
     doubled: frozenset[str]
     unlimited: frozenset[str]
     longest: int
+    metric: frozenset[str] = frozenset()
+    ceiling: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -68,7 +85,14 @@ class HotFlipPlan:
         tenth = -(-len(order) // 10)
         unlimited = frozenset(order[: controls.long_examples])
         longest = max((len(item.attackable) for item in context.encode(examples)), default=0) if unlimited else 0
-        return cls(mine, frozenset(order[: min(controls.convergence_examples, tenth)]), unlimited, longest)
+        doubled = frozenset(order[: min(controls.convergence_examples, tenth)])
+        return cls(mine, doubled, unlimited, longest, *_firsts(order, controls))
+
+
+def _firsts(order: Sequence[str], controls: ControlSettings) -> tuple[frozenset[str], frozenset[str]]:
+    """The ids that are attacked by metric, and those of them where every single flip is tried."""
+    metric = order[: controls.metric_examples or None]
+    return frozenset(metric), frozenset(metric[: controls.ceiling_examples])
 
 
 def attack_with_controls(
@@ -88,19 +112,48 @@ def attack_with_controls(
     sections: Sections = {SectionKey("attack", key): records}
     if controls is None:
         return sections
-    sections[SectionKey("greedy", key)] = attack_examples(
-        context,
-        victim,
-        plan.examples,
-        replace(settings, method="greedy"),
-        cache_dir=cache_dir / "greedy",
-        clean_file=clean_file,
-        every_budget=False,
-    )
-    attacked = {record.id for record in records if record.skipped is None}
-    for name, inputs in _searchless(context, victim, plan.examples, attacked, settings, controls).items():
+    chosen = [example for example in plan.examples if example.id in plan.metric]
+    other_loss = "own_output" if settings.loss == "reference" else "reference"
+    members = {
+        "greedy": (plan.examples, replace(settings, method="greedy")),
+        other_loss: (plan.examples, replace(settings, loss=other_loss)),
+        "metric": (chosen, replace(settings, method="metric")),
+        "word_importance": (chosen, replace(settings, method="word_importance")),
+    }
+    for name, (examples, how) in members.items():
+        sections[SectionKey(name, key)] = attack_examples(
+            context,
+            victim,
+            examples,
+            how,
+            cache_dir=cache_dir / name,
+            clean_file=clean_file if len(examples) == len(plan.examples) else None,
+            every_budget=name in METRIC_METHODS,
+        )
+    for name, inputs in _searchless(context, victim, plan, records, sections, settings, controls).items():
         sections[SectionKey(name, key)] = replay(
-            context, victim, inputs, records, name=name, threshold=settings.success_threshold, cache_dir=cache_dir
+            context,
+            # Stage 4 knows the summaries of clean texts; what a batch of attacks makes of them is the question here.
+            replace(victim, known={}) if name == "unchanged" else victim,
+            inputs,
+            [record for record in records if name != "random_metric" or record.id in plan.metric],
+            name=name,
+            threshold=settings.success_threshold,
+            cache_dir=cache_dir,
+            typable=_typable(context, plan.examples, inputs),
+        )
+    ceiling = [example for example in plan.examples if example.id in plan.ceiling]
+    if ceiling:
+        sections[SectionKey("ceiling", key)] = ceilings(
+            context,
+            victim,
+            context.encode(ceiling),
+            records,
+            sections[SectionKey("metric", key)],
+            moves=controls.ceiling_moves,
+            summaries_each=controls.ceiling_summaries,
+            seed=settings.seed,
+            cache_dir=cache_dir,
         )
     doubled = [example for example in plan.examples if example.id in plan.doubled]
     if doubled:
@@ -141,60 +194,90 @@ def flips_of_others(
             name=f"flips of {key.model}",
             threshold=settings.success_threshold,
             cache_dir=cache_dir,
+            typable=typable_by_id(records),
         )
         for key, records in sections.items()
         if key.part == "attack" and key.model != victim.key
     }
 
 
+def _typable(context: AttackContext, examples: Sequence[Example], inputs: Mapping[str, TokenIds]) -> dict[str, bool]:
+    """Whether a text gives the attacked ids, by example id."""
+    items = [item for item in context.encode(examples) if item.id in inputs]
+    texts = [attacked_document(context.view, item, inputs[item.id]) for item in items]
+    wanted = [inputs[item.id] for item in items]
+    length = context.max_input_length
+    found = reads_as(context.view, texts, wanted, prefix=context.prefix, max_input_length=length)
+    return {item.id: bool(fine) for item, fine in zip(items, found, strict=True)}
+
+
 def _searchless(
     context: AttackContext,
     victim: Victim,
-    examples: Sequence[Example],
-    attacked: set[str],
+    plan: HotFlipPlan,
+    records: Sequence[HotFlipRecord],
+    sections: Sections,
     settings: HotFlipSettings,
     controls: ControlSettings,
-) -> dict[str, dict[str, Sequence[int]]]:
-    """Attacked ids of the controls that need no search, by control and example id, of the examples `attacked`."""
+) -> dict[str, dict[str, TokenIds]]:
+    """Attacked ids of the controls that need no search, by control and example id, of the examples in `records`."""
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
-    inputs: dict[str, dict[str, Sequence[int]]] = {}
+    own = {record.id: record for record in attackable(records)}
+    generated = {
+        record.id: given(record.search).generations for record in attackable(sections[SectionKey("metric", victim.key)])
+    }
+    inputs: dict[str, dict[str, TokenIds]] = {}
     # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
-    for block in blocks_of([example.id for example in examples]):
-        items = [item for item in context.encode([examples[i] for i in block]) if item.id in attacked]
-        for name, of_block in _controls_on(context, objective, items, settings, controls).items():
+    for block in blocks_of([example.id for example in plan.examples]):
+        items = [item for item in context.encode([plan.examples[i] for i in block]) if item.id in own]
+        for name, of_block in _controls_on(context, victim, objective, items, own, settings, controls).items():
             inputs.setdefault(name, {}).update(of_block)
+        # The floor under the attacks by metric: as many draws as the search generated summaries, chosen as it chooses.
+        drawn = [item for item in items if item.id in generated]
+        by_metric = strongest_random_by_metric(
+            context,
+            victim,
+            drawn,
+            num_flips=settings.num_flips,
+            draws=[generated[item.id] for item in drawn],
+            rngs=[generator(settings.seed, "random by metric", item.id) for item in drawn],
+        )
+        inputs.setdefault("random_metric", {}).update(_by_id(drawn, by_metric))
     return inputs
 
 
 def _controls_on(
     context: AttackContext,
+    victim: Victim,
     objective: Objective,
     items: Sequence[EncodedText],
+    own: Mapping[str, HotFlipRecord],
     settings: HotFlipSettings,
     controls: ControlSettings,
-) -> dict[str, dict[str, Sequence[int]]]:
-    inputs: dict[str, dict[str, Sequence[int]]] = {}
+) -> dict[str, dict[str, TokenIds]]:
+    """The controls of one block of examples, all of them attackable."""
     if not items:
-        return inputs
-    if controls.random_draws:
-        sets = strongest_random(
-            objective,
-            context.legal,
-            items,
-            num_flips=settings.num_flips,
-            draws=controls.random_draws,
-            rngs=[generator(settings.seed, "random control", item.id) for item in items],
-        )
-        inputs["random"] = {}
-        for item, flips in zip(items, sets, strict=True):
-            ids = np.array(item.ids, dtype=np.int64)
-            ids[[flip.position for flip in flips]] = [flip.new for flip in flips]
-            inputs["random"][item.id] = ids.tolist()
-    shots = one_shot(objective, context.legal, items, num_flips=settings.num_flips)
-    inputs["one_shot"] = {item.id: ids.tolist() for item, ids in zip(items, shots, strict=True)}
-    inputs["all_replaced"] = {
-        # "floor" was the control's name: it stays in the key, so that draws stay what they were.
-        item.id: all_replaced(context.legal, item, generator(settings.seed, "floor", item.id)).tolist()
+        return {}
+    draws = settings.passes if controls.random_draws is None else controls.random_draws
+    flips, seed = settings.num_flips, settings.seed
+    targets = Targets(target_labels(context, settings, items, [given(own[i.id].clean_prediction) for i in items]),
+                      objective.device)  # fmt: skip
+    rngs = [generator(seed, "random control", item.id) for item in items]
+    drawn = strongest_random(objective, context.legal, items, targets, num_flips=flips, draws=draws, rngs=rngs)
+    vandalised = [
+        random_at_reference(context, item, num_flips=flips, rng=generator(seed, "reference words", item.id))
         for item in items
+    ]
+    # "floor" was the control's name: it stays in the key, so that draws stay what they were.
+    replaced = [all_replaced(context.legal, item, generator(seed, "floor", item.id)) for item in items]
+    return {
+        "random": _by_id(items, drawn),
+        "one_shot": _by_id(items, one_shot(objective, context.legal, items, num_flips=flips)),
+        "reference_words": _by_id(items, vandalised),
+        "all_replaced": _by_id(items, replaced),
+        "unchanged": _by_id(items, [item.ids for item in items]),
     }
-    return inputs
+
+
+def _by_id(items: Sequence[EncodedText], inputs: Sequence[TokenIds]) -> dict[str, TokenIds]:
+    return {item.id: [int(token) for token in ids] for item, ids in zip(items, inputs, strict=True)}

@@ -7,9 +7,10 @@ respect to the input embeddings (HotFlip, Ebrahimi et al. 2018, eq. 10; here ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -89,37 +90,80 @@ class EditablePositions:
         return (*ids[first:position].tolist(), token, *ids[position + 1 : last].tolist())
 
 
+def only(editable: EditablePositions, positions: Sequence[int]) -> EditablePositions:
+    """The same state with these positions alone open."""
+    narrow, kept = copy.copy(editable), np.zeros(len(editable.open), dtype=bool)
+    kept[list(positions)] = True
+    narrow.open, narrow.whole = editable.open & kept, editable.whole & kept
+    return narrow
+
+
 def random_flips(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
-    """Up to `count` different random legal flips of one state, typable where that is asked for."""
-    legal, state = editable.legal, editable.state
-    if not legal.typable:
-        positions, tokens = np.flatnonzero(editable.open), legal.ids
-    else:
-        positions, tokens = np.flatnonzero(editable.whole), legal.ids[: legal.whole]
-    if not len(positions):
-        return _random_flips_by_trial(editable, count, rng) if legal.typable else []
+    """Up to `count` different random legal flips of one state (see `random_flips_each`)."""
+    return random_flips_each([editable], count, [rng])[0]
+
+
+def random_flips_each(
+    editables: Sequence[EditablePositions], count: int, rngs: Sequence[np.random.Generator]
+) -> list[list[Flip]]:
+    """Up to `count` different random legal flips of each state, typable where that is asked for.
+
+    Every pair that the gradient attack may write can be drawn: random and gradient-free controls make the same moves.
+    Half of the draws are one whole word for another where the text has such words, the other half any legal pair: the
+    first kind does more harm, so controls of the second alone would be weaker than they can be.
+    """
+    pairs = [_random_pairs(editable, count, rng) for editable, rng in zip(editables, rngs, strict=True)]
+    # The tokenizer is slow for one word and quick for thousands: the words of all states are checked in one call.
+    words = [
+        [None if e.always_typable(p, t) else e.words_after(p, t) for p, t in anything]
+        for e, (_, anything) in zip(editables, pairs, strict=True)
+    ]
+    to_check = [word for row in words for word in row if word is not None]
+    typable = dict(zip(to_check, editables[0].legal.view.survives(to_check), strict=True)) if to_check else {}
+    flips = []
+    for editable, rng, (plain, anything), row in zip(editables, rngs, pairs, words, strict=True):
+        fine = [
+            pair
+            for pair, word in zip(anything, row, strict=True)
+            if editable.always_typable(*pair) or (word is not None and typable[word])
+        ]
+        flips.append(_distinct(editable.state, _mixed(plain, fine, rng), count))
+    return flips
+
+
+Pairs: TypeAlias = list[tuple[int, int]]
+
+
+def _random_pairs(editable: EditablePositions, count: int, rng: np.random.Generator) -> tuple[Pairs, Pairs]:
+    """Random (position, token) pairs: of whole words, and of anything legal, not checked to be typable."""
+    legal, places, words = editable.legal, np.flatnonzero(editable.open), np.flatnonzero(editable.whole)
+    if not len(places):
+        return [], []
+
+    def draw(positions: NDArray[np.int64], tokens: NDArray[np.int64], size: int) -> Pairs:
+        return list(zip(rng.choice(positions, size).tolist(), rng.choice(tokens, size).tolist(), strict=True))
+
     # A few more than wanted: some repeat, change nothing, or were tried before.
-    drawn = zip(rng.choice(positions, 2 * count + 4), rng.choice(tokens, 2 * count + 4), strict=True)
-    return _distinct(state, drawn, count)
+    spare = 2 * count + 4
+    if not legal.typable:
+        return [], draw(places, legal.ids, spare)
+    plain = draw(words, legal.ids[: legal.whole], spare) if len(words) else []
+    return plain, draw(places, legal.ids, (2 if plain else 8) * spare)  # most pairs of anything are not typable
 
 
-def _random_flips_by_trial(editable: EditablePositions, count: int, rng: np.random.Generator) -> list[Flip]:
-    """Where no open position is a word of one token: draw freely and keep what is typable. Rare, so plain is enough."""
-    positions = np.flatnonzero(editable.open)
-    if not len(positions):
-        return []
-    drawn = list(zip(rng.choice(positions, 16 * count), rng.choice(editable.legal.ids, 16 * count), strict=True))
-    words = [editable.words_after(int(p), int(t)) for p, t in drawn]
-    typable = iter(editable.legal.view.survives([w for w in words if w is not None]))
-    kept = [pair for pair, w in zip(drawn, words, strict=True) if w is not None and next(typable)]
-    return _distinct(editable.state, kept, count)
+def _mixed(first: Pairs, second: Pairs, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Both lists in their order, taken from at random with equal odds; what is left of one follows."""
+    one, two = iter(first), iter(second)
+    for _ in range(min(len(first), len(second))):
+        yield next(one) if rng.random() < 0.5 else next(two)
+    yield from one
+    yield from two
 
 
-def _distinct(state: State, pairs: Iterable[tuple[Any, Any]], count: int) -> list[Flip]:
+def _distinct(state: State, pairs: Iterable[tuple[int, int]], count: int) -> list[Flip]:
     """The first `count` different (position, token) pairs that change the state and were not tried on it."""
     flips: dict[tuple[int, int], Flip] = {}
     for position, token in pairs:
-        position, token = int(position), int(token)
         old = int(state.ids[position])
         if token != old and (position, token) not in state.tried:
             flips.setdefault((position, token), Flip(position, old, token, float("nan"), random=True))

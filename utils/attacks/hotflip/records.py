@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from utils.analysis.measures import loss_increase, reaches_threshold, relative_drop
 from utils.analysis.records import Flip, HotFlipRecord, SearchTrace
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
-from utils.attacks.encoding import EncodedText, attacked_document, reads_as
+from utils.attacks.encoding import EncodedText, attacked_document, reads_as, reference_positions
 from utils.attacks.hotflip.proposals import State
 from utils.attacks.hotflip.search import SearchTrajectory
 
@@ -73,7 +73,10 @@ def search_trace(
         steps=trajectory.steps,
         queries=trajectory.queries,
         gradients=trajectory.gradients,
+        generations=trajectory.generations,
         bad_losses=trajectory.bad_losses,
+        retried_gradients=trajectory.retried_gradients,
+        bad_gradients=trajectory.bad_gradients,
         gradient_norm=number(trajectory.gradient_norm) if norms else None,
         zero_gradient=bool(trajectory.gradient_norm == 0.0),
         fidelity=_fidelity([p for p in trajectory.pairs if p[2]]),
@@ -162,6 +165,8 @@ def make_records(
         before, after = losses[n].tolist()
         drops = [relative_drop(clean.rouges[i] or 0.0, score) for _, score in outcomes[i]]
         num_changed = len(budgets[i][-1])
+        legal = bool(typable[n]) or not context.legal.typable
+        shared = reference_positions(context.view, items[i])
         records[i] = replace(
             records[i],
             attacked_ids=many[-1],
@@ -173,9 +178,11 @@ def make_records(
             attacked_prediction=outcomes[i][-1][0],
             attacked_rougeL=outcomes[i][-1][1],
             relative_drop=drops[-1],
-            success=reaches_threshold(drops[-1], threshold),
+            success=legal and reaches_threshold(drops[-1], threshold),
+            legal=legal,
             attacked_document=documents[i],
             typable=bool(typable[n]),
+            reference_flips=sum(position in shared for position, _ in budgets[i][-1]),
             budget_rougeL=[score for _, score in outcomes[i]] if every_budget else None,
             budget_drop=drops if every_budget else None,
         )

@@ -48,7 +48,10 @@ class SearchTrajectory:
     gradient_norm: float = math.nan  # of the loss at the clean input, over the positions that may change
     pairs: list[tuple[float, float, bool]] = field(default_factory=list)  # (predicted, actual, random) of all scored
     steps: list[SearchStep] = field(default_factory=list)
+    retried_gradients: int = 0  # not finite, computed again in float32
+    bad_gradients: int = 0  # not finite then either: taken for zero
     bad_losses: int = 0  # candidates whose loss was not finite: never accepted
+    generations: int = 0  # summaries that chose between candidates (the search by the metric)
 
 
 class Proposer(Protocol):
@@ -127,6 +130,8 @@ class GradientProposer:
         proposals = []
         for i, trajectory in enumerate(trajectories):
             trajectory.gradients += 1 + self.noisy_gradients
+            trajectory.retried_gradients += self.objective.retried[i]
+            trajectory.bad_gradients += self.objective.bad[i]
             if math.isnan(trajectory.gradient_norm):
                 trajectory.gradient_norm = float(norms[i])
             flips = [*proved[i], *by_gain[i]]
@@ -296,6 +301,8 @@ def _merge(trajectories: Sequence[SearchTrajectory]) -> SearchTrajectory:
     winner.queries = sum(w.queries for w in trajectories)
     winner.gradients = sum(w.gradients for w in trajectories)
     winner.bad_losses = sum(w.bad_losses for w in trajectories)
+    winner.retried_gradients = sum(w.retried_gradients for w in trajectories)
+    winner.bad_gradients = sum(w.bad_gradients for w in trajectories)
     winner.pairs = [pair for w in trajectories for pair in w.pairs]
     winner.gradient_norm = next((w.gradient_norm for w in trajectories if not math.isnan(w.gradient_norm)), math.nan)
     return winner

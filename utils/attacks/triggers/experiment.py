@@ -67,8 +67,9 @@ def measure_triggers(
 ) -> Sections:
     """What all triggers in `searched`, those of other models included, do to `victim` on the evaluation `examples`.
 
-    Sections: `attack` for each source, and of the victim's own searches `random` (the best random trigger), `halfway`
-    (what half of the iterations had found, where that is another trigger) and `free` (the gradient-free one).
+    Sections: `attack` for each source, and of the victim's own searches `random` (the best random trigger), `by_loss`
+    (the learned trigger of largest loss) and `halfway` (what half of the iterations had found), where these are other
+    triggers, and `free` (the gradient-free one).
     """
     items = trigger_examples(context, examples, settings.length)
     clean = clean_side(context, victim, items, cache_dir=cache_dir)
@@ -80,6 +81,8 @@ def measure_triggers(
             triggers["random"] = found.random_control.trigger_ids
             if found.halfway_trigger_ids not in ([], found.trigger_ids):
                 triggers["halfway"] = found.halfway_trigger_ids
+            if found.by_loss.trigger_ids != found.trigger_ids:
+                triggers["by_loss"] = found.by_loss.trigger_ids
             gradient_free = searched.get(replace(search, part="free_search"))
             if gradient_free:
                 triggers["free"] = gradient_free[0].trigger_ids

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from utils.analysis.records import RandomTrigger, TriggerCurvePoint, TriggerFound, TriggerSearch
 from utils.attacks.cache import load_cached, save_cached
-from utils.attacks.context import LOSSES, AttackContext, Victim
+from utils.attacks.context import LOSSES, AttackContext, Victim, rouge_l, summaries
 from utils.attacks.objective import Objective
 from utils.attacks.seeding import generator
 from utils.attacks.triggers.candidates import candidate_triggers, random_triggers
@@ -120,8 +120,8 @@ def optimise_trigger(
 ) -> TriggerSearch:
     """Search one trigger of `trigger_type` against one model; goes on from `state_file` after an interruption.
 
-    Its dev gain is the mean NLL increase on the dev part in float32; the random control is the best of
-    `random_controls` random triggers on the same dev examples; `converged` is by the dev gain alone.
+    Its dev gain is the mean NLL increase on the dev part in float32; it is chosen there by generated ROUGE-L, among the
+    restarts' best and `random_controls` random triggers, the best of which is the control; `converged` is by the gain.
     """
     train_items, dev_items = split_examples(items, settings.seed)
     content = [(item.id, item.ids, item.labels) for item in (*train_items, *dev_items)]
@@ -296,43 +296,43 @@ def _result(
     settings: TriggerSettings,
     state: TriggerSearchState,
 ) -> TriggerSearch:
-    """Choose among all restarts' snapshots by float32 loss on the whole dev part, and set it beside random triggers."""
+    """Choose a trigger by what is reported: the ROUGE-L of summaries of the dev part that it spoils.
+
+    The choice is among all restarts' snapshots and the random triggers. The loss only ranks during the search: where
+    a random trigger does more harm than every learned one, that one is chosen, and `chosen_from` says so.
+    """
     exact = TriggerObjective(Objective(victim.model, batch_tokens=context.batch_tokens), dev_items, kind, settings.seed)
     clean = exact.clean_losses()
     rows = range(len(dev_items))
-    pool = [(r, trigger) for r, kept in enumerate(state.snapshots) for _, trigger in kept]
-    losses = exact.losses([trigger for _, trigger in pool], rows, "dev").mean(axis=1)
-    winner = int(np.argmax(losses))
+    learned = [(r, trigger) for r, kept in enumerate(state.snapshots) for _, trigger in kept]
     rng = generator(settings.seed, kind, "control")
     random = random_triggers(context.legal, kind, settings.length, settings.random_controls, rng, common=False)
-    random_gains = exact.losses(random, rows, "dev").mean(axis=1) - clean.mean()
-    best = int(np.argmax(random_gains))
-    restarts = []
-    for r in range(settings.restarts):
-        own = [(loss, trigger) for (owner, trigger), loss in zip(pool, losses, strict=True) if owner == r]
-        loss, trigger = max(own, key=lambda pair: pair[0])
-        restarts.append(
-            TriggerFound(
-                trigger_ids=trigger,
-                trigger_text=context.view.text(trigger).strip(),
-                dev_gain=float(loss - clean.mean()),
-            )
+    pool = [*(trigger for _, trigger in learned), *random]
+    gains = exact.losses(pool, rows, "dev").mean(axis=1) - clean.mean()
+    changes = _rouge_changes(context, victim, exact, pool)
+    found = [
+        TriggerFound(
+            trigger_ids=list(trigger),
+            trigger_text=context.view.text(trigger).strip(),
+            dev_gain=float(gain),
+            dev_rouge_change=float(change),
         )
-    trigger = pool[winner][1]
+        for trigger, gain, change in zip(pool, gains, changes, strict=True)
+    ]
+    searched, drawn = found[: len(learned)], found[len(learned) :]
+    chosen = min(found, key=_harm)  # learned ones come first: a random one must do more harm to be chosen
+    own = {r: [t for (owner, _), t in zip(learned, searched, strict=True) if owner == r] for r, _ in learned}
+    best = min(drawn, key=_harm)
     return TriggerSearch(
         trigger_type=kind,
         source=victim.key,
         method="gradient" if settings.method == "gradient" else "random",
-        trigger_ids=trigger,
-        trigger_text=context.view.text(trigger).strip(),
-        dev_gain=float(losses[winner] - clean.mean()),
-        restarts=restarts,
+        **vars(chosen),
+        chosen_from="search" if any(chosen is one for one in searched) else "random",
+        by_loss=max(searched, key=lambda one: one.dev_gain),
+        restarts=[min(triggers, key=_harm) for triggers in own.values()],  # one without a usable trigger has none
         random_control=RandomTrigger(
-            trigger_ids=random[best],
-            trigger_text=context.view.text(random[best]).strip(),
-            dev_gain=float(random_gains[best]),
-            dev_gain_mean=float(random_gains.mean()),
-            draws=len(random),
+            **vars(best), dev_gain_mean=float(np.mean([one.dev_gain for one in drawn])), draws=len(drawn)
         ),
         num_dev=len(dev_items),
         iterations=state.iteration,
@@ -343,6 +343,25 @@ def _result(
         gradient_rows=state.gradient_rows,
         seconds=round(state.seconds, 3),
     )
+
+
+def _harm(trigger: TriggerFound) -> tuple[float, float]:
+    """Sorts triggers by falling harm: the lowest ROUGE-L first, of equals the one of larger loss."""
+    return round(trigger.dev_rouge_change, 9), -trigger.dev_gain
+
+
+def _rouge_changes(
+    context: AttackContext, victim: Victim, dev: TriggerObjective, triggers: Sequence[Sequence[int]]
+) -> NDArray[np.float64]:
+    """Mean ROUGE-L change on the dev part by each trigger, float64 [len(triggers)]; negative: it does harm."""
+    rows = range(len(dev.items))
+    # All triggers on all examples in one call, clean inputs first, so that batches are full.
+    inputs = [item.clean for item in dev.items]
+    inputs += [ids for trigger in triggers for ids in dev.inputs(trigger, rows, "dev")]
+    texts = summaries(context, victim, inputs, done_file=None, what="")
+    references = [item.summary for item in dev.items] * (1 + len(triggers))
+    scores = rouge_l(context, texts, references).reshape(1 + len(triggers), len(rows)).mean(axis=1)
+    return scores[1:] - scores[0]
 
 
 def _converged(state: TriggerSearchState) -> bool:

@@ -1,0 +1,228 @@
+"""The suite of attacks: the same moves and budget for all, a search by the metric, a worst case that is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+
+from tests import attack_world as world
+from utils.analysis.attack_suite import noise_floor, strongest, suite, worst_case
+from utils.analysis.records import HotFlipRecord
+from utils.analysis.sections import SectionKey
+from utils.attacks.context import Victim
+from utils.attacks.encoding import Example, reference_positions
+from utils.attacks.hotflip.attack import METRIC_METHODS, HotFlipSettings, attack_examples
+from utils.attacks.hotflip.controls import GreedyProposer, random_at_reference, strongest_random
+from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
+from utils.attacks.hotflip.search import SearchTrajectory
+from utils.attacks.objective import Objective, Targets
+from utils.core.errors import StageError
+from utils.evaluation.generation import generate
+
+TOKENIZER = world.tokenizer()
+CONTEXT = world.attack_context(TOKENIZER)
+
+
+def _victim() -> Victim:
+    return Victim("standard", world.model(len(TOKENIZER) + 8, scale=1.5), "weights")
+
+
+def _legal_inputs(example: Example) -> dict[tuple[int, int], list[int]]:
+    """Every single flip whose text is read as the flipped ids, by asking the tokenizer about each."""
+    (item,) = CONTEXT.encode([example])
+    found = {}
+    for position in item.attackable:
+        for token in np.flatnonzero(~CONTEXT.view.special).tolist():
+            ids = list(item.ids)
+            ids[position] = token
+            text = "summarize: " + TOKENIZER.decode(ids[item.start : -1])
+            if ids != list(item.ids) and TOKENIZER(text)["input_ids"] == ids:
+                found[position, token] = ids
+    return found
+
+
+def test_attack_greedy_and_random_make_the_same_moves() -> None:
+    example = world.examples(1, words=4)[0]
+    (item,) = CONTEXT.encode([example])
+    state = State(np.array(item.ids), 0.0)
+    legal = set(_legal_inputs(example))
+    rng = np.random.default_rng(0)
+    drawn = random_flips(EditablePositions(CONTEXT.legal, item, state), 3000, rng)
+    greedy = GreedyProposer(CONTEXT.legal, [item], candidates=3000)
+    (proposed,) = greedy.propose([SearchTrajectory(0, 0, [state], rng, best=[state])], [state])
+    assert {(f.position, f.new) for f in drawn} == {(f.position, f.new) for f in proposed} == legal
+    # test_attacks_hotflip shows the same of the gradient attack.
+
+
+def test_passes_of_attack_and_controls_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 0
+    losses, gradients = Objective.losses, Objective.gradients
+
+    def counted_losses(self: Objective, inputs: list, *rest: object) -> object:
+        nonlocal count
+        count += len(inputs)
+        return losses(self, inputs, *rest)
+
+    def counted_gradients(self: Objective, inputs: list, *rest: object, smoothing: object = None) -> object:
+        nonlocal count
+        count += 3 * len(inputs) * (len(smoothing.samples) if smoothing else 1)
+        return gradients(self, inputs, *rest, smoothing=smoothing)
+
+    monkeypatch.setattr(Objective, "losses", counted_losses)
+    monkeypatch.setattr(Objective, "gradients", counted_gradients)
+    settings = HotFlipSettings(num_flips=3, candidates=8, random_candidates=2, min_clean_rouge=0.0)
+    spent = {}
+    for method in ("gradient", "greedy"):
+        count = 0
+        attack_examples(CONTEXT, _victim(), world.examples(3), replace(settings, method=method),
+                        cache_dir=tmp_path / method)  # fmt: skip
+        spent[method] = count / 3 - (1 + 4 + 2)  # the clean loss, each budget again in float32, before and after
+    items = CONTEXT.encode(world.examples(3))
+    objective, count = Objective(_victim().model, batch_tokens=4096), 0
+    targets = Targets([item.labels for item in items], objective.device)
+    rngs = [np.random.default_rng(0) for _ in items]
+    strongest_random(objective, CONTEXT.legal, items, targets, num_flips=3, draws=settings.passes, rngs=rngs)
+    spent["random"] = count / 3
+    assert max(spent.values()) <= 1.02 * min(spent.values()), spent
+
+
+def test_a_random_control_climbs_the_loss_of_the_attack() -> None:
+    items = CONTEXT.encode(world.examples(4))
+    objective = Objective(_victim().model, batch_tokens=4096)
+    chosen = []
+    for labels in ([item.labels for item in items], [(9, 12, 1)] * 4):
+        targets = Targets(labels, objective.device)
+        rngs = [np.random.default_rng(k) for k in range(4)]
+        found = strongest_random(objective, CONTEXT.legal, items, targets, num_flips=3, draws=20, rngs=rngs)
+        chosen.append([list(ids) for ids in found])
+    assert chosen[0] != chosen[1]
+
+
+def test_the_search_by_the_metric_finds_the_lowest_rouge_of_all_single_flips(tmp_path: Path) -> None:
+    example = world.examples(1, words=4)[0]
+    everything = {"metric_positions": 10**6, "metric_replacements": 3000, "metric_rounds": 10**6}
+    settings = HotFlipSettings(
+        num_flips=1, success_threshold=2.0, min_clean_rouge=0.0, metric_summaries=10**6, **everything
+    )
+    inputs = list(_legal_inputs(example).values())
+    victim = _victim()
+    example = replace(example, summary=generate(victim.model, TOKENIZER, [CONTEXT.encode([example])[0].ids],
+                                                CONTEXT.decoding, batch_tokens=4096, what="").texts[0])  # fmt: skip
+    texts, _ = generate(victim.model, TOKENIZER, inputs, CONTEXT.decoding, batch_tokens=4096, what="")
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    lowest = min(scorer.score(example.summary, text)["rougeL"].fmeasure for text in texts)
+    for method in METRIC_METHODS:
+        (record,) = attack_examples(
+            CONTEXT, victim, [example], replace(settings, method=method), cache_dir=tmp_path / method
+        )
+        assert record.attacked_rougeL == pytest.approx(lowest), method
+        assert record.attacked_rougeL < record.clean_rougeL and record.num_flips == 1 and record.typable
+
+
+def test_the_search_by_the_metric_ends_at_success_and_keeps_its_budget(tmp_path: Path) -> None:
+    victim = Victim("standard", world.planted_model(), "planted")
+    settings = HotFlipSettings(num_flips=3, method="metric", metric_summaries=30, metric_replacements=5)
+    records = attack_examples(CONTEXT, victim, world.planted_examples(8), settings, cache_dir=tmp_path)
+    for record in records:
+        assert record.search.generations <= 30 and record.num_flips <= 3
+        drops = record.budget_drop
+        if record.success and record.num_flips > 1:
+            assert drops[record.num_flips - 2] < 0.15  # one flip fewer is none
+        assert all(later >= earlier - 1e-9 for earlier, later in pairwise(drops))
+        assert sorted(flip.position for flip in record.search.flips) == [
+            p for p, pair in enumerate(zip(record.clean_ids, record.attacked_ids, strict=True)) if len({*pair}) == 2
+        ]
+    assert np.mean([record.success for record in records]) >= 0.5
+
+
+def _record(name: str, drop: float, rise: float = 0.1, **more: object) -> HotFlipRecord:
+    figures = {"clean_rougeL": 0.5, "attacked_rougeL": 0.5 * (1 - drop), "relative_drop": drop, "loss_increase": rise}
+    return HotFlipRecord(id=name, model="baseline", method="x", skipped=None, **figures | more)
+
+
+def test_the_worst_case_is_no_weaker_than_any_member_and_takes_legal_attacks_alone() -> None:
+    parts = {
+        "attack": [_record("a", 0.1, clean_prediction="x"), _record("b", 0.4), _record("c", 0.9, legal=False)],
+        "metric": [_record("a", 0.3), _record("b", 0.2), _record("c", 0.8, legal=False)],
+        "greedy": [_record("a", 0.0), _record("b", 0.1), _record("c", 0.7, legal=False), _record("d", 0.9)],
+        "random": [_record("a", 0.2), _record("b", 0.0), _record("c", 0.0)],
+        "random_metric": [_record("a", 0.0), _record("b", 0.3), _record("c", 0.0)],
+        "unchanged": [_record(k, 0.0, attacked_prediction="x" if k == "a" else "y") for k in "abc"],
+        "one_shot": [_record(k, 0.99) for k in "abc"],
+    }
+    sections = {SectionKey(part, "baseline"): rows for part, rows in parts.items()}
+    found = {record.id: record.relative_drop for record in strongest(sections, "baseline", ("baseline",))}
+    assert found == {"a": 0.3, "b": 0.4, "c": 0.0}  # d was not attacked by every member; c only by what is not legal
+    members = suite(sections, "baseline", ("baseline",), threshold=0.15)
+    assert set(members) == {"gradient", "metric", "greedy"}
+    worst = worst_case(strongest(sections, "baseline", ("baseline",)), threshold=0.15)
+    assert worst.success_rate == pytest.approx(2 / 3)
+    assert all(member.success_rate <= worst.success_rate for member in members.values())
+    floor = noise_floor(sections, "baseline", threshold=0.15)
+    assert (floor.success_rate, floor.unchanged_success_rate) == (pytest.approx(2 / 3), 0.0)
+    assert floor.unchanged_differs == pytest.approx(2 / 3)
+
+
+def test_words_of_the_reference_are_found_by_hand() -> None:
+    (item,) = CONTEXT.encode([Example("x", "baba the ku. fa dido fafa", "Baba ate the DIDO, fa")])
+    shared = reference_positions(CONTEXT.view, item)
+    assert CONTEXT.view.text([item.ids[p] for p in sorted(shared)]) == " baba fa dido"
+    changed = random_at_reference(CONTEXT, item, num_flips=1, rng=np.random.default_rng(0))
+    assert {p for p in range(len(item.ids)) if changed[p] != item.ids[p]} <= shared
+
+
+def test_gradients_that_are_not_finite_are_computed_again_counted_and_refused_beyond_one_percent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = CONTEXT.encode(world.examples(3))
+    targets = Targets([item.labels for item in items], torch.device("cpu"))
+
+    def gradients(objective: Objective) -> list[np.ndarray]:
+        found: list[np.ndarray] = [np.zeros(0)] * 3
+
+        def use(rows: np.ndarray, ids: torch.Tensor, gradient: torch.Tensor) -> None:
+            for k, i in enumerate(rows):
+                found[i] = gradient[k, : len(items[i].ids)].numpy()
+
+        objective.gradients([item.ids for item in items], targets, [0, 1, 2], use)
+        return found
+
+    model = _victim().model
+    exact = gradients(Objective(model, batch_tokens=4096))
+    plain = Objective._gradient
+
+    def broken(self: Objective, embeds: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, precision: str):
+        nll, gradient = plain(self, embeds, mask, labels, "fp32")
+        if precision == "bf16" or always:
+            gradient[0, 0, 0] = torch.nan
+        return nll, gradient
+
+    always = False
+    monkeypatch.setattr(Objective, "_gradient", broken)
+    objective = Objective(model, batch_tokens=4096, precision="bf16")
+    for got, wanted in zip(gradients(objective), exact, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert objective.retried.total() == 1 and objective.bad_rows == 0
+    always = True
+    with pytest.raises(StageError, match="not finite"):
+        gradients(Objective(model, batch_tokens=4096))
+
+
+def test_losses_that_bfloat16_cannot_hold_are_computed_again() -> None:
+    objective = Objective(_victim().model, batch_tokens=4096, precision="bf16")
+    (item,) = CONTEXT.encode(world.examples(1))
+    targets = Targets([item.labels], objective.device)
+    objective.engine.mean_nll = lambda ids, labels: torch.full((len(ids),), torch.nan)  # type: ignore[method-assign]
+    exact = Objective(objective.model, batch_tokens=4096).losses([item.ids], targets, [0])
+    assert objective.losses([item.ids], targets, [0]) == pytest.approx(exact)
+    assert objective.retried_losses == 1
+
+
+def test_cudnn_attention_is_off_in_every_process_that_computes() -> None:
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
