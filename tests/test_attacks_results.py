@@ -435,7 +435,9 @@ def _doubts(
     results = HotFlipResults(
         models={"baseline": other, "monotonic": model},
         transfer_matrix=matrix,
-        comparisons=HotFlipComparisons(attack_minus_control={"monotonic": tests, "baseline": {}}),
+        comparisons=HotFlipComparisons(
+            attack_minus_control={"monotonic": tests, "baseline": {}}, controls_baseline_vs_monotonic={}
+        ),
         warnings=[],
     )
     found = hotflip_warnings(results)

@@ -29,7 +29,7 @@ SUITE = {
 RANDOM = ("random", "random_metric")  # the same without a search, chosen by loss and by generated ROUGE-L
 
 
-def attacks_on(key: str, model_keys: Sequence[str]) -> dict[str, list[SectionKey]]:
+def members_on(key: str, model_keys: Sequence[str]) -> dict[str, list[SectionKey]]:
     """The sections of every member of the suite that may have been tried on a model."""
     # A control arm adds nothing to the figures of the three models: they are the same with and without it.
     sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
@@ -37,13 +37,17 @@ def attacks_on(key: str, model_keys: Sequence[str]) -> dict[str, list[SectionKey
     return members | {"transfer": [SectionKey("transfer", key, source=source) for source in sources]}
 
 
+def attacks_on(key: str, model_keys: Sequence[str]) -> list[SectionKey]:
+    """The sections of every attack that may have been tried on a model, flips found on other models included."""
+    return [name for names in members_on(key, model_keys).values() for name in names]
+
+
 def strongest(sections: Mapping[SectionKey, Sequence[Any]], key: str, model_keys: Sequence[str]) -> list[HotFlipRecord]:
     """The worst case of a model, a record for each example: that of the attack that cost it most ROUGE-L.
 
     Its loss rise is the largest of all attacks, whichever made it.
     """
-    members = attacks_on(key, model_keys)
-    return worst_of([name for names in members.values() for name in names], sections, key)
+    return worst_of(attacks_on(key, model_keys), sections, key)
 
 
 def worst_of(
@@ -91,7 +95,7 @@ def suite(
 ) -> dict[str, SuiteMember]:
     """Each attack that was tried on a model, on the examples of the worst case."""
     found = {}
-    for member, names in attacks_on(key, model_keys).items():
+    for member, names in members_on(key, model_keys).items():
         if any(name in sections for name in names):
             records = worst_of(names, sections, key)
             figures = vars(worst_case(records, threshold=threshold))

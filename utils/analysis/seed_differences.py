@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.analysis.attack_suite import attacks_on, strongest
 from utils.analysis.claims import Outcome
 from utils.analysis.comparisons import P, PairedTest, SuccessTest
 from utils.analysis.final import FinalResults
-from utils.analysis.hotflip_summary import attacks_on, strongest
 from utils.analysis.measures import reaches_threshold
 from utils.analysis.records import (
     Count,
