@@ -22,6 +22,7 @@ from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning
 from utils.analysis.records import given
 from utils.analysis.results import (
     BudgetPoint,
+    FoundOfPossible,
     HotFlipCell,
     HotFlipResults,
     HotFlipTransfer,
@@ -85,7 +86,7 @@ def hotflip_warnings(results: HotFlipResults) -> list[AttackWarning]:
             _doubling(tests.get("double")),
         ):
             found += raised(key, list(check))
-        found += _little_found(key, model)
+        found += little_found(key, model.found_of_possible)
         found += _chance(key, "the attack", "random flips of equal budget", tests.get("random"))
     return ranked(found)
 
@@ -134,9 +135,8 @@ def _masked_or_misled(rival: Advantage, own_rise: float, words: str) -> Iterator
         yield replace(suspicion, text="surrogate_mismatch/rival") if misled else suspicion
 
 
-def _little_found(key: str, model: HotFlipCell) -> Iterator[AttackWarning]:
+def little_found(key: str, found: FoundOfPossible | None) -> Iterator[AttackWarning]:
     """The first flip must reach a good share of the best one; a small sample of examples shows whether it does not."""
-    found = model.found_of_possible
     if found is None or found.by_loss is None or found.by_loss_sd is None:
         return
     mean, n = found.by_loss.mean, found.by_loss_examples

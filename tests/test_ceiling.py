@@ -1,0 +1,90 @@
+"""What is there to be found, by trying everything; and a model whose gradients are masked is named, no other."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import attack_world as world
+from tests.test_attack_suite import _legal_inputs
+from utils.analysis.attack_suite import compare_found, found_of_possible
+from utils.analysis.attack_warnings import little_found
+from utils.analysis.records import CeilingRecord
+from utils.attacks.context import Victim, exact_losses
+from utils.attacks.encoding import Example
+from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
+from utils.attacks.hotflip.ceiling import ceilings
+
+TOKENIZER = world.tokenizer()
+CONTEXT = world.attack_context(TOKENIZER)
+CI = {"samples": 200, "seed": 0, "confidence": 0.95}
+SETTINGS = HotFlipSettings(num_flips=1, candidates=32, min_clean_rouge=0.0, metric_summaries=10, metric_replacements=4)
+
+
+def _records(victim: Victim, home: Path, examples: list[Example], *, moves: int = 10**6) -> list[CeilingRecord]:
+    rows = [
+        attack_examples(CONTEXT, victim, examples, dataclasses.replace(SETTINGS, method=method),
+                        cache_dir=home / method)
+        for method in ("gradient", "metric")
+    ]  # fmt: skip
+    items = CONTEXT.encode(examples)
+    return ceilings(CONTEXT, victim, items, *rows, moves=moves, summaries_each=5, seed=0, cache_dir=home)
+
+
+def test_the_ceiling_is_the_best_of_all_legal_flips(tmp_path: Path) -> None:
+    victim = Victim("standard", world.model(len(TOKENIZER) + 8, scale=1.5), "weights")
+    (record,) = _records(victim, tmp_path, world.examples(1, words=4))
+    example = world.examples(1, words=4)[0]
+    inputs, (item,) = list(_legal_inputs(example).values()), CONTEXT.encode([example])
+    losses = exact_losses(CONTEXT, victim, inputs, [item.labels] * len(inputs))
+    clean = exact_losses(CONTEXT, victim, [item.ids], [item.labels])[0]
+    assert record.every_move and record.moves == len(inputs)
+    assert record.best_loss_increase == pytest.approx(losses.max() - clean, abs=1e-4)
+    assert 0 < record.found_loss_increase <= record.best_loss_increase
+    assert record.best_drop >= record.found_drop
+    (sampled,) = _records(victim, tmp_path / "sample", world.examples(1, words=4), moves=30)
+    assert not sampled.every_move and sampled.moves <= 30
+    assert sampled.best_loss_increase <= record.best_loss_increase + 1e-6
+
+
+def _record(name: str, found: float, best: float) -> CeilingRecord:
+    return CeilingRecord(
+        id=name, model="m", skipped=None, moves=9, every_move=True, best_loss_increase=best,
+        found_loss_increase=found, summaries=3, best_drop=0.4, found_drop=0.1,
+    )  # fmt: skip
+
+
+def test_shares_and_their_difference_by_hand() -> None:
+    first = [_record("a", 0.5, 1.0), _record("b", 0.3, 0.4), _record("c", 0.0, 0.0)]
+    second = [_record("a", 0.25, 1.0), _record("b", 0.1, 0.2), _record("d", 1.0, 1.0)]
+    found = found_of_possible(first, CI)
+    assert (found.num_examples, found.by_loss_examples) == (3, 2)  # c has nothing to be found
+    assert found.by_loss.mean == pytest.approx((0.5 + 0.75) / 2) and found.by_rougeL.mean == pytest.approx(0.25)
+    test = compare_found(first, second, ci=CI)
+    assert test.n == 2 and test.difference == pytest.approx((0.25 - 0.5 + 0.5 - 0.75) / 2)
+
+
+def _planted(seed: int, *, masked: bool) -> Victim:
+    """A model that knows the planted task; masked: scores so large that the softmax is saturated, gradients are 0."""
+    model = copy.deepcopy(world.planted_model())
+    torch.manual_seed(seed)
+    for weight in model.encoder.parameters():
+        weight.data += 0.01 * weight.std() * torch.randn_like(weight)
+    if masked:
+        model.decoder.final_layer_norm.weight.data *= 1000
+    return Victim("standard", model, f"{seed} {masked}")
+
+
+@pytest.mark.slow
+def test_masked_gradients_are_named_and_real_ones_never_in_twenty_seeds(tmp_path: Path) -> None:
+    def doubts(seed: int, *, masked: bool) -> list[str]:
+        home, examples = tmp_path / f"{seed}{masked}", world.planted_examples(8, seed)
+        records = _records(_planted(seed, masked=masked), home, examples, moves=500)
+        return [warning.warning for warning in little_found("standard", found_of_possible(records, CI))]
+
+    assert [doubts(seed, masked=False) for seed in range(20)] == [[]] * 20
+    assert doubts(0, masked=True) == ["possibly_masked_gradients"]
