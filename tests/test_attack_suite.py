@@ -19,8 +19,10 @@ from utils.attacks.context import Victim
 from utils.attacks.encoding import Example, reference_positions
 from utils.attacks.hotflip.attack import METRIC_METHODS, HotFlipSettings, attack_examples
 from utils.attacks.hotflip.controls import GreedyProposer, random_at_reference, strongest_random
+from utils.attacks.hotflip.metric_search import metric_search
 from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
 from utils.attacks.hotflip.search import SearchTrajectory
+from utils.attacks.hotflip.typos import TypedState, TypoProposer, edited
 from utils.attacks.objective import Objective, Targets
 from utils.core.errors import StageError
 from utils.evaluation.generation import generate
@@ -226,3 +228,42 @@ def test_losses_that_bfloat16_cannot_hold_are_computed_again() -> None:
 
 def test_cudnn_attention_is_off_in_every_process_that_computes() -> None:
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_protected_words_stay_and_typos_are_single_edits(tmp_path: Path) -> None:
+    examples = [replace(e, summary=" ".join(e.document.split()[2:5]) + " ba") for e in world.examples(6)]
+    settings = HotFlipSettings(num_flips=3, candidates=16, min_clean_rouge=0.0, protect=True)
+    records = attack_examples(CONTEXT, _victim(), examples, settings, cache_dir=tmp_path)
+    free = attack_examples(CONTEXT, _victim(), examples, replace(settings, protect=False), cache_dir=tmp_path / "free")
+    assert any(record.reference_flips for record in free)
+    for example, record in zip(examples, records, strict=True):
+        assert record.reference_flips == 0 and record.num_flips > 0
+        kept = [word for word in example.document.split() if word.strip(".") in example.summary.split()]
+        assert [w for w in record.attacked_document.split() if w in kept and w in kept][: len(kept)]
+        for word in kept:
+            assert record.attacked_document.split().count(word) >= example.document.split().count(word)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        word = "bakery"
+        changed = edited(word, rng)
+        assert changed[0] == "b" and abs(len(changed) - len(word)) <= 1
+        if len(changed) == len(word):  # one letter replaced (by itself at times), or two neighbours swapped
+            different = [k for k in range(len(word)) if changed[k] != word[k]]
+            assert len(different) <= 1 or (len(different) == 2 and different[1] == different[0] + 1)
+
+
+def test_typos_are_read_as_they_are_typed() -> None:
+    victim = Victim("standard", world.planted_model(), "planted")
+    examples = [
+        Example(f"t{k}", e.document.replace(" ", "ba "), e.summary) for k, e in enumerate(world.planted_examples(4))
+    ]
+    items = CONTEXT.encode(examples)
+    settings = replace(HotFlipSettings().metric, num_flips=2, summaries=40, replacements=5, threshold=2.0)
+    starts = [TypedState.of(CONTEXT, item) for item in items]
+    found = metric_search(CONTEXT, victim, items, starts, [0.9] * 4, TypoProposer(settings), settings, seed=0)
+    assert any(search.state.flips for search in found)
+    for item, search in zip(items, found, strict=True):
+        document, ids = item.document.split(), search.state.ids.tolist()
+        assert TOKENIZER("summarize: " + search.state.document, truncation=True, max_length=48)["input_ids"] == ids
+        changed = [k for k, (a, b) in enumerate(zip(document, search.state.document.split(), strict=True)) if a != b]
+        assert len(changed) == len(search.state.flips) <= 2

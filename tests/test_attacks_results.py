@@ -196,6 +196,8 @@ def test_every_section_covers_every_example(sections: Sections) -> None:
         "word_importance",
         "random_metric",
         "reference_words",
+        "protected",
+        "typo",
         "unchanged",
         "greedy",
         "double",

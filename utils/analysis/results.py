@@ -28,6 +28,8 @@ CONTROLS = (
     "own_output",
     "reference",
     "reference_words",
+    "protected",
+    "typo",
     "unchanged",
     "double",
 )
@@ -238,7 +240,8 @@ class HotFlipCell(HotFlipFigures):
         "ROUGE-L of as many as metric generates summaries; greedy: gradient-free search with equal passes; metric, "
         "word_importance: chosen by generated ROUGE-L, with and without gradients; one_shot: one gradient, unverified; "
         "all_replaced: every token changed; own_output: on the loss of the model's own summary (reference: where the "
-        "attack is on that); reference_words: random flips in words of the reference, no query; unchanged: the clean "
+        "attack is on that); reference_words: random flips in words of the reference, no query; protected: the attack "
+        "with these words kept; typo: one edit inside a word, chosen by generated ROUGE-L; unchanged: the clean "
         "text again; double: twice the candidates, on a part of the examples",
     ]
     long_budget_curve: Annotated[list[LongBudgetPoint] | None, "beyond the budget, on a part of the examples"] = None

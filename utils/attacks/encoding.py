@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from utils.attacks.legal_tokens import TokenIds, TokenizerView
+from utils.attacks.legal_tokens import TokenIds, TokenizerView, word_bounds
 from utils.core.errors import UsageError
 
 EMPTY_ARTICLE = "empty_article"
@@ -186,3 +186,12 @@ def reference_positions(view: TokenizerView, encoded: EncodedText) -> frozenset[
         if match.group().lower() in wanted:
             hit[match.start() : match.end()] = True
     return frozenset(encoded.start + k for k, (first, last) in enumerate(encoded.spans) if hit[first:last].any())
+
+
+def protected(view: TokenizerView, encoded: EncodedText) -> EncodedText:
+    """`encoded` without the attackable positions of words that hold a content word of the reference."""
+    shared = reference_positions(view, encoded)
+    starts = view.starts_word[np.asarray(encoded.ids)]
+    first, last = word_bounds(starts, encoded.start, encoded.end)
+    closed = {p for at in shared for p in range(first[at - encoded.start], last[at - encoded.start])}
+    return replace(encoded, attackable=tuple(p for p in encoded.attackable if p not in closed))

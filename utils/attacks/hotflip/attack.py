@@ -20,8 +20,15 @@ from utils.analysis.measures import GRADIENT_COST, reaches_threshold
 from utils.analysis.records import HotFlipRecord, attackable, column, given
 from utils.attacks.cache import blocks_of, load_records, save_cached
 from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
-from utils.attacks.encoding import LOSS_NOT_FINITE, LOW_CLEAN_ROUGE, NO_LEGAL_FLIP, EncodedText, Example
-from utils.attacks.hotflip.metric_search import MetricSettings, metric_search
+from utils.attacks.encoding import (
+    LOSS_NOT_FINITE,
+    LOW_CLEAN_ROUGE,
+    NO_LEGAL_FLIP,
+    EncodedText,
+    Example,
+    protected,
+)
+from utils.attacks.hotflip.metric_search import FlipProposer, MetricSettings, metric_search
 from utils.attacks.hotflip.proposals import State
 from utils.attacks.hotflip.records import Clean, Found, clean_summaries, make_records, search_trace
 from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
@@ -50,7 +57,7 @@ class HotFlipSettings:
     `min_clean_rouge`. `method`: "gradient"; "greedy": the gradient-free control with the same number of forward passes;
     "metric": candidates by gradient and at random, chosen by generated ROUGE-L; "word_importance": the same without any
     gradient. `metric_...`: what these two may spend (see MetricSettings). `gradient_norms`: write down the norm of the
-    gradient at the clean input.
+    gradient at the clean input. `protect`: words that hold a content word of the reference stay as they are.
     """
 
     num_flips: int = 5
@@ -65,6 +72,7 @@ class HotFlipSettings:
     method: str = "gradient"
     noisy_gradients: int = 2
     gradient_norms: bool = True
+    protect: bool = False
     metric_positions: int = 128
     metric_replacements: int = 24
     metric_rounds: int = 6
@@ -128,6 +136,8 @@ def attack_examples(
     """
     blocks = blocks_of([example.id for example in examples])
     items = context.encode(examples)
+    if settings.protect:
+        items = [protected(context.view, item) for item in items]
     fingerprints = [
         _fingerprint(context, victim, settings, every_budget, [items[i] for i in block]) for block in blocks
     ]
@@ -310,7 +320,9 @@ def _by_metric(
     rouges: Sequence[float],
 ) -> list[SearchTrajectory]:
     """The search by generated summaries, in the shape of one by loss."""
-    found = metric_search(context, victim, objective, items, targets, rouges, settings.metric, seed=settings.seed)
+    proposer = FlipProposer(context, objective, items, targets, settings.metric)
+    clean = [State(np.asarray(item.ids, dtype=np.int64), 0.0) for item in items]
+    found = metric_search(context, victim, items, clean, rouges, proposer, settings.metric, seed=settings.seed)
     return [
         SearchTrajectory(
             one.example,

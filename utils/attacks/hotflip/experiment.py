@@ -24,6 +24,8 @@ from utils.attacks.hotflip.controls import (
     strongest_random_by_metric,
 )
 from utils.attacks.hotflip.long_budget import attack_without_limit
+from utils.attacks.hotflip.metric_search import metric_search
+from utils.attacks.hotflip.typos import TypedState, TypoProposer
 from utils.attacks.legal_tokens import TokenIds
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
@@ -117,6 +119,7 @@ def attack_with_controls(
     members = {
         "greedy": (plan.examples, replace(settings, method="greedy")),
         other_loss: (plan.examples, replace(settings, loss=other_loss)),
+        "protected": (plan.examples, replace(settings, protect=True)),
         "metric": (chosen, replace(settings, method="metric")),
         "word_importance": (chosen, replace(settings, method="word_importance")),
     }
@@ -136,11 +139,11 @@ def attack_with_controls(
             # Stage 4 knows the summaries of clean texts; what a batch of attacks makes of them is the question here.
             replace(victim, known={}) if name == "unchanged" else victim,
             inputs,
-            [record for record in records if name != "random_metric" or record.id in plan.metric],
+            [record for record in records if name not in ("random_metric", "typo") or record.id in plan.metric],
             name=name,
             threshold=settings.success_threshold,
             cache_dir=cache_dir,
-            typable=_typable(context, plan.examples, inputs),
+            typable=dict.fromkeys(inputs, True) if name == "typo" else _typable(context, plan.examples, inputs),
         )
     ceiling = [example for example in plan.examples if example.id in plan.ceiling]
     if ceiling:
@@ -243,6 +246,17 @@ def _searchless(
             rngs=[generator(settings.seed, "random by metric", item.id) for item in drawn],
         )
         inputs.setdefault("random_metric", {}).update(_by_id(drawn, by_metric))
+        typed = metric_search(
+            context,
+            victim,
+            drawn,
+            [TypedState.of(context, item) for item in drawn],
+            [given(own[item.id].clean_rougeL) for item in drawn],
+            TypoProposer(settings.metric),
+            settings.metric,
+            seed=settings.seed,
+        )
+        inputs.setdefault("typo", {}).update(_by_id(drawn, [search.state.ids for search in typed]))
     return inputs
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,27 +108,34 @@ class MetricTrajectory:
         self.order = [position for position, _ in ranked if position not in taken]
 
 
+class Proposer(Protocol):
+    """Who suggests changes: `probes`, one at each position; `replacements`, several at the next one of each search."""
+
+    def probes(self, searches: Sequence[MetricTrajectory]) -> list[list[Flip]]: ...
+
+    def replacements(self, searches: Sequence[MetricTrajectory]) -> list[list[Flip]]: ...
+
+
 def metric_search(
     context: AttackContext,
     victim: Victim,
-    objective: Objective,
     items: Sequence[EncodedText],
-    targets: Targets,
+    starts: Sequence[State],
     clean_rouges: Sequence[float],
+    proposer: Proposer,
     settings: MetricSettings,
     *,
     seed: int,
 ) -> list[MetricTrajectory]:
-    """Search the lowest ROUGE-L of each example; `best` has num_flips + 1 states, from the clean input on.
+    """Search the lowest ROUGE-L of each example; `best` has num_flips + 1 states, from `starts[e]`, the clean one, on.
 
-    Row e of `targets` belongs to `items[e]`; `clean_rouges[e]` > 0 is the ROUGE-L of its clean summary. All examples go
-    on together, so that summaries are generated in full batches.
+    `clean_rouges[e]` > 0 is the ROUGE-L of the clean summary of `items[e]`. All examples go on together, so that
+    summaries are generated in full batches.
     """
     searches = []
-    for e, item in enumerate(items):
-        clean, rng = State(np.asarray(item.ids, dtype=np.int64), 0.0), generator(seed, "metric", item.id)
+    for e, (item, clean) in enumerate(zip(items, starts, strict=True)):
+        rng = generator(seed, "metric", item.id)
         searches.append(MetricTrajectory(e, clean_rouges[e], rng, clean, clean_rouges[e], best=[clean]))
-    proposer = _Proposer(context, objective, items, targets, settings)
     probes = proposer.probes(searches)
     for search, scores, flips in zip(
         searches, _generated(context, victim, items, searches, probes), probes, strict=True
@@ -165,7 +173,7 @@ def _generated(
     return [[next(scores) for _ in flips] for flips in flips_of]
 
 
-class _Proposer:
+class FlipProposer:
     """Which flips are tried: one at each position to measure it, then several at one position."""
 
     def __init__(

@@ -65,6 +65,7 @@ class EditablePositions:
         self.first, self.last = word_bounds(self.starts, encoded.start, encoded.end)
         self.open = np.zeros(len(state.ids), dtype=bool)
         self.open[list(encoded.attackable)] = True
+        self.attackable = self.open.copy()
         self.open[[flip.position for flip in state.flips]] = False
         self.whole = np.zeros(len(state.ids), dtype=bool)
         self.whole[encoded.start : encoded.end] = (self.last - self.first) == 1
@@ -86,6 +87,8 @@ class EditablePositions:
             if first == start:
                 return None  # the document's first word always starts with a space
             first = int(self.first[first - 1 - start])
+            if not self.attackable[first]:
+                return None  # the word before it is protected
         ids = self.state.ids
         return (*ids[first:position].tolist(), token, *ids[position + 1 : last].tolist())
 
