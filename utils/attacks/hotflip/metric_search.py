@@ -33,6 +33,7 @@ from utils.attacks.hotflip.proposals import (
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
 
+AT_ONCE = 8  # flips tried at a position before looking whether one is a success: what comes after it is saved
 SAME_ROUGE = 1e-9  # scores are ratios of small whole numbers: what differs by less is equal
 
 
@@ -56,6 +57,16 @@ class MetricSettings:
     threshold: float
     guided: bool = True
 
+    @property
+    def visits(self) -> int:
+        """How many times the search comes to a position, one after the other."""
+        return -(-self.replacements // AT_ONCE)
+
+    @property
+    def at_once(self) -> int:
+        """Flips tried at each visit."""
+        return -(-self.replacements // self.visits)
+
 
 @dataclass(eq=False)
 class MetricTrajectory:
@@ -68,9 +79,9 @@ class MetricTrajectory:
     rouge: float
     best: list[State] = field(default_factory=list)
     probes: dict[int, tuple[float, Flip]] = field(default_factory=dict)  # position -> ROUGE-L of the flip tried there
-    order: list[int] = field(default_factory=list)  # positions still to come to, the most important first
+    order: list[int] = field(default_factory=list)  # visits still to make, to the most important position first
     pending: tuple[float, Flip] | None = None  # the best flip since the last one that was taken
-    rounds: int = 0  # positions since then
+    rounds: int = 0  # visits since then
     generations: int = 0
     gradients: int = 0
     retried_gradients: int = 0
@@ -91,21 +102,23 @@ class MetricTrajectory:
         for rouge, flip in results:
             if self.pending is None or rouge < self.pending[0] - SAME_ROUGE:
                 self.pending = (rouge, flip)
-        last = not self.order or self.generations >= settings.summaries or self.rounds >= settings.rounds
+        last = (
+            not self.order or self.generations >= settings.summaries or self.rounds >= settings.rounds * settings.visits
+        )
         if self.pending is None or not (last or self.succeeded(self.pending[0], settings)):
             return
         rouge, flip = self.pending
         if rouge < self.rouge - SAME_ROUGE:
             self.state, self.rouge, self.pending = self.state.child(flip, 0.0), rouge, None
             self.best.append(self.state)
-            self.rank()
+            self.rank(settings)
         self.rounds = 0
 
-    def rank(self) -> None:
+    def rank(self, settings: MetricSettings) -> None:
         """Every position that may still change, by what its probe did; of equals the one of larger first-order gain."""
         taken = {flip.position for flip in self.state.flips}
         ranked = sorted(self.probes.items(), key=lambda entry: round(entry[1][0], 9))  # stable: probes came by gain
-        self.order = [position for position, _ in ranked if position not in taken]
+        self.order = [position for position, _ in ranked if position not in taken for _ in range(settings.visits)]
 
 
 class Proposer(Protocol):
@@ -141,7 +154,7 @@ def metric_search(
         searches, _generated(context, victim, items, searches, probes), probes, strict=True
     ):
         search.probes = {flip.position: (score, flip) for score, flip in zip(scores, flips, strict=True)}
-        search.rank()
+        search.rank(settings)
         if flips:  # a probe is a legal flip: where one is a success, the search is over
             search.pending = min(search.probes.values(), key=lambda pair: round(pair[0], 9))
             if search.succeeded(search.pending[0], settings):
@@ -217,12 +230,12 @@ class FlipProposer:
             only(EditablePositions(self.legal, self.items[s.example], s.state), [p])
             for s, p in zip(searches, places, strict=True)
         ]
-        counts = [min(self.settings.replacements, self.settings.summaries - s.generations) for s in searches]
+        counts = [min(self.settings.at_once, self.settings.summaries - s.generations) for s in searches]
         # On a text that was changed since, the probe's flip does something else, and may no longer be typable.
         again = [[s.probes[p][1]] if s.state.flips else [] for s, p in zip(searches, places, strict=True)]
         tried = [TopFlips.of(flips, [math.nan] * len(flips)) for flips in again]
         proved = choose(editables, tried, candidates=[1] * len(searches), per_position=1)
-        drawn = random_flips_each(editables, self.settings.replacements, [s.rng for s in searches])
+        drawn = random_flips_each(editables, self.settings.at_once, [s.rng for s in searches])
         flips_of = []
         for count, *parts in zip(counts, proved, drawn, strict=True):
             different: dict[tuple[int, int], Flip] = {}

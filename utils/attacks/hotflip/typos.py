@@ -80,8 +80,8 @@ class TypoProposer:
         for search in searches:
             position = search.order.pop(0)
             proved = [search.probes[position][1]] if search.state.flips else []
-            count = min(self.settings.replacements, self.settings.summaries - search.generations)
-            flips_of.append([*proved, *_typos(search, position, self.settings.replacements)][:count])
+            count = min(self.settings.at_once, self.settings.summaries - search.generations)
+            flips_of.append([*proved, *_typos(search, position, self.settings.at_once)][:count])
         return flips_of
 
 
