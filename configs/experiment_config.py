@@ -120,7 +120,9 @@ TRIGGER_RESTARTS = 5
 TRIGGER_CANDIDATES = 32  # replacements per restart and iteration that are scored exactly
 TRIGGER_GRADIENT_EXAMPLES = 32  # examples behind one gradient
 TRIGGER_GRADIENT_FREE_TYPES = TRIGGER_TYPES  # types that are searched without gradients as well, at equal cost
-TRIGGER_RANDOM_CONTROLS = 20  # random triggers of the same length, best of these is the control
+# Random triggers of the same length, the best of these is the control; on 200 held-out texts that is 1/120 of the
+# passes of a search (TRIGGER_GRADIENT_FREE_TYPES has the control of equal cost). They are candidates as well.
+TRIGGER_RANDOM_CONTROLS = 20
 HOTFLIP_NUM_FLIPS = 5  # tokens changed in one example, at most
 HOTFLIP_CANDIDATES = 32  # flips per step that are scored exactly
 # Gradients at noisy points averaged with that of each step: they look as far as a flip goes. 0: plain HotFlip.
@@ -140,6 +142,6 @@ ATTACK_TOKEN_SET = "roundtrip"  # roundtrip: text that a user could type; raw: a
 ATTACK_LOSS = "reference"  # what an attack raises: the loss of the reference, or of the model's own_output
 ATTACK_SUCCESS_THRESHOLD = 0.15  # relative ROUGE-L drop that counts as success
 ATTACK_MIN_CLEAN_ROUGE = 0.05  # ROUGE-L below this has nothing to lose: not attackable, counted apart
-ATTACK_CONTROLS = True  # random and gradient-free attacks of equal budget beside the real ones
+ATTACK_CONTROLS = True  # the suite of attacks, and random and gradient-free controls with as many passes
 
 _overrides.apply(globals())

@@ -102,9 +102,8 @@ class MetricTrajectory:
         for rouge, flip in results:
             if self.pending is None or rouge < self.pending[0] - SAME_ROUGE:
                 self.pending = (rouge, flip)
-        last = (
-            not self.order or self.generations >= settings.summaries or self.rounds >= settings.rounds * settings.visits
-        )
+        spent = self.generations >= settings.summaries or self.rounds >= settings.rounds * settings.visits
+        last = spent or not self.order
         if self.pending is None or not (last or self.succeeded(self.pending[0], settings)):
             return
         rouge, flip = self.pending
