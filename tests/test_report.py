@@ -133,7 +133,7 @@ def shown(results):
             yield from test("rouge_comparison", f"{title} {words}", evaluation["comparisons"][key][metric], 4)
         for model, cell in evaluation["comparisons"][key]["rougeL"]["against_standard"].items():
             yield from test("rouge_against_standard", f"{title} {model}", cell, 4)
-    controls = ("random", "greedy", "one_shot", "all_replaced", "double")
+    controls = ("random", "greedy", "metric", "own_output", "one_shot", "all_replaced", "double", "protected", "typo")
     for place, model in enumerate(MODELS, 1):
         cell = hotflip[model]
         passes = cell["mean_queries"] + 3 * cell["mean_gradients"]
@@ -160,10 +160,12 @@ def shown(results):
         yield "hotflip", model, 3, change(cell["mean_loss_increase"], cell["mean_loss_increase_ci"])
         yield "hotflip", model, 4, str(cell["num_attackable"])
         yield "hotflip", model, 5, str(cell["num_skipped"])
-        yield "hotflip_controls", model, 1, share(cell["success_rate"])
-        for column, name in enumerate(controls, 2):
-            yield "hotflip_controls", model, column, share(cell["controls"][name]["success_rate"])
-        yield "hotflip_controls", model, 7, share(cell["worst_case"]["success_rate"])
+        yield "hotflip_controls", "attack", place, share(cell["success_rate"])
+        for name in controls:
+            yield "hotflip_controls", name, place, share(cell["controls"][name]["success_rate"])
+        yield "hotflip_controls", "worst case", place, share(cell["worst_case"]["success_rate"])
+        yield "hotflip_controls", "noise floor", place, share(cell["noise_floor"]["success_rate"])
+        yield "hotflip_controls", "flips on reference words", place, share(cell["reference_flip_share"])
         yield "hotflip_checks", model, 1, f"{cell['gradient_norm']['median']:.3g}"
         yield "hotflip_checks", model, 2, str(cell["zero_gradient_count"])
         for column, point in enumerate((*cell["budget_curve"], *cell["long_budget_curve"][1:]), 1):

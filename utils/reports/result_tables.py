@@ -10,7 +10,7 @@ from utils.analysis.comparisons import PairedTest, Test
 from utils.analysis.final import FinalResults
 from utils.analysis.measures import relative_gain
 from utils.analysis.records import given
-from utils.analysis.results import TriggerCell
+from utils.analysis.results import HotFlipFigures, TriggerCell, WorstCase
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.table import NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
 
@@ -168,21 +168,31 @@ def hotflip(results: FinalResults) -> Table:
 
 
 def hotflip_controls(results: FinalResults) -> Table:
-    names = list(dict.fromkeys(n for model in MODEL_KEYS for n in results.hotflip.models[model].controls))
-    rows: list[tuple[str, ...]] = []
-    for model in MODEL_KEYS:
-        cell = results.hotflip.models[model]
-        cells = [cell, *(cell.controls.get(name) for name in names), cell.worst_case]
-        rows.append((model, *(percent(c.success_rate) if c else NOT_AVAILABLE for c in cells)))
+    """Each attack, arm and control in a row: success on each model, and share of flips on words of the reference."""
+    cells = [results.hotflip.models[model] for model in MODEL_KEYS]
+    names = list(dict.fromkeys(name for cell in cells for name in cell.controls))
+    found: dict[str, list[HotFlipFigures | WorstCase | None]] = {"attack": [*cells]}
+    found |= {name: [cell.controls.get(name) for cell in cells] for name in names}
+    found["worst case"] = [cell.worst_case for cell in cells]
+    found["noise floor"] = [cell.noise_floor for cell in cells]
+    rows = [
+        (name, *(percent(figures.success_rate) if figures else NOT_AVAILABLE for figures in row))
+        for name, row in found.items()
+    ]
+    shares = [(cell.found_of_possible and cell.found_of_possible.by_loss) for cell in cells]
+    rows.append(("found of possible", *(percent(share.mean) if share else NOT_AVAILABLE for share in shares)))
+    rows.append(("flips on reference words", *(percent(cell.reference_flip_share) for cell in cells)))
     return Table(
         "hotflip_controls",
-        "HotFlip success beside its controls",
-        ("model", "attack", *names, "worst case"),
+        "HotFlip success beside other attacks and controls",
+        ("attack", *MODEL_KEYS),
         rows,
-        "random: strongest of several random attacks of equal budget; greedy: gradient-free search with equal queries; "
-        "one_shot: one gradient, unverified; all_replaced: every token changed; double: twice the candidates, on a "
-        "tenth of the examples; worst case: the strongest attack example by example, flips found on other models "
-        "included.",
+        "greedy, own_output, metric, word_importance: the suite, with flips found on other models; worst case: its "
+        "strongest legal attack example by example. random, random_metric: the strongest of as many random attacks by "
+        "loss and by ROUGE-L; noise floor: the stronger of both. one_shot: one gradient, unverified; unchanged: the clean "
+        "text again; all_replaced: every token changed; reference_words: random flips in words of the reference, no "
+        "query; protected: HotFlip with these words kept; typo: single edits inside words; double: twice the "
+        "candidates, on a tenth of the examples; found of possible: the first flip's loss rise beside the best of all.",
     )
 
 
