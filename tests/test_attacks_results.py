@@ -51,11 +51,11 @@ from utils.analysis.results import (
     SecondHalf,
     TriggerCell,
     TriggerResults,
-    WorstCase,
     WorstPerExample,
     WorstTrigger,
 )
 from utils.analysis.sections import SectionKey, Sections
+from utils.analysis.suite_records import WorstCase
 from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
 from utils.attacks import cache
 from utils.attacks.context import Victim

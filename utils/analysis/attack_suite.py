@@ -12,9 +12,9 @@ from utils.analysis.bootstrap import Resampling, bootstrap_ci
 from utils.analysis.comparisons import Interval, PairedTest
 from utils.analysis.measures import success_rate
 from utils.analysis.records import CeilingRecord, HotFlipRecord, attackable, column, given
-from utils.analysis.results import FoundOfPossible, NoiseFloor, SuiteMember, WorstCase
 from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import compare_models
+from utils.analysis.suite_records import FoundOfPossible, NoiseFloor, SuiteMember, WorstCase
 from utils.core.names import MODEL_KEYS
 
 # Member of the suite -> its section. "transfer" has one section for each model that flips were found on.

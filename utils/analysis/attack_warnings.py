@@ -22,7 +22,6 @@ from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning
 from utils.analysis.records import given
 from utils.analysis.results import (
     BudgetPoint,
-    FoundOfPossible,
     HotFlipCell,
     HotFlipResults,
     HotFlipTransfer,
@@ -33,6 +32,7 @@ from utils.analysis.results import (
     TriggerTransfer,
 )
 from utils.analysis.statistics import exceeds, holm
+from utils.analysis.suite_records import FoundOfPossible
 from utils.analysis.warning_texts import ranked, warning
 
 ALPHA = 0.05

@@ -10,7 +10,8 @@ from utils.analysis.comparisons import PairedTest, Test
 from utils.analysis.final import FinalResults
 from utils.analysis.measures import relative_gain
 from utils.analysis.records import given
-from utils.analysis.results import HotFlipFigures, TriggerCell, WorstCase
+from utils.analysis.results import HotFlipFigures, TriggerCell
+from utils.analysis.suite_records import WorstCase
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.reports.table import NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
 
@@ -189,8 +190,8 @@ def hotflip_controls(results: FinalResults) -> Table:
         rows,
         "greedy, own_output, metric, word_importance: the suite, with flips found on other models; worst case: its "
         "strongest legal attack example by example. random, random_metric: the strongest of as many random attacks by "
-        "loss and by ROUGE-L; noise floor: the stronger of both. one_shot: one gradient, unverified; unchanged: the clean "
-        "text again; all_replaced: every token changed; reference_words: random flips in words of the reference, no "
+        "loss and by ROUGE-L; noise floor: the stronger of both. one_shot: one gradient, unverified; unchanged: the "
+        "clean text again; all_replaced: every token changed; reference_words: random flips in words of the reference, no "
         "query; protected: HotFlip with these words kept; typo: single edits inside words; double: twice the "
         "candidates, on a tenth of the examples; found of possible: the first flip's loss rise beside the best of all.",
     )
