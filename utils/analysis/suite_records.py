@@ -1,4 +1,4 @@
-"""What the suite of attacks comes to: its members, its worst case, its noise floor, and what was found of what is there.
+"""What the suite of attacks comes to: its members, its worst case, its noise floor, and what was found of the possible.
 
 Rates and shares are from 0 to 1. Torch-free.
 """

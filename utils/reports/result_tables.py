@@ -191,8 +191,8 @@ def hotflip_controls(results: FinalResults) -> Table:
         "greedy, own_output, metric, word_importance: the suite, with flips found on other models; worst case: its "
         "strongest legal attack example by example. random, random_metric: the strongest of as many random attacks by "
         "loss and by ROUGE-L; noise floor: the stronger of both. one_shot: one gradient, unverified; unchanged: the "
-        "clean text again; all_replaced: every token changed; reference_words: random flips in words of the reference, no "
-        "query; protected: HotFlip with these words kept; typo: single edits inside words; double: twice the "
+        "clean text again; all_replaced: every token changed; reference_words: random flips in words of the reference, "
+        "no query; protected: HotFlip with these words kept; typo: single edits inside words; double: twice the "
         "candidates, on a tenth of the examples; found of possible: the first flip's loss rise beside the best of all.",
     )
 
