@@ -82,8 +82,8 @@ def _planted(seed: int, *, masked: bool) -> Victim:
 @pytest.mark.slow
 def test_masked_gradients_are_named_and_real_ones_never_in_twenty_seeds(tmp_path: Path) -> None:
     def doubts(seed: int, *, masked: bool) -> list[str]:
-        home, examples = tmp_path / f"{seed}{masked}", world.planted_examples(8, seed)
-        records = _records(_planted(seed, masked=masked), home, examples, moves=500)
+        home, examples = tmp_path / f"{seed}{masked}", world.planted_examples(6, seed)
+        records = _records(_planted(seed, masked=masked), home, examples, moves=200)
         return [warning.warning for warning in little_found("standard", found_of_possible(records, CI))]
 
     assert [doubts(seed, masked=False) for seed in range(20)] == [[]] * 20
