@@ -313,7 +313,7 @@ def findings_of(evaluation: EvaluationResults, hotflip: HotFlipResults, triggers
     """What the sentences and tables of results are made from; set-up, data and trainings play no part in them."""
 
     trained: dict[str, object] = {f"{arm}_training": Trained() for arm in ("baseline", "monotonic")}
-    nothing: dict[str, object] = {"setup": None, "control_training": {}, **trained}
+    nothing: dict[str, object] = {"setup": None, "control_training": {}, "mechanism": {}, **trained}
     return Findings(
         confidence=0.95, quality_margin=0.01, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),
         warnings=[*triggers.warnings, *hotflip.warnings], missing_datasets={}, sources={}, **nothing,

@@ -10,6 +10,7 @@ from utils.analysis.statistics import (
     compare_models,
     corrected,
     crossed_difference,
+    detectable_success,
     holm,
     mcnemar,
     minimum_detectable_difference,
@@ -178,3 +179,16 @@ def test_it_covers_for_successes_too_also_where_they_are_rare():
     ]
     found = [simulate(design, 300, seed=number, effect=-0.03).coverage for number, design in enumerate(worlds)]
     assert min(found) >= 0.91 and 0.94 <= np.mean(found) <= 0.98
+
+
+def test_the_detectable_difference_of_rates_is_found_in_four_of_five_experiments():
+    rng = np.random.default_rng(6)
+    for n, discordant in ((60, 6), (200, 60), (1500, 300)):
+        smallest = detectable_success(n, discordant)
+        share = max(smallest, discordant / n)
+        differing = rng.binomial(n, share, 1000)
+        rarer = rng.binomial(differing, (share - smallest) / (2 * share))
+        found = [stats.binomtest(int(k), int(d)).pvalue <= 0.05 for k, d in zip(rarer, differing, strict=True) if d]
+        assert 0.77 <= np.sum(found) / 1000 <= 0.88  # an exact test of counts: in steps
+    assert detectable_success(0, 0) is None and detectable_success(3, 3) is None  # 3 of 3: p = 0.25 at best
+    assert detectable_success(1500, 300, alpha=0.05 / 12) > detectable_success(1500, 300)
