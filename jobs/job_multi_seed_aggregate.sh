@@ -35,6 +35,7 @@ usage() {
     cat <<END
 $script: aggregate the seeds of an experiment, as a job (sbatch, from any directory) or here (bash).
   --seeds N,N,...  the training seeds, at least two
+  --variants A,B   instead, the page about these experiments
   --settings FILE  frozen settings of a run (default: configs/experiment_config.py and MONO_S2S_ variables)
   --python PATH    interpreter with the packages (default: the active environment, or .venv in the checkout)
   --help
@@ -42,11 +43,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or seeds that do not belong together
 END
 }
 
-seeds='' settings='' python=''
+seeds='' variants='' settings='' python=''
 while (($#)); do
     [[ "$1" != --[sp]*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
     case "$1" in
-        --seeds | --settings | --python)
+        --seeds | --variants | --settings | --python)
             (($# > 1)) || bad_usage "$1 needs a value"
             printf -v "${1#--}" '%s' "$2"
             shift
@@ -64,6 +65,7 @@ check_seeds "${numbers[@]}"
 find_python
 [[ -z "$settings" ]] || export MONO_S2S_SETTINGS_FILE="$settings"
 command=("$python" "$checkout/scripts/aggregate_multi_seed.py")
+[[ -z "$variants" ]] || command=("$python" "$checkout/scripts/compare_variants.py" --variants "$variants")
 command+=("${numbers[@]}")
 code=''
 log_head

@@ -229,3 +229,23 @@ def test_examples_that_a_seed_could_not_attack_are_left_out_and_counted():
     assert (test.lower, test.upper, test.p_value) == (wanted["lower"], wanted["upper"], wanted["p_value"])
     nothing = crossed_test([first, {"baseline": {"z": 1.0}, "monotonic": {"z": 1.0}}], confidence=0.95)
     assert nothing.num_common == 0 and nothing.p_value is None and nothing.outcome() is None
+
+
+def test_the_page_of_variants_has_every_cell_and_names_what_is_missing(seeds, monkeypatch, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(seeds, seeds.with_name(f"mono_s2s_final_results_{name}"))
+    shutil.rmtree(seeds.with_name("mono_s2s_final_results_b") / "seed_2")
+    environment = {"PROJECT": str(seeds.parent), "SCRATCH": str(seeds.parent / "scratch")}
+    words = "--variants", "a,b", "1", "2"
+    assert in_process(monkeypatch, "compare_variants", *words, environment=environment) == 3
+    assert "not finished: b, seed 2." in capsys.readouterr().err
+    target = seeds.parent / "mono_s2s_variants"
+    rows = [line.split(",") for line in (target / "variants.csv").read_text().splitlines()]
+    own = [json.loads((seeds / f"seed_{n}" / "final_results.json").read_text())["results"] for n in (1, 2)]
+    rouge = [r["evaluation"]["cnn_dm"]["monotonic"]["rougeL"]["mean"] for r in own]
+    found = next(row for row in rows if row[:2] == ["a", "monotonic"])
+    assert found[2].strip('"').startswith(f"{np.mean(rouge):.4f} [{min(rouge):.4f}")
+    worst = 100 * own[0]["hotflip"]["monotonic"]["worst_case"]["success_rate"]
+    assert f"{worst:.1f}" in ",".join(next(row for row in rows if row[:2] == ["b", "monotonic"]))
+    page = (target / "report.html").read_text()
+    assert "Not finished: b, seed 2." in page and "<svg" in page

@@ -53,6 +53,13 @@ names the seeds that are missing. The same command again adds only what is missi
         action="store_true",
         help="cancel the jobs that these seeds and their aggregate have in the queue, and no others",
     )
+    parser.add_argument(
+        "--variants",
+        default="",
+        metavar="FILE",
+        help='all this for each experiment of a JSON file, {"name": {"SETTING": value}}, in directories of its own, '
+        "and a page of quality against robustness",
+    )
 
 
 def declare_status(parser: argparse.ArgumentParser) -> None:
@@ -156,6 +163,7 @@ def multi_seed_options(options: argparse.Namespace) -> MultiSeedOptions:
         force=options.force,
         dry_run=options.dry_run,
         cancel=options.cancel,
+        variants=options.variants,
     )
 
 

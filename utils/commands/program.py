@@ -47,9 +47,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _seeds(options: argparse.Namespace) -> int:
-    from utils.slurm import multi_seed_submission
+    from utils.slurm import multi_seed_submission, variants
 
-    return multi_seed_submission.main(arguments.multi_seed_options(options))
+    chosen = arguments.multi_seed_options(options)
+    return variants.main(chosen) if chosen.variants else multi_seed_submission.main(chosen)
 
 
 def _status(options: argparse.Namespace) -> int:

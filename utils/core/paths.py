@@ -73,6 +73,11 @@ class Paths:
         return self.project / f"mono_s2s_multi_seed_results{self.suffix}"
 
     @property
+    def variants(self) -> Path:
+        """The page about several experiments."""
+        return self.project / f"mono_s2s_variants{self.suffix}"
+
+    @property
     def pretrained(self) -> Path:
         """The `standard` model and the tokenizer of all models."""
         return self.work / "pretrained"

@@ -11,12 +11,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from utils.core.errors import StageError, UserError
 from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
-from utils.core.settings import Settings, freeze, load_settings
+from utils.core.settings import Settings, command_prefix, freeze, load_settings
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch, submission
 from utils.slurm.cluster import JobState
@@ -44,6 +44,14 @@ class AggregateJob:
 AGGREGATE = AggregateJob()
 
 
+@dataclass
+class Chain:
+    """The last job of each seed in the order of submission, over variants; `data`: jobs that the data wait for."""
+
+    last: list[str] = field(default_factory=list)
+    data: tuple[str, ...] = ()
+
+
 def main(options: MultiSeedOptions) -> int:
     """run_multi_seed.sh; returns the exit code."""
     settings = load_settings()
@@ -51,16 +59,20 @@ def main(options: MultiSeedOptions) -> int:
     if options.cancel:
         with submission.one_submission(paths) if paths.runs.is_dir() else contextlib.nullcontext():
             return _cancel(options.seeds, paths)
-    for seed in options.seeds:  # what keeps any seed from being done is said before the first one starts
-        submission.plan_of(_one(options, seed), settings, paths)
-    check_directory("PROJECT_DIR", paths.multi_seed)
+    check(options, settings, paths)
     if options.dry_run:
         return _print_plans(options, paths)
     if options.executor == "local":
         return _here(options, paths)
-    python = interpreter_for(options.executor, options.demo)
-    with submission.one_submission(paths):
-        return _submit(options, python, paths, settings)
+    submit(options, paths, settings, Chain())
+    return 0
+
+
+def check(options: MultiSeedOptions, settings: Settings, paths: Paths) -> None:
+    """What keeps any seed from being done is said before the first one starts."""
+    for seed in options.seeds:
+        submission.plan_of(_one(options, seed), settings, paths)
+    check_directory("PROJECT_DIR", paths.multi_seed)
 
 
 def _print_plans(options: MultiSeedOptions, paths: Paths) -> int:
@@ -103,7 +115,14 @@ def _here(options: MultiSeedOptions, paths: Paths) -> int:
     return next((code for code in codes.values() if code), code)
 
 
-def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Settings) -> int:
+def submit(options: MultiSeedOptions, paths: Paths, settings: Settings, chain: Chain) -> str:
+    """Queue what is not done yet of the seeds, each behind an earlier one of the chain; the id of their aggregate."""
+    python = interpreter_for(options.executor, options.demo)
+    with submission.one_submission(paths):
+        return _submit(options, python, paths, settings, chain)
+
+
+def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, chain: Chain) -> str:
     last: dict[int, str] = {}
     for seed in options.seeds:  # before anything is queued: a seed that cannot be completed now would be left out
         if not _all_queued(seed, paths):
@@ -113,18 +132,20 @@ def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Sett
         if queued:
             print(f"in the queue already: run {queued.run_id}")
             last[seed] = _last_job(queued)
+            chain.last.append(last[seed])
             continue
-        before = [options.seeds[count - settings.MAX_PARALLEL_SEEDS]] if count >= settings.MAX_PARALLEL_SEEDS else []
+        place = len(chain.last) - settings.MAX_PARALLEL_SEEDS
+        before = tuple(filter(None, chain.last[place : place + 1])) if place >= 0 else ()
         try:
-            submission.main(_one(options, seed, after=tuple(last[other] for other in before if other in last)))
+            submission.main(replace(_one(options, seed, after=before), after_for_data=chain.data))
         except UserError as error:
             rest = "The seeds before it are in the queue: the same command adds the rest, --cancel ends all."
             raise type(error)(f"seed {seed} was not submitted: {error}" + (f"\n{rest}" if count else "")) from None
         queued = _all_queued(seed, paths)
         if queued:
             last[seed] = _last_job(queued)
-    _submit_aggregate(options, python, paths, settings, sorted(set(last.values()), key=int))
-    return 0
+        chain.last.append(last.get(seed, ""))
+    return _submit_aggregate(options, python, paths, settings, sorted(set(last.values()), key=int))
 
 
 def _all_queued(seed: int, paths: Paths) -> RunRecord | None:
@@ -140,7 +161,8 @@ def _all_queued(seed: int, paths: Paths) -> RunRecord | None:
 
 def _submit_aggregate(
     options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, after: list[str]
-) -> None:
+) -> str:
+    """The id of the job."""
     earlier = []  # of other seeds: both stay, one after the other, since they write into the same directory
     for record in _live_aggregates(paths):
         if set(record.seeds) <= set(options.seeds):
@@ -168,8 +190,9 @@ def _submit_aggregate(
             f"note: the aggregate of seeds {names} (job {record.job.job_id}) stays in the queue. Both write to "
             f"{paths.multi_seed}; this one runs last."
         )
-    print(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}")
+    print(f"watch:   {command_prefix(settings)}./check_training_status.sh {' '.join(map(str, options.seeds))}")
     print(f"results: {paths.multi_seed}. You can log out.")
+    return job.job_id
 
 
 def _cancel(seeds: Sequence[int], paths: Paths) -> int:

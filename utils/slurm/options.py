@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class RunOptions:
     """run_all.sh. `executor` is slurm or local; stages `first` to `last` are wanted.
 
-    `after`: job ids that have to end, however they end, before the seed's own stages start.
+    `after`: job ids that have to end, however they end, before the seed's own stages start; `after_for_data`: before
+    setup and data.
     """
 
     seed: int
@@ -21,11 +22,12 @@ class RunOptions:
     dry_run: bool = False
     cancel: bool = False
     after: tuple[str, ...] = ()
+    after_for_data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class MultiSeedOptions:
-    """run_multi_seed.sh: at least two different seeds, in the order given."""
+    """run_multi_seed.sh: at least two different seeds, in the order given; `variants`: a file of experiments, or ""."""
 
     seeds: tuple[int, ...]
     executor: str
@@ -33,3 +35,4 @@ class MultiSeedOptions:
     force: bool = False
     dry_run: bool = False
     cancel: bool = False
+    variants: str = ""

@@ -92,6 +92,8 @@ def unrecorded_jobs(
         stage = _stage_of(wrapper)
         if not stage or not (below or _is_of_checkout(wrapper)):
             continue
+        if settings and Path(settings[1]).parents[2].name != paths.work.name:
+            continue  # another experiment or profile: it writes nothing that this one writes
         seed = re.search(r"--seed[ =](\d+)", words)
         number = int(seed[1]) if seed else DEFAULT_SEED
         shared = any(item.key == stage and not item.per_seed for item in STAGES) or stage == AGGREGATE

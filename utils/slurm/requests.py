@@ -70,15 +70,26 @@ class JobRequest:
 
 
 def requests_of(
-    steps: Sequence[Step], seed: int, settings_file: Path, python: str, *, force: bool, after: Sequence[str] = ()
+    steps: Sequence[Step],
+    seed: int,
+    settings_file: Path,
+    python: str,
+    *,
+    force: bool,
+    after: Sequence[str] = (),
+    after_for_data: Sequence[str] = (),
 ) -> list[JobRequest]:
-    """One request a step. The seed's own first stages start when the jobs `after` have ended, however they ended."""
+    """One request a step. The seed's own first stages start when the jobs `after` have ended, however they ended.
+
+    The first of setup and data start when `after_for_data` have.
+    """
     queued = {step.stage.number: step.stage for step in steps}
     requests = []
     for step in steps:
         stage = step.stage
         needed = [queued[number] for number in stage.needs if number in queued]
         first_of_seed = stage.per_seed and not any(item.per_seed for item in needed)
+        first_of_all = not stage.per_seed and not needed
         requests.append(
             JobRequest(
                 key=stage.key,
@@ -87,7 +98,7 @@ def requests_of(
                 arguments=tuple(wrapper_arguments(seed, settings_file, python, force)),
                 settings_file=settings_file,
                 needs=tuple(item.key for item in needed),
-                after=tuple(after) if first_of_seed else (),
+                after=tuple(after) if first_of_seed else tuple(after_for_data) if first_of_all else (),
             )
         )
     return requests

@@ -132,10 +132,10 @@ class AggregateRecord:
     def settings_file(self) -> Path:
         return self.directory / "settings.json"
 
-    def saved(self) -> AggregateRecord:
-        """Write multi_seed.json atomically, and return the record."""
+    def saved(self, name: str = "multi_seed") -> AggregateRecord:
+        """Write multi_seed.json (or another name) atomically, and return the record."""
         facts = {"seeds": list(self.seeds), "cluster_name": self.cluster_name, **self.job.to_json()}
-        write_json(self.directory / "multi_seed.json", facts)
+        write_json(self.directory / f"{name}.json", facts)
         return self
 
     @classmethod
@@ -194,8 +194,17 @@ def records(paths: Paths, seed: int | None = None) -> list[RunRecord]:
 
 def aggregates(paths: Paths) -> list[AggregateRecord]:
     """The aggregates of several seeds that were submitted, newest first."""
+    return _aggregates(paths, "multi_seed")
+
+
+def variant_pages(paths: Paths) -> list[AggregateRecord]:
+    """The pages about several variants that were submitted, newest first."""
+    return _aggregates(paths, "variants")
+
+
+def _aggregates(paths: Paths, name: str) -> list[AggregateRecord]:
     found = []
-    for path in sorted(paths.runs.glob("*/multi_seed.json"), reverse=True):
+    for path in sorted(paths.runs.glob(f"*/{name}.json"), reverse=True):
         if (facts := _read(path)) is None:
             continue
         try:

@@ -113,7 +113,13 @@ def submit(plan: RunPlan, python: str) -> RunRecord:
             record = record.with_job(key, job)
         (CHECKOUT / "logs").mkdir(exist_ok=True)
         requests = requests_of(
-            plan.wanted, plan.seed, record.settings_file, python, force=options.force, after=options.after
+            plan.wanted,
+            plan.seed,
+            record.settings_file,
+            python,
+            force=options.force,
+            after=options.after,
+            after_for_data=options.after_for_data,
         )
         return submit_graph(record, requests, settings, site)
 

@@ -1,0 +1,156 @@
+"""run_multi_seed.sh --variants FILE: several experiments × several seeds as one graph, then a page. Torch-free.
+
+Each variant is an EXPERIMENT with its settings: a cell is one seed of it, an ordinary run in directories of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.core.errors import UsageError, UserError
+from utils.core.paths import CHECKOUT, Paths, check_directory
+from utils.core.provenance import timestamp
+from utils.core.settings import Settings, freeze, load_settings, settings_with
+from utils.pipeline.stages import STAGES
+from utils.slurm import cluster, multi_seed_submission, sbatch
+from utils.slurm.identity import NAME, rows_of
+from utils.slurm.interpreter import interpreter_for
+from utils.slurm.local_run import run_wrapper
+from utils.slurm.multi_seed_submission import AGGREGATE, Chain
+from utils.slurm.options import MultiSeedOptions
+from utils.slurm.requests import JobRequest
+from utils.slurm.run_record import AggregateRecord, new_directory, variant_pages
+from utils.slurm.site import resolve
+
+NOT_OF_A_VARIANT = ("EXPERIMENT", "PROFILE", "SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR")
+PAGE = "variants"
+DATA = STAGES[1]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An experiment of the file: its name, and the variables that make its settings."""
+
+    name: str
+    variables: Mapping[str, str]
+
+
+def main(options: MultiSeedOptions) -> int:
+    """Returns the exit code. What keeps any cell from being done is said before the first one starts."""
+    variants = read_variants(Path(options.variants))
+    for variant in variants:
+        with settings_with(variant.variables):
+            try:
+                paths = Paths.of(settings := load_settings())
+                if not options.cancel:
+                    multi_seed_submission.check(options, settings, paths)
+            except UserError as error:
+                raise type(error)(f"variant {variant.name}: {error}") from None
+    settings = load_settings()
+    paths = Paths.of(settings)
+    check_directory("PROJECT_DIR", paths.variants)
+    if options.cancel or options.dry_run or options.executor == "local":
+        codes = [_one(variant, options) for variant in variants]
+        if options.cancel:
+            _cancel_pages(paths, options.seeds)
+        elif options.dry_run:
+            print(f"\nthen quality against robustness of {_names(variants)} into {paths.variants}")
+        else:
+            print("\n==== variants ====", flush=True)
+            words = _page_words(variants, options, interpreter_for(options.executor, options.demo))
+            codes.append(run_wrapper(["bash", str(CHECKOUT / AGGREGATE.wrapper), *words]))
+        return next(filter(None, codes), 0)
+    return _submit(variants, options, settings, paths)
+
+
+def read_variants(path: Path) -> list[Variant]:
+    """The variants of a JSON file {"name": {"SETTING": value, ...}, ...}; UsageError where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--variants {path}: cannot be read ({error}).") from None
+    if not isinstance(content, dict) or len(content) < 2 or not all(isinstance(v, dict) for v in content.values()):
+        raise UsageError(f'--variants {path}: expected {{"name": {{"SETTING": value}}, ...}}, at least two names.')
+    for name, values in content.items():
+        if wrong := sorted(set(values) & set(NOT_OF_A_VARIANT)):
+            raise UsageError(f"--variants {path}: {name} sets {wrong[0]}, which is the same for all variants.")
+    return [
+        Variant(name, {f"MONO_S2S_{key}": _text(value) for key, value in (values | {"EXPERIMENT": name}).items()})
+        for name, values in content.items()
+    ]
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _one(variant: Variant, options: MultiSeedOptions) -> int:
+    print(f"\n######## {variant.name} ########", flush=True)
+    with settings_with(variant.variables):
+        try:
+            return multi_seed_submission.main(replace(options, variants=""))
+        except UserError as error:  # the others are done none the less
+            print(f"run_multi_seed.sh: variant {variant.name}: {error}", file=sys.stderr)
+            return error.exit_code
+
+
+def _submit(variants: list[Variant], options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
+    """All cells, at most MAX_PARALLEL_SEEDS side by side; a variant's data wait for the same data of another."""
+    chain, last = Chain(), []
+    data: dict[str, str] = {}  # job of stage 1 by the settings that it reads
+    for variant in variants:
+        print(f"\n######## {variant.name} ########", flush=True)
+        with settings_with(variant.variables):
+            theirs = Paths.of(own := load_settings())
+            key = json.dumps(own.subset(DATA.settings))
+            chain.data = (data[key],) if key in data else ()
+            last.append(multi_seed_submission.submit(options, theirs, own, chain))
+            made = next((run.jobs.get(DATA.key) for run in multi_seed_submission.records(theirs)), None)
+            if made and key not in data:
+                data[key] = made.job_id
+    _cancel_pages(paths, options.seeds)
+    directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_variants")
+    settings_file = directory / "settings.json"
+    freeze(settings, settings_file)
+    request = JobRequest(
+        key=PAGE,
+        name=f"{NAME}{PAGE}",
+        job=AGGREGATE,
+        arguments=(
+            *_page_words(variants, options, interpreter_for(options.executor, options.demo)),
+            *("--settings", str(settings_file)),
+        ),
+        settings_file=settings_file,
+        after=tuple(last),
+    )
+    job = replace(request.submit(settings, resolve(settings), {}), submitted_at=timestamp(time.time()))
+    AggregateRecord(directory, options.seeds, job).saved(PAGE)
+    print(f"\nquality against robustness of {_names(variants)}: job {job.job_id}, after {', '.join(last)}")
+    print(f"results: {paths.variants}. One cell: MONO_S2S_EXPERIMENT=NAME ./check_training_status.sh SEED, ", end="")
+    print("and the same before ./run_all.sh --cancel SEED")
+    return 0
+
+
+def _cancel_pages(paths: Paths, seeds: tuple[int, ...]) -> None:
+    """End the pages about these seeds that wait: of an earlier submission, or because all is cancelled."""
+    for record in variant_pages(paths):
+        job = record.job
+        rows = rows_of(cluster.queue([job.job_id], job.cluster), job, PAGE)
+        if set(record.seeds) <= set(seeds) and any(state.live for state in rows):
+            sbatch.cancel([job.job_id], job.cluster)
+            print(f"cancelled the page of variants {job.job_id} of an earlier submission")
+
+
+def _page_words(variants: list[Variant], options: MultiSeedOptions, python: str) -> list[str]:
+    names = ",".join(variant.name for variant in variants)
+    return ["--seeds", ",".join(map(str, options.seeds)), "--variants", names, "--python", python]
+
+
+def _names(variants: list[Variant]) -> str:
+    return ", ".join(variant.name for variant in variants)
