@@ -39,6 +39,7 @@ class Surroundings:
     code: Code
     versions: Annotated[dict[str, str], "of Python and the packages that results depend on"]
     device: str
+    cudnn_attention: Annotated[bool | None, "torch may choose cuDNN's attention; null: torch was not loaded"]
     host: str
     slurm_job_id: str | None
     slurm_restarts: Count
