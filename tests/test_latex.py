@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline_world import Run
 from utils.reports.latex import escape, supplement, tex
 from utils.reports.table import Table
 
@@ -95,6 +96,22 @@ def compiled(directory: Path, name: str, text: str, runs: int) -> list[float]:
     return [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
 
 
+def two_columns(body: str) -> str:
+    """A paper whose columns are the narrowest of the usual styles: 219 points, with 17 between them."""
+    return (
+        r"\documentclass[10pt,twocolumn]{article}\usepackage{booktabs}\setlength{\textwidth}{455pt}"
+        r"\setlength{\columnsep}{17pt}\begin{document}" + body + r"x\end{document}"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex")
+def test_the_tables_of_a_run_fit(done: Run, tmp_path: Path) -> None:
+    text = {path.stem: path.read_text(encoding="ascii") for path in (done.final / "tables").glob("*.tex")}
+    assert max(compiled(tmp_path, "supplement", text["supplement"], runs=2), default=0.0) < 3
+    assert not compiled(tmp_path, "paper", two_columns(text["main"] + text["attack"]), runs=1)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(PDFLATEX is None, reason="no pdflatex")
 def test_every_token_compiles_and_nothing_is_too_wide(tmp_path: Path) -> None:
@@ -102,9 +119,4 @@ def test_every_token_compiles_and_nothing_is_too_wide(tmp_path: Path) -> None:
     # 3 pt is less than a letter; a word of 90 letters without a place to break would stick out by hundreds.
     assert max(compiled(tmp_path, "supplement", document, runs=2), default=0.0) < 3
     body = "\n".join(tex(table, "DEMO.") for table in paper_tables())
-    # The narrowest column of the usual styles: 219 points, two of them with 17 points between them.
-    paper = (
-        r"\documentclass[10pt,twocolumn]{article}\usepackage{booktabs}\setlength{\textwidth}{455pt}"
-        r"\setlength{\columnsep}{17pt}\begin{document}" + body + r"x\end{document}"
-    )
-    assert not compiled(tmp_path, "paper", paper, runs=1)
+    assert not compiled(tmp_path, "paper", two_columns(body), runs=1)

@@ -168,6 +168,11 @@ def shown(results):
         yield "hotflip_controls", "flips on reference words", place, share(cell["reference_flip_share"])
         yield "hotflip_checks", model, 1, f"{cell['gradient_norm']['median']:.3g}"
         yield "hotflip_checks", model, 2, str(cell["zero_gradient_count"])
+        panel = results["mechanism"][model]
+        yield "mechanism", model, 1, f"{panel['spectral_norm']:.3g}"
+        yield "mechanism", model, 2, f"{panel['stable_rank']:.1f}"
+        yield "mechanism", model, 7, rounded(panel["loss"])
+        yield "mechanism", model, 8, rounded(panel["loss_zeroed"] - panel["loss"], 3, "+")
         for column, point in enumerate((*cell["budget_curve"], *cell["long_budget_curve"][1:]), 1):
             yield "hotflip_budget", model, column, share(point["success_rate"])
         for column, target in enumerate(MODELS, 1):

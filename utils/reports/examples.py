@@ -6,12 +6,12 @@ that was exchanged is not what a reader sees.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from utils.analysis.final import FinalResults
@@ -74,6 +74,16 @@ class Examples:
         return {"texts": self.texts, "attacks": self.attacks, "notes": self.notes}
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A text that a model reads: without its prefix, as pieces [tokens], the first after the prefix, their places."""
+
+    text: str
+    pieces: list[str]
+    first: int
+    starts: list[int]  # [tokens + 1], in characters of `text`; below 0: before it
+
+
 class Pieces:
     """Token ids as the text that the model reads, without its task prefix."""
 
@@ -81,6 +91,7 @@ class Pieces:
         self.tokenizer = Tokenizer.from_file(str(tokenizer))
         self.prefix: list[int] = self.tokenizer.encode(prefix, add_special_tokens=False).ids
         self._known: dict[int, str] = {}
+        self._texts: dict[tuple[int, ...], Encoded] = {}
 
     def piece(self, token: int) -> str:
         """One token; a new word begins with a space."""
@@ -89,43 +100,48 @@ class Pieces:
             self._known[token] = SHOWN_AS.get(name, name.replace("\u2581", " "))
         return self._known[token]
 
-    def text(self, ids: Sequence[int]) -> tuple[str, int]:
-        """The text without the task prefix, and how many characters of the joined pieces come before it."""
-        joined = "".join(map(self.piece, ids))
-        has_prefix = list(ids[: len(self.prefix)]) == self.prefix
-        start = len("".join(map(self.piece, self.prefix))) if has_prefix else 0
-        start += len(joined[start:]) - len(joined[start:].lstrip())
-        return joined[start:], start
+    def read(self, ids: Sequence[int]) -> Encoded:
+        """The text behind the ids; kept, as the same text is attacked on every model."""
+        key = tuple(ids)
+        if key not in self._texts:
+            pieces = [self.piece(token) for token in ids]
+            first = len(self.prefix) if list(ids[: len(self.prefix)]) == self.prefix else 0
+            ends = list(itertools.accumulate(map(len, pieces), initial=0))
+            joined = "".join(pieces)
+            text = joined[ends[first] :].lstrip()
+            self._texts[key] = Encoded(text, pieces, first, [end - (len(joined) - len(text)) for end in ends])
+        return self._texts[key]
 
     def changes(self, clean: Sequence[int], attacked: Sequence[int]) -> list[Change]:
         """Where the attacked ids differ, in whole words, with places in the text of the clean ids."""
-        before, after = [self.piece(token) for token in clean], [self.piece(token) for token in attacked]
-        _, shift = self.text(clean)
-        ends = np.cumsum([0, *map(len, before)])
+        before, after = self.read(clean), [self.piece(token) for token in attacked]
         changes = []
         for first, last, new_first, new_last in _runs(clean, attacked, before, after):
-            old, new = "".join(before[first:last]), "".join(after[new_first:new_last])
+            old, new = "".join(before.pieces[first:last]), "".join(after[new_first:new_last])
             blank = len(old) - len(old.lstrip())
-            changes.append(Change(max(int(ends[first]) + blank - shift, 0), old.lstrip(), new.strip()))
+            changes.append(Change(before.starts[first] + blank, old.lstrip(), new.strip()))
         return changes
 
 
 def _runs(
-    clean: Sequence[int], attacked: Sequence[int], before: Sequence[str], after: Sequence[str]
+    clean: Sequence[int], attacked: Sequence[int], before: Encoded, after: Sequence[str]
 ) -> list[tuple[int, int, int, int]]:
     """Runs that differ, as [first, last) in both: whole words, or one run of tokens where their number differs."""
+    differing = [place for place, (a, b) in enumerate(zip(clean, attacked, strict=False)) if a != b]
     if len(clean) != len(attacked):
-        first = next((n for n, (a, b) in enumerate(zip(clean, attacked, strict=False)) if a != b), 0)
+        first = differing[0] if differing else min(len(clean), len(attacked))
         last, new_last = len(clean), len(attacked)
         while last > first and new_last > first and clean[last - 1] == attacked[new_last - 1]:
             last, new_last = last - 1, new_last - 1
         return [(first, last, first, new_last)]
 
     def begins(place: int) -> bool:  # a word, in both texts
-        return place in (0, len(clean)) or (before[place][:1] == " " and after[place][:1] == " ")
+        if place in (before.first, len(clean)):
+            return True
+        return before.pieces[place][:1] == " " and after[place][:1] == " "
 
     runs: list[tuple[int, int, int, int]] = []
-    for place in np.flatnonzero(np.array(clean) != np.array(attacked)).tolist():
+    for place in differing:
         if runs and place < runs[-1][1]:
             continue
         first, last = place, place + 1
@@ -150,7 +166,7 @@ def attacked_examples(directory: Path, results: FinalResults, prefix: str, token
     ):
         if isinstance(row, HotFlipRecord):
             by_model[row.model].append(row)
-            text = pieces.text(row.clean_ids)[0] if row.clean_ids else ""
+            text = pieces.read(row.clean_ids).text if row.clean_ids else ""
             place = places.setdefault(row.id, len(places))
             if place == len(examples.texts):
                 examples.texts.append([row.id, row.reference or "", text])

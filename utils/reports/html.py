@@ -36,7 +36,8 @@ SECTIONS = (
      ("trigger_transfer",), ("trigger_transfer",)),
     ("Tests of the attacks", "Whether monotonic and baseline differ, on examples that both can lose something on.",
      (), ("attack_tests",)),
-    ("Attribution", "", (), ("attribution",)),
+    ("What caused it", "What came with the constraint: in the layers themselves, and in other arms that were trained.",
+     (), ("mechanism", "attribution")),
     ("Fairness and training", "Both start from the same pretrained weights (monotonic from the absolute values in its "
      "feed-forward layers) and see the same examples in the same order.",
      ("training",), ("fairness", "constraint")),
@@ -61,6 +62,9 @@ def page(
         shown = [by_name[name] for name in names if name in by_name]
         if drawn or shown:
             sections.append(Section(title, intro, figures=drawn, tables=shown))
+    placed = {name for *_, names in SECTIONS for name in names}
+    if further := [table for table in tables if table.name not in placed]:
+        sections.append(Section("Further tables", tables=further))
     nothing = "" if examples.printed else "No example could be attacked."
     raised = [f"{doubt.model}: {doubt.message}" for doubt in results.warnings]
     doubted = Section("Doubts raised by the checks", lines=raised or ["none"])
