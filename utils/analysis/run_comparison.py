@@ -123,26 +123,26 @@ def _read(directory: Path) -> _Run:
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], *runs: Any) -> list[str]:
     """In words, what is not the same in how two runs were made, from their metadata (and their data)."""
-    found = []
+    lines = []
     for title, (name, *inner) in MADE_OF.items():
         left, right = a[name], b[name]
         for key in inner:
             left, right = left[key], right[key]
         if left != right:
-            found.append(f"{title}: {_short(left)} and {_short(right)}")
+            lines.append(f"{title}: {_short(left)} and {_short(right)}")
     left, right = a["settings"], b["settings"]
-    found += [
+    lines += [
         f"{name}: {_short(left.get(name, 'not set'))} and {_short(right.get(name, 'not set'))}"
         for name in sorted(left | right)
         if left.get(name) != right.get(name)
     ]
     versions = {name: (a["versions"].get(name), b["versions"].get(name)) for name in a["versions"] | b["versions"]}
-    found += [f"{name}: version {old} and {new}" for name, (old, new) in versions.items() if old != new]
+    lines += [f"{name}: version {old} and {new}" for name, (old, new) in versions.items() if old != new]
     if len(runs) == 2:
         left, right = (run.prepared for run in runs)
-        found += [f"data: other rows in {name}" for name in sorted(left | right) if left.get(name) != right.get(name)]
+        lines += [f"data: other rows in {name}" for name in sorted(left | right) if left.get(name) != right.get(name)]
     same = [m for m, weights in a["checkpoints"].items() if m != "standard" and b["checkpoints"].get(m) == weights]
-    return found + [f"the weights of {model} are the same in both" for model in same]
+    return lines + [f"the weights of {model} are the same in both" for model in same]
 
 
 def _short(value: Any) -> str:

@@ -88,20 +88,20 @@ def rouge(results: FinalResults) -> tuple[Figure, str]:
     axes.set_xticks(range(len(keys)), [titles[key] for key in keys])
     axes.set_ylabel("ROUGE-L")
     axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    words = "; ".join(
+    values_shown = "; ".join(
         f"{titles[key]}: "
         + ", ".join(f"{m} {results.evaluation.datasets[key][m].rougeL.mean:.3f}" for m in MODEL_KEYS)
         + f", lead-3 {value:.3f}"
         for key, value in zip(keys, lead, strict=True)
     )
     missing = "".join(f"; {title}: {NOT_AVAILABLE}" for key, title in titles.items() if key not in keys)
-    return figure, f"ROUGE-L with intervals. {words}{missing}."
+    return figure, f"ROUGE-L with intervals. {values_shown}{missing}."
 
 
 def trade_off(results: FinalResults) -> tuple[Figure, str]:
     """Quality against robustness: up and left is better."""
     figure, axes = plt.subplots(figsize=(4, 3))
-    words = []
+    points = []
     for model in MODEL_KEYS:
         attack, quality = (
             results.hotflip.models[model],
@@ -120,18 +120,18 @@ def trade_off(results: FinalResults) -> tuple[Figure, str]:
             capsize=3,
             label=model,
         )
-        words.append(f"{model}: ROUGE-L {y:.3f}, HotFlip success {x:.0f} %")
-    if words:
+        points.append(f"{model}: ROUGE-L {y:.3f}, HotFlip success {x:.0f} %")
+    if points:
         axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
     axes.set_ylabel("ROUGE-L on CNN/DM")
-    return figure, f"Quality against robustness. {'; '.join(words) or 'No model could be attacked'}."
+    return figure, f"Quality against robustness. {'; '.join(points) or 'No model could be attacked'}."
 
 
 def training(results: FinalResults) -> tuple[Figure, str]:
     """Training and validation loss by epoch."""
     figure, axes = plt.subplots(figsize=(4, 2.8))
-    words = []
+    losses = []
     for arm, history in ((arm, results.trainings[arm]) for arm in TRAINED_KEYS):
         epochs = history.epochs
         numbers = [epoch.epoch for epoch in epochs]
@@ -151,12 +151,12 @@ def training(results: FinalResults) -> tuple[Figure, str]:
             alpha=0.5,
             label=f"{arm}, training",
         )
-        words.append(f"{arm} {epochs[0].validation_loss:.2f} to {epochs[-1].validation_loss:.2f}")
+        losses.append(f"{arm} {epochs[0].validation_loss:.2f} to {epochs[-1].validation_loss:.2f}")
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss, nats per token")
     axes.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return figure, f"Training curves; validation loss {'; '.join(words)}."
+    return figure, f"Training curves; validation loss {'; '.join(losses)}."
 
 
 def hotflip_curves(results: FinalResults) -> tuple[Figure, str]:

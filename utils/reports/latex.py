@@ -119,8 +119,8 @@ def _note(table: Table, warning: str) -> str:
 def long_table(table: Table, warning: str = "") -> str:
     """A table as wide as a page and as long as it needs to be, its note below."""
     rows = [["n/a" if cell == NOT_AVAILABLE else cell for cell in row] for row in (table.header, *table.rows)]
-    size, columns, heads = _columns(rows, table.words)
-    numbers = [False, *(not words for words in table.words[1:])]
+    size, columns, heads = _columns(rows, table.is_text)
+    numbers = [False, *(not text for text in table.is_text[1:])]
     body = [
         " & ".join(escape(cell, numbers=number) for cell, number in zip(row, numbers, strict=True)) + r" \\"
         for row in rows[1:]
@@ -151,20 +151,20 @@ def _head(cell: str, points: float) -> str:
     return rf"\parbox[b]{{{points:.0f}pt}}{{\raggedleft\hspace{{0pt}}{escape(cell, longest=NARROW)}}}"
 
 
-def _columns(rows: Sequence[Sequence[str]], words: Sequence[bool]) -> tuple[str, str, list[str]]:
+def _columns(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> tuple[str, str, list[str]]:
     """The largest font that fits the page, the columns, and their heads: long texts are broken over lines."""
     head, *body = rows
     bodies = [max(map(len, column), default=0) for column in (zip(*body, strict=True) if body else [()] * len(head))]
     parts = [max(map(len, cell.split()), default=0) for cell in head]
-    least = [len(cell) if text else part for cell, part, text in zip(head, parts, words, strict=True)]
+    least = [len(cell) if text else part for cell, part, text in zip(head, parts, is_text, strict=True)]
     lengths = [max(both) for both in zip(bodies, least, strict=True)]
-    wide = [text and length > 24 for text, length in zip(words, lengths, strict=True)]
+    wide = [text and length > 24 for text, length in zip(is_text, lengths, strict=True)]
     fixed = sum(length for length, is_wide in zip(lengths, wide, strict=True) if not is_wide)
     rooms = {size: SUPPLEMENT_WIDTH - fixed * sign - 6 * len(head) for size, sign in SIGN.items()}
     size = next((size for size, room in rooms.items() if room >= 60 * sum(wide)), "tiny")
     share = max(rooms[size] / max(sum(wide), 1), 60.0)
     kinds, heads = [], []
-    for cell, is_wide, text, length in zip(head, wide, words, lengths, strict=True):
+    for cell, is_wide, text, length in zip(head, wide, is_text, lengths, strict=True):
         paragraph = rf">{{\raggedright\arraybackslash\hspace{{0pt}}}}p{{{min(share, 4.4 * length):.0f}pt}}"
         kinds.append(paragraph if is_wide else "l" if text else "r")
         heads.append(escape(cell) if text or len(cell) <= length else _head(cell, length * SIGN[size]))

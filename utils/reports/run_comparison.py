@@ -20,8 +20,8 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 def comparison_text(comparison: RunComparison, style: str) -> str:
     """The whole comparison in one of FORMATS."""
     names = [f"A: {comparison.names[0]}", f"B: {comparison.names[1]}"]
-    found = comparison.differences or ["nothing"]
-    head = [*names, "", "What differs in how they were made:", *(f"- {words}" for words in found)]
+    lines = comparison.differences or ["nothing"]
+    head = [*names, "", "What differs in how they were made:", *(f"- {line}" for line in lines)]
     mark = "% " if style == "latex" else ""
     parts = ["\n".join(mark + line for line in head)]
     return "\n\n".join([*parts, *(FORMATS[style](table) for table in tables(comparison))]) + "\n"

@@ -65,12 +65,12 @@ class Table:
 
     def markdown(self) -> str:
         """As GitHub and other readers of Markdown show it."""
-        aligned = ["---" if words else "---:" for words in self.words]
+        aligned = ["---" if text else "---:" for text in self.is_text]
         rows = (self.header, aligned, *self.rows)
         return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
     @property
-    def words(self) -> list[bool]:
+    def is_text(self) -> list[bool]:
         """Whether each column reads as words, not as figures."""
         return [True, *(_is_words([row[number] for row in self.rows]) for number in range(1, len(self.header)))]
 
@@ -116,8 +116,8 @@ def signed(value: float | None, bounds: Sequence[float] | None = None, *, digits
     """A change with its sign and, where there is one, its interval; a rounded zero is +0.000, not -0.000."""
     if value is None:
         return NOT_AVAILABLE
-    words = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in (value, *(bounds or ()))]
-    return words[0] + (f" [{words[1]}, {words[2]}]" if bounds else "")
+    numbers = [f"{round(number, digits) + 0.0:+.{digits}f}" for number in (value, *(bounds or ()))]
+    return numbers[0] + (f" [{numbers[1]}, {numbers[2]}]" if bounds else "")
 
 
 def p_value(value: float | None) -> str:
