@@ -48,7 +48,8 @@ def measure(options: argparse.Namespace) -> None:
     from utils.benchmarks import report
     from utils.benchmarks.synthetic import SIZES, on_gpu
     from utils.core.files import write_json
-    from utils.modeling.models import choose_device, quiet_transformers
+    from utils.modeling.models import choose_device
+    from utils.modeling.tokenizer import quiet_transformers
 
     device = choose_device(options.device)
     quiet_transformers()

@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     from utils.attacks.victims import load_examples
     from utils.core.paths import Paths, models_of
     from utils.core.settings import load_settings
-    from utils.modeling.models import load_model, load_tokenizer
+    from utils.modeling.models import load_model
+    from utils.modeling.tokenizer import load_tokenizer
 
     settings = load_settings()
     paths = Paths.of(settings)

@@ -101,7 +101,8 @@ def picture(given: argparse.Namespace) -> str:
     from utils.attacks.context import Victim
     from utils.attacks.from_settings import attack_context, hotflip_settings
     from utils.attacks.show import render, show_hotflip, show_trigger
-    from utils.modeling.models import choose_device, load_model, load_tokenizer
+    from utils.modeling.models import choose_device, load_model
+    from utils.modeling.tokenizer import load_tokenizer
 
     directory = given.model_dir or Paths.of(settings).model(given.seed, given.model)
     if not directory.is_dir():

@@ -12,7 +12,8 @@ from utils.pipeline.runner import StageContext, run_stage
 def work(context: StageContext) -> None:
     from utils.core.hashes import weights_sha256
     from utils.core.provenance import surroundings
-    from utils.modeling.models import count_parameters, export, fetch_pretrained, load_model, load_tokenizer
+    from utils.modeling.models import count_parameters, export, fetch_pretrained, load_model
+    from utils.modeling.tokenizer import load_tokenizer
 
     settings, paths = context.settings, context.paths
     if settings.PROFILE == "demo" and settings.MODEL_NAME == "demo":

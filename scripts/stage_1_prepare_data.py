@@ -13,7 +13,7 @@ def work(context: StageContext) -> None:
     from utils.data.preparation import prepare
     from utils.data.registry import sources
     from utils.data.store import REMOVED
-    from utils.modeling.models import load_tokenizer
+    from utils.modeling.tokenizer import load_tokenizer
 
     settings, paths = context.settings, context.paths
     datasets_file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None

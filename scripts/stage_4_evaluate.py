@@ -21,7 +21,8 @@ def work(context: StageContext) -> None:
     from utils.evaluation.generation import generate
     from utils.evaluation.mechanism import mechanism_of
     from utils.evaluation.predictions import FILE, score_summaries
-    from utils.modeling.models import choose_device, load_model, load_tokenizer
+    from utils.modeling.models import choose_device, load_model
+    from utils.modeling.tokenizer import load_tokenizer
     from utils.pipeline.shards import Sections, join_shards
 
     settings, paths, seed = context.settings, context.paths, context.seed

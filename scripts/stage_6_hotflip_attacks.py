@@ -21,7 +21,7 @@ def work(context: StageContext) -> None:
     from utils.core.codec import to_json
     from utils.core.files import write_jsonl
     from utils.data.store import missing_datasets
-    from utils.modeling.models import load_tokenizer
+    from utils.modeling.tokenizer import load_tokenizer
     from utils.pipeline.shards import join_shards
 
     settings, paths, seed = context.settings, context.paths, context.seed

@@ -64,7 +64,8 @@ def summary_of(given: argparse.Namespace) -> str:
 
     from utils.evaluation.decoding import decoding_settings
     from utils.evaluation.generation import generate
-    from utils.modeling.models import choose_device, load_model, load_tokenizer
+    from utils.modeling.models import choose_device, load_model
+    from utils.modeling.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     model = load_model(directory, device=choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE))

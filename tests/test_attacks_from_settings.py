@@ -20,7 +20,7 @@ from utils.attacks.hotflip.attack import HotFlipSettings
 from utils.core.errors import StageError
 from utils.core.paths import Paths
 from utils.core.settings import load_settings
-from utils.modeling.models import load_tokenizer
+from utils.modeling.tokenizer import load_tokenizer
 from utils.pipeline.runner import StageContext
 from utils.pipeline.stages import STAGES
 

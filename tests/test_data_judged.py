@@ -19,7 +19,7 @@ from utils.data.preflight import look
 from utils.data.preparation import load_prepared, prepare
 from utils.data.records import DataStatistics
 from utils.data.registry import chosen_sources, sources
-from utils.modeling.models import load_tokenizer
+from utils.modeling.tokenizer import load_tokenizer
 from utils.reports.data_tables import doubts
 
 KEYS = (("dialogsum", "highlightsum", "arxiv"), ("cnn_dm", "xsum", "samsum"), "cnn_dm")

@@ -35,3 +35,10 @@ def test_a_large_parquet_file_never_stands_in_memory(tmp_path):
     count, grown = done.stdout.split()
     assert int(count) == 6000
     assert float(grown) < 100, f"{grown} MB more than at the first row"
+
+
+def test_preparing_data_does_not_load_torch():
+    code = "import utils.data.preparation, utils.modeling.tokenizer, utils.scoring.rouge, utils.pipeline.runner, sys"
+    loaded = f"{code}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

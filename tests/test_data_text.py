@@ -17,7 +17,7 @@ from utils.data.cleaning import clean_text, count_words, problem_of
 from utils.data.contamination import OverlapIndex, fingerprint
 from utils.data.rows import Encoding
 from utils.data.statistics import SplitStatistics, draw, lead3, novel_ngrams
-from utils.modeling.models import load_tokenizer
+from utils.modeling.tokenizer import load_tokenizer
 
 CLEAN = {
     "highlights keep their lines": ("First one .\nSecond one .", "First one .\nSecond one ."),
@@ -279,8 +279,8 @@ def test_the_weight_of_a_sequence_falls_smoothly_with_the_documents_that_have_it
         others = [fingerprint(phrase + " " + words(rng, 30)) for _ in range(count)]
         index = OverlapIndex(others)
         index.add("set/test", ["0"], [fingerprint(f"{phrase} {own[0]}")])
-        match = index._nearest(fingerprint(f"{phrase} {own[1]}").ngrams)
-        seen.append(match[2] if match else 0.0)
+        match = index.find(fingerprint(f"{phrase} {own[1]}"))
+        seen.append(match.containment if match else 0.0)
     assert seen[0] > 0.45 and seen[-1] == 0.0
     steps = [before - after for before, after in itertools.pairwise(seen) if after]
     assert all(-1e-9 <= step < 0.1 for step in steps) and len(steps) > 4

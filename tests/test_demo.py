@@ -8,7 +8,7 @@ import pytest
 from utils.core.files import sha256_of
 from utils.demo.corpus import COLUMNS, ROWS, write_demo_corpus
 from utils.demo.model import PREFIX, SENTINELS, corrupt, new_model, train_tokenizer, training_texts
-from utils.modeling.models import load_tokenizer
+from utils.modeling.tokenizer import load_tokenizer
 from utils.scoring.rouge import rouge_scores
 
 

@@ -22,16 +22,9 @@ from tests.hub import Hub
 from tests.tiny import example, write_model
 from utils.core.errors import InputError, StageError, UserError
 from utils.core.hashes import weights_sha256
-from utils.modeling.models import (
-    check_tokenizer,
-    choose_device,
-    count_parameters,
-    export,
-    fetch_pretrained,
-    load_model,
-    load_tokenizer,
-)
+from utils.modeling.models import choose_device, count_parameters, export, fetch_pretrained, load_model
 from utils.modeling.monotonic import constrain, is_constrained, min_ffn_weight
+from utils.modeling.tokenizer import check_tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,8 @@ import pytest
 from tests.tiny import write_model
 from utils.evaluation.decoding import DecodingSettings
 from utils.evaluation.generation import generate
-from utils.modeling.models import load_model, load_tokenizer
+from utils.modeling.models import load_model
+from utils.modeling.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.slow
 

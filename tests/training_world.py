@@ -13,7 +13,7 @@ import datasets
 
 from tests.tiny import example
 from utils.core.files import write_json
-from utils.modeling.models import load_tokenizer
+from utils.modeling.tokenizer import load_tokenizer
 from utils.training.train import TrainingSettings, train
 
 EXAMPLES, BATCH, EPOCHS = 18, 4, 3  # 5 steps an epoch, the last batch of two

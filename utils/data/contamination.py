@@ -21,7 +21,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,8 @@ THRESHOLD, MIN_SHARED = 0.3, 8
 SHORT_THRESHOLD, SHORT_SHARED = 0.6, 5  # texts of a few lines: they share fewer, and must share more of them
 COMMON = 10  # documents: a sequence in more of them is a phrase of the trade and weighs less
 LEAST_WEIGHT = 0.01  # below it (more than 100 documents) a sequence is not looked at: it could decide nothing
+WEIGHTS = np.minimum(np.float32(1), (COMMON / np.maximum(np.arange(102, dtype=np.float32), 1)) ** 2)  # [documents]
+WEIGHTS[WEIGHTS < LEAST_WEIGHT] = 0.0
 MIN_WEIGHT = 2.0  # what is shared must weigh this much: two recombinations of one template are no copies
 METHOD = {
     "words": WORDS_READ,
@@ -47,7 +48,7 @@ METHOD = {
     "min_weight": MIN_WEIGHT,
 }
 
-CHARACTERS_READ = 12 * WORDS_READ  # enough for the words of most texts; where it is not, twice as much is read
+CHARACTERS_READ = 8 * WORDS_READ  # enough for the words of most texts; where it is not, twice as much is read
 MARGIN_WORDS = 64  # words near the end of the part that is read may be cut: they must not be among those compared
 
 
@@ -66,8 +67,22 @@ _SPEAKER = re.compile(r"^[^\n:]{1,30}:\s|(?<![^\s:])[^\s:]+:(?=\s|$)", re.MULTIL
 _APOSTROPHES = str.maketrans("", "", "'\u2019")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
-_WORD_CODES: dict[str, int] = {}
 _MAX_WORD_CODES = 1 << 20  # bounds the memory of a process that sees millions of different words
+POSTINGS_AT_A_TIME = 1 << 20  # what is weighed in one step: bounds the arrays that this takes
+
+
+class _WordCodes(dict[str, int]):
+    """A 64-bit hash of each word, computed once: a look-up costs no Python call."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= _MAX_WORD_CODES:
+            self.clear()
+        code = int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+        self[word] = code
+        return code
+
+
+_WORD_CODES = _WordCodes()
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ def fingerprint(text: str) -> Fingerprint:
     digest = hashlib.blake2b(normal.encode("utf-8", "replace"), digest_size=16).digest()
     if len(words) < NGRAM:
         return Fingerprint(digest, np.zeros(0, dtype=np.uint64))
-    codes = np.array([_code(word) for word in words], dtype=np.uint64)  # [words]
+    codes = np.fromiter(map(_WORD_CODES.__getitem__, words), dtype=np.uint64, count=len(words))  # [words]
     count = len(codes) - NGRAM + 1
     # Rolling over the whole document at once: position i mixes words i .. i + 3, one offset a step. [count]
     hashes = np.zeros(count, dtype=np.uint64)
@@ -122,23 +137,15 @@ def _first_words(text: str) -> tuple[list[str], bool]:
         if not 0 <= space <= 2 * length:
             space = text.find(" ", length, 2 * length) if len(text) > length else -1
         part = text if len(text) <= length else text[: space if space >= 0 else 2 * length]
-        normal = _SPEAKER.sub(" ", part.lower()).translate(_APOSTROPHES)
-        spaced = _NOT_PLAIN.search(normal) is None
-        found = (_WORD if spaced else _UNIT).finditer(normal)
-        words = [match[0] for match in islice(found, WORDS_READ + MARGIN_WORDS)]
+        normal = part.lower()
+        if ":" in normal:
+            normal = _SPEAKER.sub(" ", normal)
+        normal = normal.translate(_APOSTROPHES)
+        spaced = normal.isascii() or _NOT_PLAIN.search(normal) is None
+        words = (_WORD if spaced else _UNIT).findall(normal)[: WORDS_READ + MARGIN_WORDS]
         if len(words) == WORDS_READ + MARGIN_WORDS or len(part) == len(text):
             return words[:WORDS_READ], spaced
         length *= 2
-
-
-def _code(word: str) -> int:
-    code = _WORD_CODES.get(word)
-    if code is None:
-        if len(_WORD_CODES) >= _MAX_WORD_CODES:
-            _WORD_CODES.clear()
-        code = int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "little")
-        _WORD_CODES[word] = code
-    return code
 
 
 class OverlapIndex:
@@ -147,9 +154,10 @@ class OverlapIndex:
     Groups are added in order of protection: of several matches the group added first wins, then the greatest
     containment. `save` and `open` move an index to other processes through memory-mapped files.
 
-    The inverted index is a pair of arrays, a posting for each sequence of each document: `_ngrams` sorted, `_documents`
-    the document that the sequence is in, `_weights` what it weighs. The postings of one sequence are neighbours, and a
-    binary search finds them.
+    The inverted index is three arrays with a posting for each sequence of each document: `_ngrams` sorted, `_documents`
+    the document that the sequence is in, `_counts` the number of documents with it, which gives its weight. The
+    postings of one sequence are neighbours, and a binary search finds them. They are 13 bytes each, 30 million at full
+    size: so a new group is merged in when it is needed, not sorted with all others, and weighed in parts.
     """
 
     def __init__(self, others: Iterable[Fingerprint] = ()) -> None:
@@ -162,12 +170,15 @@ class OverlapIndex:
         self._first = np.zeros(1, dtype=np.int64)  # [groups + 1] first document of each group
         self._ngrams = np.zeros(0, dtype=np.uint64)  # [postings] sorted
         self._documents = np.zeros(0, dtype=np.int32)  # [postings]
-        self._weights = np.zeros(0, dtype=np.float32)  # [postings]
+        self._counts = np.zeros(0, dtype=np.uint8)  # [postings] held-out and sampled documents with it, up to 101
+        self._new: list[tuple[int, list[np.ndarray]]] = []  # first document and sequences of groups not merged yet
+        # Of the sample only what several documents share: nineteen of twenty sequences are in one alone, and one
+        # document more or less moves no weight that matters.
         every = np.concatenate([np.zeros(0, dtype=np.uint64), *(item.ngrams for item in others)])
         every.sort()
-        begins = np.flatnonzero(np.diff(every, prepend=every[:1] + np.uint64(1)))
-        self._others = every[begins]  # [sequences of the sample]
-        self._other_counts = np.diff(begins, append=len(every)).astype(np.int32)  # documents there with each
+        repeated = every[1:][every[1:] == every[:-1]]
+        self._others, again = np.unique(repeated, return_counts=True)  # [shared sequences of the sample]
+        self._other_counts = np.minimum(again + 1, len(WEIGHTS)).astype(np.int32)  # documents there with each
 
     def add(self, group: str, ids: Sequence[str], fingerprints: Sequence[Fingerprint]) -> None:
         """Add a group of held-out documents."""
@@ -176,31 +187,55 @@ class OverlapIndex:
         self._ids.append(list(ids))
         for position, item in enumerate(fingerprints):
             self._digests.setdefault(item.digest, (number, position))
-        lengths = np.array([len(item.ngrams) for item in fingerprints], dtype=np.int64)
-        self._group_of = np.concatenate([self._group_of, np.full(len(lengths), number)])
+        self._group_of = np.concatenate([self._group_of, np.full(len(fingerprints), number)])
         self._first = np.append(self._first, len(self._group_of))
-        ngrams = np.concatenate([self._ngrams, *(item.ngrams for item in fingerprints)])
-        owners = np.repeat(np.arange(start, start + len(lengths), dtype=np.int32), lengths)
-        order = np.argsort(ngrams, kind="stable")
-        self._ngrams = ngrams[order]
-        self._documents = np.concatenate([self._documents, owners])[order]
-        del ngrams, owners, order  # 20 bytes a posting that the rest does not need
-        # Where a new sequence begins among the sorted postings, and over how many postings (documents) it spreads.
-        begins = np.flatnonzero(np.diff(self._ngrams, prepend=self._ngrams[:1] + np.uint64(1)))
-        spread = np.diff(begins, append=len(self._ngrams))
-        distinct, documents = self._ngrams[begins], spread.astype(np.float32)  # [sequences]
-        # Those of the sample are looked up among ours, not ours among those: far fewer, so less memory.
-        place = np.searchsorted(distinct, self._others)
+        self._new.append((start, [item.ngrams for item in fingerprints]))
+
+    def _merge(self) -> None:
+        """Put the groups that are new among the sorted postings, and weigh everything again."""
+        if not self._new:
+            return
+        for start, parts in self._new:
+            ngrams = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
+            owners = np.repeat(np.arange(start, start + len(parts), dtype=np.int32), [len(part) for part in parts])
+            order = np.argsort(ngrams, kind="stable")
+            ngrams, owners = ngrams[order], owners[order]
+            # Where each new posting goes in the merged arrays: behind the old ones up to it and the new ones before it.
+            place = np.searchsorted(self._ngrams, ngrams, side="right") + np.arange(len(ngrams))
+            old = np.ones(len(self._ngrams) + len(ngrams), dtype=bool)
+            old[place] = False
+            self._ngrams = _merged(old, place, self._ngrams, ngrams)
+            self._documents = _merged(old, place, self._documents, owners)
+        self._new = []
+        self._counts = np.zeros(len(self._ngrams), dtype=np.uint8)
+        self._sizes = np.zeros(len(self._group_of))
+        start = 0
+        while start < len(self._ngrams):
+            end = min(start + POSTINGS_AT_A_TIME, len(self._ngrams))
+            end = int(np.searchsorted(self._ngrams, self._ngrams[end - 1], side="right"))  # never within a sequence
+            self._weigh(slice(start, end))
+            start = end
+
+    def _weigh(self, part: slice) -> None:
+        """Count the documents of each sequence of a part of the postings; add to the sizes of its documents."""
+        ngrams = self._ngrams[part]
+        # Where a new sequence begins, and over how many postings (documents) it spreads. [sequences]
+        begins = np.flatnonzero(np.append(True, ngrams[1:] != ngrams[:-1]))
+        spread = np.diff(begins, append=len(ngrams))
+        distinct, documents = ngrams[begins], spread.copy()
+        low, high = np.searchsorted(self._others, (distinct[0], distinct[-1]))
+        others = self._others[low : high + 1]
+        place = np.searchsorted(distinct, others)
         known = place < len(distinct)
-        known[known] = distinct[place[known]] == self._others[known]
-        documents[place[known]] += self._other_counts[known]
-        weights = np.minimum(np.float32(1), (COMMON / documents) ** 2)
-        weights[weights < LEAST_WEIGHT] = 0.0
-        self._weights = np.repeat(weights, spread)
-        self._sizes = np.bincount(self._documents, weights=self._weights, minlength=len(self._group_of))
+        known[known] = distinct[place[known]] == others[known]
+        documents[place[known]] += self._other_counts[low : high + 1][known]
+        counts = np.minimum(documents, len(WEIGHTS) - 1).astype(np.uint8).repeat(spread)
+        self._counts[part] = counts
+        self._sizes += np.bincount(self._documents[part], weights=WEIGHTS[counts], minlength=len(self._sizes))
 
     def find(self, item: Fingerprint) -> Match | None:
         """The held-out document that `item` is the same as, or a near copy of; None if there is none."""
+        self._merge()
         exact = self._digests.get(item.digest)
         if exact is not None and exact[0] == 0:
             return self._match(exact[0], exact[1], "exact", 1.0)
@@ -218,7 +253,7 @@ class OverlapIndex:
         if known.sum() < SHORT_SHARED:
             return None
         left, wanted = left[known], ngrams[known]
-        weights = self._weights[left]
+        weights = WEIGHTS[self._counts[left]]
         size = float(weights.sum()) + len(ngrams) - len(wanted)  # what is in no held-out document weighs 1
         left, wanted, weights = left[weights > 0], wanted[weights > 0], weights[weights > 0]
         counts = np.searchsorted(self._ngrams, wanted, side="right") - left  # [shared] documents with each sequence
@@ -243,12 +278,14 @@ class OverlapIndex:
         return Match(self.groups[group], self._ids[group][position], kind, round(containment, 4))
 
     def save(self, directory: Path) -> None:
-        """Write the index for `open`."""
+        """Write the index for `open`, and go on with the written one: its arrays are in memory once."""
+        self._merge()
         directory.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(directory / f"{name}.npy", getattr(self, f"_{name}"))
         digests = {digest.hex(): place for digest, place in self._digests.items()}
         write_json(directory / "index.json", {"groups": self.groups, "ids": self._ids, "digests": digests})
+        self._map(directory)
 
     @classmethod
     def open(cls, directory: Path) -> OverlapIndex:
@@ -257,9 +294,19 @@ class OverlapIndex:
         content = json.loads((directory / "index.json").read_text(encoding="utf-8"))
         index.groups, index._ids = content["groups"], content["ids"]
         index._digests = {bytes.fromhex(digest): tuple(place) for digest, place in content["digests"].items()}
-        for name in _ARRAYS:
-            setattr(index, f"_{name}", np.load(directory / f"{name}.npy", mmap_mode="r"))
+        index._map(directory)
         return index
 
+    def _map(self, directory: Path) -> None:
+        for name in _ARRAYS:
+            setattr(self, f"_{name}", np.load(directory / f"{name}.npy", mmap_mode="r"))
 
-_ARRAYS = ("sizes", "group_of", "first", "ngrams", "documents", "weights")
+
+def _merged(old: np.ndarray, place: np.ndarray, before: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """`before` where `old` is true, `new` at `place`. All [postings], of the type of `before`."""
+    both = np.empty(len(old), dtype=before.dtype)
+    both[old], both[place] = before, new
+    return both
+
+
+_ARRAYS = ("sizes", "group_of", "first", "ngrams", "documents", "counts")

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from utils.data.contamination import Fingerprint, Match, OverlapIndex, fingerpri
 from utils.data.readers import Row
 from utils.data.records import TextFacts
 
-ROWS_PER_TASK = 200
+ROWS_PER_TASK, CHARACTERS_PER_TASK = 200, 2_000_000  # 16 parts of 200 papers each would be 100 MB
 # Starting processes costs seconds: below this many bytes of input the rows are done in this process.
 BYTES_WORTH_PROCESSES = 32 << 20
 # Longer documents are first cut at a space after this many characters per token that fits: the tokenizer reads words
 # apart from each other, so the first ids do not change, and a paper of 60 pages is not tokenised for its first two.
 # English has 4 to 5 characters a token; where a text turns out to have more, more of it is read.
-CHARACTERS_PER_TOKEN = 6
+CHARACTERS_PER_TOKEN = 5
 NO_NGRAMS = np.zeros(0, dtype=np.uint64)
 
 
@@ -192,17 +191,17 @@ def process_rows(
     StageError if a worker is killed (out of memory, usually).
     """
     if workers <= 1 or size_bytes < BYTES_WORTH_PROCESSES:
-        worker, stream = Worker(task), iter(rows)
-        while part := list(islice(stream, ROWS_PER_TASK)):
+        worker = Worker(task)
+        for part in _parts(rows):
             yield from zip(part, worker.process(part), strict=True)
         return
     context = multiprocessing.get_context("spawn")  # the parent holds threads (arrow, tokenizers): no fork
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(task,)) as pool:
         pending: deque[tuple[list[Row], Future[list[ProcessedRow]]]] = deque()
-        stream = iter(rows)
+        stream = _parts(rows)
         try:
             while True:
-                while len(pending) < 2 * workers and (part := list(islice(stream, ROWS_PER_TASK))):
+                while len(pending) < 2 * workers and (part := next(stream, [])):
                     pending.append((part, pool.submit(_process_part, part)))
                 if not pending:
                     return
@@ -215,6 +214,19 @@ def process_rows(
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row.document)
+        if len(part) >= ROWS_PER_TASK or size >= CHARACTERS_PER_TASK:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 _worker: Worker | None = None

@@ -113,6 +113,7 @@ class Build:
         train = [key for key in request.train_keys if key not in self.missing]
         self._training("validation", train)
         self._training("train", train)
+        self.index = OverlapIndex()  # its files must not be open when they are deleted: NFS would keep them
         write_jsonl(self.directory / REMOVED, self.removed)
         for left in self.directory.glob(".index_*"):
             shutil.rmtree(left)

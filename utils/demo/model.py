@@ -21,7 +21,8 @@ from utils.core.files import new_directory
 from utils.core.progress import progress
 from utils.demo.corpus import Event, brief, chat, dialogue, news, paper
 from utils.modeling.batching import pad
-from utils.modeling.models import load_tokenizer, save_plain
+from utils.modeling.models import save_plain
+from utils.modeling.tokenizer import load_tokenizer
 
 VOCABULARY = 400  # SentencePiece pieces, pad, eos and unk among them
 SENTINELS = 100

@@ -9,14 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-    T5ForConditionalGeneration,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase, T5ForConditionalGeneration
 
 from configs.arms import ARMS
 from utils.core.errors import InputError, StageError, UsageError
@@ -24,9 +17,7 @@ from utils.core.files import new_directory
 from utils.core.text import one_line
 from utils.modeling.download import download_model
 from utils.modeling.monotonic import folded_state
-
-SENTINELS = 100
-PADDING = 128  # T5's embeddings are padded to a multiple of this: 32,100 tokens, 32,128 embeddings
+from utils.modeling.tokenizer import check_tokenizer, load_tokenizer, quiet_transformers
 
 
 def choose_device(setting: str) -> str:
@@ -38,12 +29,6 @@ def choose_device(setting: str) -> str:
         build = "this PyTorch has no CUDA" if torch.version.cuda is None else "PyTorch sees none"
         raise StageError(f"DEVICE is cuda, but {build} on this machine. Ask for a GPU, or set MONO_S2S_DEVICE=cpu.")
     return "cuda" if usable else "cpu"
-
-
-def quiet_transformers() -> None:
-    """No progress bars and no warnings from transformers: what matters is checked and reported here."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
 
 
 def load_model(directory: Path, *, device: str = "cpu") -> T5ForConditionalGeneration:
@@ -112,37 +97,6 @@ def check_finite(model: torch.nn.Module, source: Path | str) -> None:
             raise InputError(
                 f"{source}: weight {name} has NaN or infinite values; the file is damaged. Fetch it again."
             )
-
-
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The T5 tokenizer in `directory`, checked: pad 0, eos 1, unk 2 and 100 sentinels. InputError otherwise."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise InputError(f"no tokenizer: {directory} is not a directory")
-    quiet_transformers()  # it would warn of long documents, which are cut here
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the tokenizer in {directory} cannot be loaded: {one_line(error)}") from error
-    check_tokenizer(tokenizer, directory)
-    return tokenizer
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | str, vocabulary: int | None = None) -> None:
-    """InputError unless this is a T5 tokenizer that fits a model of `vocabulary` embeddings (if given)."""
-    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
-    if ids != (0, 1, 2):
-        raise InputError(f"{source}: pad, eos, unk have ids {ids}; a T5 tokenizer has (0, 1, 2)")
-    words = tokenizer.get_vocab()
-    sentinels = sum(f"<extra_id_{number}>" in words for number in range(SENTINELS))
-    if sentinels != SENTINELS or len(tokenizer) <= SENTINELS + 10:
-        raise InputError(
-            f"{source}: {len(tokenizer)} tokens, {sentinels} of them sentinels; the vocabulary file was not read"
-        )
-    if vocabulary is not None and not vocabulary - PADDING < len(tokenizer) <= vocabulary:
-        raise InputError(
-            f"{source}: tokenizer of {len(tokenizer)} tokens, model of {vocabulary} embeddings: they are not a pair"
-        )
 
 
 def plain_copy(model: T5ForConditionalGeneration) -> T5ForConditionalGeneration:

@@ -26,9 +26,10 @@ from utils.core.files import append_jsonl, link_or_copy, new_directory, read_jso
 from utils.core.hashes import weights_sha256
 from utils.core.settings import Settings
 from utils.modeling.batching import BatchLimit
-from utils.modeling.models import choose_device, count_parameters, load_model, load_tokenizer, quiet_transformers
+from utils.modeling.models import choose_device, count_parameters, load_model
 from utils.modeling.monotonic import constrain, ffn_layers, min_ffn_weight
 from utils.modeling.precision import resolve_precision
+from utils.modeling.tokenizer import load_tokenizer, quiet_transformers
 from utils.training import ranks
 from utils.training.audit import audit
 from utils.training.batches import EXACT, TENSOR_CORES, TokenRows
