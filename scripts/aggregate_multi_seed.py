@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or seeds that do not belong together
 """
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -35,18 +36,17 @@ def main() -> int:
 
 
 def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
-    from utils.analysis.multi_seed import aggregate, check_independent, differences, load_seeds
+    from utils.analysis.aggregate import hashes_below
+    from utils.analysis.combined import COMBINED, inputs_of
+    from utils.analysis.multi_seed import check_independent, differences, load_seeds
     from utils.core.codec import to_json
     from utils.core.errors import UsageError
-    from utils.core.files import write_text
+    from utils.core.files import sha256_of
     from utils.core.paths import Paths
     from utils.core.provenance import surroundings, timestamp
     from utils.core.results import write_result
     from utils.core.settings import load_settings
-    from utils.reports import multi_seed
-    from utils.reports.latex import tex
-    from utils.reports.multi_seed_figures import draw_all
-    from utils.reports.verdict import verdict_over_seeds
+    from utils.reports.multi_seed import combined, write_report
 
     if len(set(seeds)) < max(2, len(seeds)):
         raise UsageError("give at least two different seeds.")
@@ -60,8 +60,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
             "these runs differ in more than the seed: " + "; ".join(mixed) + ". Run them alike, or --allow-mixed."
         )
     now = time.time()
-    over_seeds = aggregate(runs, confidence=settings.CONFIDENCE)
-    results = to_json(over_seeds) | {"verdict": to_json(verdict_over_seeds(over_seeds)), "mixed": mixed}
+    results = to_json(combined(runs, settings.CONFIDENCE, mixed))
     metadata = {
         "timestamp": timestamp(now),
         "run_id": f"{time.strftime('%Y%m%d_%H%M%S', time.localtime(now))}_seeds_{'_'.join(map(str, seeds))}",
@@ -69,21 +68,21 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
         "unix_timestamp": now,
         "profile": runs[0].metadata["profile"],
         "full_test_sets": all(run.metadata["full_test_sets"] for run in runs),
+        "settings": {"CONFIDENCE": settings.CONFIDENCE},
         "config_fingerprint": runs[0].metadata["config_fingerprint"],
         "seconds": round(time.time() - now, 3),
         **surroundings(),
     }
-    target, warning = paths.multi_seed, " ".join(multi_seed.warnings(results, metadata))
-    for table in multi_seed.tables(results):
-        write_text(target / "tables" / f"{table.name}.csv", table.csv())
-        write_text(target / "tables" / f"{table.name}.tex", tex(table, warning))
-    alternative = draw_all(results, target / "figures")
-    summary = multi_seed.text(results, metadata)
-    write_text(target / "multi_seed_summary.txt", summary)
-    write_text(target / "report.html", multi_seed.page(results, metadata, target / "figures", alternative))
-    write_result(target / "multi_seed_results.json", results, metadata)
-    print(summary)
+    metadata["inputs"] = inputs_of(runs)
+    target = paths.multi_seed
+    for name in ("tables", "figures"):  # what an earlier aggregate had and this one has not must not stay
+        shutil.rmtree(target / name, ignore_errors=True)
+    write_report(results, metadata, target)
+    metadata["files"] = hashes_below(target, without=COMBINED)
+    write_result(target / COMBINED, results, metadata)
+    print((target / "multi_seed_summary.txt").read_text(encoding="utf-8"))
     print(f"report: {target / 'report.html'}")
+    print(f"sha256 of {COMBINED}: {sha256_of(target / COMBINED)}")
     return 0
 
 

@@ -23,6 +23,7 @@ def work(context: StageContext) -> None:
     from utils.data.store import missing_datasets
     from utils.modeling.tokenizer import load_tokenizer
     from utils.pipeline.shards import join_shards
+    from utils.reports.table import percent
 
     settings, paths, seed = context.settings, context.paths, context.seed
     victims, cache = Victims.of(settings, paths, seed), paths.units(seed, "hotflip")
@@ -51,7 +52,7 @@ def work(context: StageContext) -> None:
         write_jsonl(paths.results(seed) / "hotflip_records.jsonl", rows_of(sections))
         context.write_result("hotflip_results.json", to_json(results))
         for key, result in results.models.items():
-            context.log.info("HotFlip on %s: success %.1f %%", key, 100 * (result.success_rate or 0))
+            context.log.info("HotFlip on %s: success %s", key, percent(result.success_rate))
 
     join_shards(context, cache, encoded(records), finish)
 

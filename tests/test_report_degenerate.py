@@ -1,150 +1,128 @@
-"""Reports of results with nothing in them: every table, figure, card, text and page of experiments that came to little.
+"""Whatever the outcome, stage 7 ends: results of experiments that came to little go through every table, figure, card,
+text, page and verification, and nothing is said of what could not be measured.
 
-The results are made by the analysis from records, not written by hand: what it gives for an empty experiment is what
-the report must be able to show.
+The cases cover every pair of degenerate kinds; the results are made by the product from records.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-import random
-from typing import Any
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.test_direction import CI, MODELS, THRESHOLD, hotflip_record
-from utils.analysis.final import FinalResults
-from utils.analysis.hotflip_summary import hotflip_results
-from utils.analysis.records import RandomTrigger, TriggerFound, TriggerRecord, TriggerSearch
-from utils.analysis.sections import SectionKey
-from utils.analysis.trigger_summary import trigger_results
-from utils.core.codec import from_json, to_json
-from utils.reports.examples import Examples
-from utils.reports.figures import draw_all
-from utils.reports.files import text_files
-from utils.reports.html import page
+from tests.degenerate_world import DIMENSIONS, MODELS, Case, cover, make
+from utils.analysis.aggregate import hashes_below
+from utils.analysis.combined import COMBINED, inputs_of
+from utils.analysis.multi_seed import SeedRun, load_run
+from utils.core.codec import to_json
+from utils.core.results import write_result
+from utils.reports.multi_seed import combined, write_report
+from utils.reports.table import NOT_AVAILABLE
 from utils.reports.tables import all_tables
-from utils.reports.verdict import attack_sentence, triggers_sentence
-
-LEARNED = TriggerFound(trigger_ids=[7], trigger_text="of", dev_gain=1.0, dev_rouge_change=-0.1)
-CHOSEN: dict[str, Any] = {"dev_rouge_change": -0.1, "chosen_from": "search", "by_loss": LEARNED}
-RANDOM_TRIGGER = RandomTrigger(
-    trigger_ids=[8], trigger_text="r", dev_gain=0, dev_rouge_change=0.0, dev_gain_mean=0, draws=1
-)
+from utils.verification.numbers import checks_of_numbers
+from utils.verification.provenance import SeedDirectory, chain, settings
+from utils.verification.several_seeds import verify_seeds
+from utils.verification.written import differing_files
 
 pytestmark = pytest.mark.slow
 
-DROPS = {"all": 1.0, "none": 0.0}  # every attack succeeds, no attack does
+CASES = cover()
+NOT_MEASURED = re.compile(r"\bNone\b|(?<![a-z])nan(?![a-z])|\bNaN\b|\binf\b")
+
+SUCCESS = re.compile(r"(?i)success[^.|,;<\n]{0,40}?\b(?:0\.0|100\.0) %")
 
 
-def hotflip_of(attackable: set[str], examples: int, drop: float) -> Any:
-    def rows(method: str, model: str) -> list[Any]:
-        records = []
-        for number in range(examples):
-            row = hotflip_record(model, number, relative_drop=drop, success=drop >= THRESHOLD)
-            if model not in attackable:
-                row = type(row)(section=f"{method}/{model}", id=row.id, model=model, method="x", skipped="no room")
-            records.append(row)
-        return records
-
-    sections: dict[SectionKey, list[Any]] = {}
-    for model, target in itertools.product(MODELS, MODELS):
-        sections[SectionKey("attack", model)] = rows("attack", model)
-        if target != model:
-            sections[SectionKey("transfer", target, source=model)] = rows("transfer", target)
-    return hotflip_results(sections, MODELS, threshold=THRESHOLD, **CI)
+def not_measured(text: str) -> str:
+    """What stands around a figure that is none; empty where there is none."""
+    shown = re.sub(r"<svg.*?</svg>|<style.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL)
+    shown = re.sub(r"(?m)^- \w+: None$", "", shown)  # a setting that is not set, on a model card
+    found = NOT_MEASURED.search(shown)
+    return shown[max(0, found.start() - 80) : found.end() + 20] if found else ""
 
 
-def triggers_of(attackable: set[str], examples: int, drop: float, types: list[str]) -> Any:
-    def rows(kind: str, source: str, target: str) -> list[TriggerRecord]:
-        known: dict[str, Any] = {"model": target, "source": source, "trigger_type": kind}
-        if target not in attackable:
-            return [TriggerRecord(id=str(n), skipped="no room", **known) for n in range(examples)]
-        figures = {f"clean_{m}": 0.5 for m in ("rouge1", "rouge2", "rougeL")}
-        figures |= {f"attacked_{m}": 0.5 * (1 - drop) for m in ("rouge1", "rouge2", "rougeL")}
-        return [
-            TriggerRecord(
-                id=str(n), skipped=None, relative_drop=drop, success=drop >= THRESHOLD, clean_loss=1.0,
-                attacked_loss=1.0 + drop, loss_increase=drop, **known, **figures,
-            )
-            for n in range(examples)
-        ]  # fmt: skip
-
-    sections: dict[SectionKey, list[Any]] = {}
-    for kind, model in itertools.product(types, MODELS):
-        sections[SectionKey("search", model, kind)] = [
-            TriggerSearch(
-                trigger_ids=[7], trigger_text="of", dev_gain=1.0, **CHOSEN, trigger_type=kind, source=model,
-                method="gradient", restarts=[], num_dev=1, iterations=1, halfway_trigger_ids=[], curve=[],
-                converged=True, forward_rows=1, gradient_rows=1, seconds=0.0, random_control=RANDOM_TRIGGER,
-            )
-        ]  # fmt: skip
-        sections[SectionKey("random", model, kind)] = [*rows(kind, model, model)]
-        for target in MODELS:
-            sections[SectionKey("attack", target, kind, model)] = [*rows(kind, model, target)]
-    return trigger_results(sections, MODELS, types, threshold=THRESHOLD, **CI)
+def test_every_pair_of_kinds_is_among_the_cases() -> None:
+    rows = [tuple(vars(case).values()) for case in CASES]
+    for a, b in itertools.combinations(range(len(DIMENSIONS)), 2):
+        seen = {(row[a], row[b]) for row in rows}
+        assert seen == {(x, y) for x in DIMENSIONS[a] for y in DIMENSIONS[b]}
 
 
-NONE_OR_ONE_MISSING = [set(), *({*MODELS} - {model} for model in MODELS), {*MODELS}]
-CASES = [
-    (attackable, examples, drop, types, missing)
-    for attackable, examples, drop in itertools.product(NONE_OR_ONE_MISSING, (1, 4), DROPS)
-    for types, missing in ((["lead"], False), ([], True))
-]
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_piece_of_the_report_can_be_made_and_verified(done, tmp_path, case: Case) -> None:
+    folder = tmp_path / "seed_3"
+    final = make(case, done.final, folder)
+    checks = [chain(run := SeedDirectory(folder)), *checks_of_numbers(run)]
+    assert not [line for check in checks for line in check.problems] and not list(settings(run))
 
-
-@pytest.mark.parametrize(("attackable", "examples", "drop", "types", "missing"), random.Random(0).sample(CASES, 14))
-def test_every_piece_of_the_report_can_be_made(done, tmp_path, attackable, examples, drop, types, missing):
-    envelope = json.loads((done.final / "final_results.json").read_text())
-    results, metadata = envelope["results"], envelope["_metadata"]
-    hotflip = hotflip_of(attackable, examples, DROPS[drop])
-    triggers = triggers_of(attackable, examples, DROPS[drop], types)
-    results |= {"hotflip": to_json(hotflip), "uat": to_json(triggers), "warnings": []}
-    alpha = 1 - results["confidence"]
-    results["verdict"] |= {
-        "attack": attack_sentence(hotflip, alpha),
-        "triggers": triggers_sentence(triggers, alpha),
+    texts = {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.suffix in (".txt", ".csv", ".tex", ".html", ".md") and path.name != "learned_triggers.csv"
     }
-    if missing:
-        results["missing_datasets"] = results["data"]["missing"] = {"samsum": "no such repository"}
-        del results["data"]["sets"]["samsum"], results["evaluation"]["samsum"]
-        del results["evaluation"]["comparisons"]["samsum"]
-    for arm in ("baseline", "monotonic"):  # a training of one epoch without the figures of a GPU
-        history = results[f"{arm}_training"]
-        history["epochs"] = history["epochs"][:1]
-        history.pop("audit", None)
-    for model in {*MODELS} - attackable:
-        for cell in (results["hotflip"][model], *(results["uat"][model][kind] for kind in types)):
-            assert cell["success_rate"] is None and cell["num_attackable"] == 0
-    final = from_json(FinalResults, results)
-    tables = all_tables(final)
-    by_name = {table.name: table for table in tables}
-    rows = {row[0]: row for row in by_name["hotflip"].rows}
-    for model in MODELS:
-        wanted = f"{100 * DROPS[drop]:.1f} %" if model in attackable else "not available"
-        assert rows[model][1].startswith(wanted) and len(rows[model]) == 6
-    if not types:
-        assert not by_name["triggers"].rows
-    alternative = draw_all(final, tmp_path)
-    files = text_files(final, metadata, tables)
-    shown = page(final, metadata, tables, tmp_path, alternative, Examples())
+    for name, text in texts.items():
+        assert not not_measured(text), f"{name}: {not_measured(text)}"
+    attacked = {model: final.hotflip.models[model].num_attackable for model in MODELS}
+    tables = {table.name: table for table in all_tables(final)}
+    for row in tables["hotflip"].rows:
+        if row[0] in attacked:
+            assert (NOT_AVAILABLE in row[1]) == (not attacked[row[0]]), row
+    for sentence in (final.verdict.attack, final.verdict.triggers):
+        if not attacked["baseline"] or not attacked["monotonic"]:
+            assert "0.0 %" not in sentence and "harder" not in sentence and "easier" not in sentence, sentence
     for arm in ("baseline", "monotonic"):
-        card = files[f"models/{arm}/README.md"]
+        card = texts[f"models/{arm}/README.md"]
         line = next(line for line in card.splitlines() if "HotFlip on" in line)
-        assert ("not available" in line) == (arm not in attackable) and "None" not in card.split("## Results")[1]
-        assert ("universal trigger: not available" in card) == (not types or arm not in attackable)
-    for text in (shown, *alternative.values(), *(text for name, text in files.items() if "README" not in name)):
-        assert not any(word in text.replace("none", "").split() for word in ("None", "nan", "NaN", "[nan,"))
-    if not attackable:
-        for name in ("hotflip", "hotflip_controls", "hotflip_transfer", "hotflip_budget", "trigger_transfer"):
-            assert not any("0.0 %" in cell or "100.0 %" in cell for row in by_name[name].rows for cell in row), name
-        assert "The attacks say nothing" in shown and "0.0 % on monotonic" not in shown
+        assert (NOT_AVAILABLE in line) == (not attacked[arm])
+    if not any(attacked.values()):
+        for name, text in texts.items():
+            found = SUCCESS.search(text)
+            assert not found, f"{name}: {found[0]}"
 
 
-def test_the_dimensions_are_those_of_the_records() -> None:
-    """The cases differ: a generator that makes the same results each time would test nothing."""
-    seen = {json.dumps(to_json(hotflip_of(a, n, DROPS[d]).models["baseline"])) for a, n, d, *_ in CASES}
-    assert len(seen) >= 5
-    assert {field.name for field in dataclasses.fields(hotflip_of(set(), 1, 0.0))} >= {"models", "comparisons"}
+def seeds_of(folder: Path, root: Path) -> list[SeedRun]:
+    """The results in `folder` as those of three seeds, whose only difference is the name of the weights."""
+    runs = []
+    for seed in (3, 4, 5):
+        own = shutil.copytree(folder, root / f"seed_{seed}")
+        whole = json.loads((own / "final_results.json").read_text())
+        whole["_metadata"]["seed"] = seed
+        for model in ("baseline", "monotonic"):
+            whole["_metadata"]["checkpoints"][model] = f"{seed:064d}"
+        (own / "final_results.json").write_text(json.dumps(whole))
+        runs.append(load_run(seed, own))
+    return runs
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_several_seeds_of_it_can_be_put_together_and_verified(done, tmp_path, case: Case) -> None:
+    make(case, done.final, tmp_path / "one", report=False)
+    runs = seeds_of(tmp_path / "one", tmp_path / "project" / "mono_s2s_final_results")
+    target = tmp_path / "project" / "mono_s2s_multi_seed_results"
+    results = to_json(combined(runs, 0.95, []))
+    metadata = runs[0].metadata | {"seed": [3, 4, 5], "settings": {"CONFIDENCE": 0.95}, "inputs": inputs_of(runs)}
+    write_report(results, metadata, target)
+    metadata["files"] = hashes_below(target, without=COMBINED)
+    write_result(target / COMBINED, results, metadata)
+    found = [line for check in itertools.islice(verify_seeds(target), 2) for line in check.problems]
+    assert all("identical results" in line for line in found), found  # three seeds of one run: the one thing wrong
+    attacked = [runs[0].results.hotflip.models[model].num_attackable for model in ("baseline", "monotonic")]
+    said = " ".join(results["verdict"][name] for name in ("attack", "triggers"))
+    if not all(attacked):
+        assert "0.0 %" not in said and "harder" not in said and "easier" not in said, said
+    for path in target.rglob("*"):
+        if path.suffix in (".txt", ".csv", ".tex", ".html"):
+            unsaid = not_measured(path.read_text())
+            assert not unsaid, f"{path.name}: {unsaid}"
+            if not any(attacked):
+                assert not SUCCESS.search(re.sub(r"[^\n]*standard[^\n]*", "", path.read_text())), path.name
+
+
+def test_a_report_that_shows_another_outcome_is_found(done, tmp_path) -> None:
+    """The files of two cases differ: the comparison that verification makes can fail."""
+    one, other = (make(case, done.final, Path(tmp_path / str(n))) for n, case in enumerate(CASES[:2]))
+    assert json.dumps(str(one)) != json.dumps(str(other))
+    assert list(differing_files(tmp_path / "0" / "tables", tmp_path / "1" / "tables", same_figures=True))

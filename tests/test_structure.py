@@ -22,11 +22,11 @@ FLOORS = [
     ["pipeline", "data"],
     ["modeling", "analysis"],
     ["evaluation", "training", "slurm", "reports"],
-    ["attacks", "operations", "demo"],
+    ["attacks", "operations", "demo", "verification"],
     ["benchmarks", "commands"],
     ["scripts"],
 ]
-TORCH_FREE = ["scoring", "commands", "core", "pipeline", "slurm", "operations", "analysis", "reports"]
+TORCH_FREE = ["scoring", "commands", "core", "pipeline", "slurm", "operations", "analysis", "reports", "verification"]
 
 
 def room(module: str) -> str:

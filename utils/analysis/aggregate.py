@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from utils.core.paths import Paths
 from utils.core.results import read_result
 from utils.data.records import DataStatistics
 
+FINAL = "final_results.json"
 FILES = {
     "setup": "setup_complete.json",
     "data": "data_statistics.json",
@@ -42,6 +45,8 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     profiles = {envelope["_metadata"]["profile"] for envelope in found.values()}
     if len(profiles) > 1:
         raise InputError(f"results of several profiles ({', '.join(sorted(profiles))}) in {paths.results(seed)}.")
+    if problems := list(strangers({file_of(name): envelope for name, envelope in found.items()})):
+        raise InputError(f"{paths.results(seed)}: {problems[0]}: not of one run. Run the stages again.")
     hashes = [found[name]["_metadata"]["checkpoints"] for name in ("evaluation", "mechanism", "uat", "hotflip")]
     if any(other != hashes[0] for other in hashes):
         raise InputError("evaluation and attacks were made with different checkpoints: run stages 4 to 6 again.")
@@ -60,6 +65,25 @@ def read_sections(directory: Path) -> dict[str, dict[str, Any]]:
 def file_of(section: str) -> str:
     """The name of a section's file."""
     return FILES.get(section) or f"{section}_history.json"
+
+
+def strangers(envelopes: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """In words, envelopes (by file name) of another seed than most, or with another value of a shared setting.
+
+    Set-up and data are made once for all seeds and may carry any.
+    """
+    seeds = {name: entry["_metadata"]["seed"] for name, entry in envelopes.items() if name not in SHARED}
+    usual = Counter(seeds.values()).most_common(1)[0][0]
+    yield from (f"{name} is of seed {seed}, the others of {usual}" for name, seed in seeds.items() if seed != usual)
+    values: dict[str, dict[str, str]] = {}
+    for name, entry in envelopes.items():
+        for setting, value in entry["_metadata"]["settings"].items():
+            values.setdefault(setting, {})[name] = json.dumps(value)
+    for setting, by_file in values.items():
+        common = Counter(by_file.values()).most_common(1)[0][0]
+        for name, value in by_file.items():
+            if value != common:
+                yield f"{name}: {setting} is {value}, in the other files {common}"
 
 
 def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Findings:

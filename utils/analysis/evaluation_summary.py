@@ -38,6 +38,8 @@ def evaluation_results(
     for row in rows:
         cells.setdefault((row.dataset, row.model), []).append(row)
     models = list(dict.fromkeys(model for _, model in cells))
+    for key in datasets:
+        _align(cells, key, models)
     found = {key: _rouge_cells({model: cells[key, model] for model in models}, ci) for key in datasets}
     for (key, model), taken in (seconds or {}).items():
         each = round(taken / found[key][model].num_examples, 6)
@@ -46,6 +48,19 @@ def evaluation_results(
         datasets=found,
         comparisons=_comparisons(cells, datasets, ci),
     )
+
+
+def _align(cells: dict[tuple[str, str], list[Prediction]], dataset: str, models: Sequence[str]) -> None:
+    """Bring the rows of every model into the order of the first one's: tests compare models example by example.
+
+    ValueError where an example is missing or there twice: then nothing is paired.
+    """
+    order = [row.id for row in cells.get((dataset, models[0]), [])]
+    for model in models:
+        by_id = {row.id: row for row in cells.get((dataset, model), [])}
+        if len(by_id) < len(cells.get((dataset, model), [])) or by_id.keys() != set(order):
+            raise ValueError(f"{dataset}: the summaries of {model} are not of the examples of {models[0]}, each once")
+        cells[dataset, model] = [by_id[name] for name in order]
 
 
 def _rouge_cells(rows_of: Mapping[str, Sequence[Prediction]], ci: Resampling) -> dict[str, RougeCell]:

@@ -111,14 +111,16 @@ def load_seeds(seeds: Sequence[int], paths: Paths) -> list[SeedRun]:
             f"no final results of seed {names} in {paths.final_root}. Run what is missing: "
             f"./run_multi_seed.sh {' '.join(map(str, seeds))}"
         )
-    runs = []
-    for seed in seeds:
-        envelope = read_result(paths.final(seed) / "final_results.json")
-        if envelope["_metadata"]["seed"] != seed:
-            raise UsageError(f"{paths.final(seed)} holds the results of seed {envelope['_metadata']['seed']}.")
-        results = from_json(FinalResults, envelope["results"], f"seed {seed}, final_results.json")
-        runs.append(SeedRun(seed, paths.final(seed), results, envelope["_metadata"]))
-    return runs
+    return [load_run(seed, paths.final(seed)) for seed in seeds]
+
+
+def load_run(seed: int, directory: Path) -> SeedRun:
+    """What `directory` holds of a seed; UsageError where that is another one."""
+    envelope = read_result(directory / "final_results.json")
+    if envelope["_metadata"]["seed"] != seed:
+        raise UsageError(f"{directory} holds the results of seed {envelope['_metadata']['seed']}.")
+    results = from_json(FinalResults, envelope["results"], f"seed {seed}, final_results.json")
+    return SeedRun(seed, directory, results, envelope["_metadata"])
 
 
 def check_independent(runs: Sequence[SeedRun]) -> None:

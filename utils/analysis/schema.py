@@ -13,6 +13,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from utils.analysis.combined import CombinedFile
 from utils.analysis.final import FinalFile
 from utils.analysis.records import HotFlipRecord, LongBudgetRecord, TriggerRecord, TriggerSearch
 from utils.core.codec import Keys, Pattern, Range, Type, fields_of, may_be_left_out, type_of
@@ -25,6 +26,7 @@ NAMES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: 
 # File name, title, and the classes of which each row is one, with the pattern of its `section`.
 FILES: dict[str, tuple[str, dict[type, str]]] = {
     "final_results": ("final_results.json of mono-s2s", {FinalFile: ""}),
+    "multi_seed_results": ("multi_seed_results.json of mono-s2s", {CombinedFile: ""}),
     "hotflip_records": (
         "A line of hotflip_records.jsonl of mono-s2s",
         {HotFlipRecord: "^(?!long/)", LongBudgetRecord: "^long/"},

@@ -92,11 +92,11 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, or of a directory (every file below it by relative name and content)."""
+def sha256_of(path: Path, *, without: str = "") -> str:
+    """Hex sha256 of a file, or of a directory (every file below it by relative name and content, but for `without`)."""
     if path.is_dir():
         digest = hashlib.sha256()
-        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name != without):
             digest.update(file.relative_to(path).as_posix().encode() + b"\0" + sha256_of(file).encode())
         return digest.hexdigest()
     with path.open("rb") as handle:

@@ -32,6 +32,7 @@ PACKAGES = (
     "scipy",
     "pandas",
     "pyarrow",
+    "matplotlib",
 )
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from utils.analysis.aggregate import FILES
+from utils.analysis.aggregate import FILES, FINAL
 from utils.analysis.final import FinalResults
-from utils.analysis.verification import FINAL
 from utils.core.errors import StageError
 from utils.core.results import profile_note
 from utils.reports.data_tables import doubts

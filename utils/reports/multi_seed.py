@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.analysis.combined import CombinedResults
+from utils.analysis.multi_seed import SeedRun, aggregate
+from utils.core.files import write_text
 from utils.core.names import MODEL_KEYS
 from utils.core.results import profile_note
 from utils.reports.html import figure
+from utils.reports.latex import tex
+from utils.reports.multi_seed_figures import draw_all
 from utils.reports.table import NOT_AVAILABLE, TITLES, Table, p_value, signed
 from utils.reports.template import Picture, Section, render_page
+from utils.reports.verdict import verdict_over_seeds
 
 LIMITS = (
     "A seed changes the order of training examples, the dropout and the random numbers of the attacks; data, attacked "
@@ -187,3 +193,20 @@ def _answer(results: dict[str, Any]) -> list[str]:
     """The sentences of the verdict in their order; those about what was not run are empty and left out."""
     names = ("attack", "cost", "matched", "attribution", "triggers")
     return [results["verdict"][name] for name in names if results["verdict"].get(name)]
+
+
+def combined(runs: Sequence[SeedRun], confidence: float, mixed: Sequence[str]) -> CombinedResults:
+    """What the seeds say together, with the answer in words; `mixed`: what differs between them besides the seed."""
+    figures = aggregate(runs, confidence=confidence)
+    return CombinedResults(**vars(figures), verdict=verdict_over_seeds(figures), mixed=list(mixed))
+
+
+def write_report(results: dict[str, Any], metadata: dict[str, Any], target: Path) -> None:
+    """Write everything that a reader sees into `target`: tables, figures, summary, page."""
+    warning = " ".join(warnings(results, metadata))
+    for table in tables(results):
+        write_text(target / "tables" / f"{table.name}.csv", table.csv())
+        write_text(target / "tables" / f"{table.name}.tex", tex(table, warning))
+    alternative = draw_all(results, target / "figures")
+    write_text(target / "multi_seed_summary.txt", text(results, metadata))
+    write_text(target / "report.html", page(results, metadata, target / "figures", alternative))

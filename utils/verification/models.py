@@ -1,0 +1,136 @@
+"""What only the exported models can tell: the audit of their weights, summaries made again. Loads torch when asked."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from utils.analysis.aggregate import file_of
+from utils.analysis.records import HotFlipRecord, Prediction, hotflip_row, read_rows
+from utils.core.codec import from_json, to_json
+from utils.core.files import read_jsonl
+from utils.core.names import STANDARD
+from utils.verification.check import Check, other_surroundings, tried, unequal
+from utils.verification.numbers import HOTFLIP, PREDICTIONS
+from utils.verification.provenance import SeedDirectory
+
+
+def audits(run: SeedDirectory) -> Check:
+    """Audit and counts of a training history from the exported and the pretrained model, where they are here."""
+    check = Check("audit and smallest weights in the training histories from the exported models", [])
+    directories = _directories(run)
+    for section in (name for name in run.parts if name.endswith("_training")):
+        arm = section.removesuffix("_training")
+        lacking = [name for name in (arm, STANDARD) if name not in directories]
+        if lacking:
+            check.unseen.append(f"{file_of(section)} (the model {' and '.join(lacking)} is not here: taken on trust)")
+        else:
+            check.problems += tried(lambda s=section, a=arm: _audit(run, s, a, directories))  # type: ignore[misc]
+    return check
+
+
+def _audit(run: SeedDirectory, section: str, arm: str, directories: Mapping[str, Path]) -> Iterator[str]:
+    from utils.modeling.models import count_parameters, load_model
+    from utils.modeling.monotonic import ffn_layers, min_ffn_weight
+    from utils.training.audit import audit
+
+    history = run.parts[section]["results"]
+    model = load_model(directories[arm])
+    made: dict[str, Any] = {
+        "parameters": count_parameters(model),
+        "ffn_parameters": sum(layer.weight.numel() for _, layer in ffn_layers(model)),
+        "min_ffn_weight": min_ffn_weight(model),
+        "audit": to_json(audit(model, arm=arm, pretrained=load_model(directories[STANDARD]))),
+    }
+    yield from unequal(made, {name: history[name] for name in made}, file_of(section))
+
+
+class _Task(NamedTuple):
+    """A summary to make again: whose it is, where it is written, what the model read, what is written."""
+
+    model: str
+    where: str
+    ids: list[int]
+    written: str
+
+
+def regenerated(run: SeedDirectory, number: int) -> Check:
+    """Random summaries of the records (unattacked and attacked ones), made again with the exported models.
+
+    They are drawn anew each time, so that nobody knows beforehand which. Where versions or the device are not those of
+    the run, another rounding may turn a beam: up to half of the summaries may differ then, and are named, not counted.
+    """
+    from utils.evaluation.decoding import decoding_settings
+    from utils.evaluation.generation import generate
+    from utils.modeling.models import load_model, load_tokenizer
+
+    check = Check(f"{number} random summaries, made again by the exported models", [])
+    directories = _directories(run)
+    pool = [task for task in _tasks(run) if task.model in directories]
+    if absent := [model for model in run.models if model not in directories]:
+        check.unseen.append(f"summaries of {', '.join(absent)} (its model is not on this machine)")
+    drawn = random.SystemRandom().sample(pool, min(number, len(pool)))
+    settings: Any = SimpleNamespace(**run.metadata["settings"])
+    differing = []
+    for name in dict.fromkeys(task.model for task in drawn):
+        tasks = [task for task in drawn if task.model == name]
+        made = generate(
+            load_model(directories[name]), load_tokenizer(directories[name]), [task.ids for task in tasks],
+            decoding_settings(settings), batch_tokens=8 * settings.MAX_INPUT_LENGTH, precision=settings.PRECISION,
+        ).texts  # fmt: skip
+        for task, text in zip(tasks, made, strict=True):
+            if text != task.written:
+                differing.append(f"{task.where}: {task.written!r} in the file, {text!r} by the model")
+    metadata = run.parts["evaluation"]["_metadata"]
+    elsewhere = other_surroundings(metadata)
+    if metadata.get("device_used", "cpu") != "cpu":
+        elsewhere.append(f"made on {metadata['device']}, here on the CPU")
+    if elsewhere and 2 * len(differing) <= len(drawn):
+        check.unseen += [f"{words} (other rounding? {elsewhere[0]})" for words in differing]
+    else:
+        check.problems += differing
+    if not drawn:
+        check.unseen.append("any summary: neither models nor inputs are on this machine")
+    return check
+
+
+def _directories(run: SeedDirectory) -> dict[str, Path]:
+    """The exported models that are here, by model key."""
+    found = {}
+    for model in run.models:
+        places = [run.path / "models" / model]
+        if run.work is not None:
+            trained = run.work / f"seed_{run.metadata['seed']}" / f"{model}_model" / "best"
+            places.append(run.work / "pretrained" if model == STANDARD else trained)
+        there = [place for place in places if (place / "config.json").exists()]
+        if there:
+            found[model] = there[0]
+    return found
+
+
+def _tasks(run: SeedDirectory) -> Iterator[_Task]:
+    """Every summary whose input is known: by HotFlip's records, and by the prepared data where they are here."""
+    inputs: dict[tuple[str, str], list[int]] = {}
+    attacked = run.metadata["settings"]["ATTACK_DATASET"]
+    for row in read_rows(run.path / HOTFLIP, hotflip_row):
+        if isinstance(row, HotFlipRecord) and row.clean_ids:
+            inputs[attacked, row.id] = row.clean_ids
+            if row.attacked_ids and row.attacked_prediction is not None:
+                yield _Task(row.model, f"{row.section} {row.id}, attacked", row.attacked_ids, row.attacked_prediction)
+    prepared = run.input_named("prepared_data")
+    if prepared is not None:
+        from utils.data.store import load_prepared, read_manifest
+
+        for name in read_manifest(prepared)["sets"]:
+            if name.startswith("test_"):
+                data = load_prepared(prepared, name)
+                key = name.removeprefix("test_")
+                inputs |= {(key, id_): ids for id_, ids in zip(data["id"], data["input_ids"], strict=True)}
+    for line in read_jsonl(run.path / PREDICTIONS):
+        made = from_json(Prediction, line)
+        if (made.dataset, made.id) in inputs:
+            where = f"{made.dataset} {made.model} {made.id}"
+            yield _Task(made.model, where, inputs[made.dataset, made.id], made.prediction)
