@@ -8,11 +8,10 @@ import shutil
 import textwrap
 
 from utils.core.errors import UsageError
-from utils.core.seeds import parse_seed
+from utils.core.seeds import DEFAULT_SEED, parse_seed
 from utils.pipeline.stages import STAGES
 from utils.slurm.options import MultiSeedOptions, RunOptions
 
-DEFAULT_SEED = 42
 LAST_STAGE = STAGES[-1].number
 DEMO_DIRECTORY = "the demo's directory (MONO_S2S_DEMO_DIR, or demo_run/ in the checkout)"
 USAGE_CODES = "Exit codes: 0 done or submitted, 1 failed, 2 wrong usage, 3 inputs {}missing or stale."

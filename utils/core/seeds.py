@@ -6,6 +6,7 @@ import argparse
 
 from utils.core.errors import UsageError
 
+DEFAULT_SEED = 42  # of commands and wrappers that are given none
 LARGEST_SEED = 2**31 - 1  # what NumPy, torch and C programs take alike
 
 

@@ -17,6 +17,7 @@ from utils.core.paths import Paths
 from utils.core.settings import load_settings
 from utils.core.text import byte_size, printable
 from utils.operations.running import refuse_while_running
+from utils.operations.seed_facts import known_seeds
 from utils.pipeline.stages import STAGES
 from utils.slurm.run_record import records
 from utils.training.checkpoints import not_needed_to_resume
@@ -34,7 +35,7 @@ def clean_all(seed: int | None, *, keep_cache: bool = False, force: bool = False
 def clean_checkpoints(seeds: Sequence[int], *, force: bool = False) -> int:
     """Delete the checkpoints of these seeds (none: of all) that nothing needs; returns the exit code."""
     paths = Paths.of(load_settings())
-    chosen = list(seeds) or _seeds_of(paths)
+    chosen = list(seeds) or known_seeds(paths)
     return _clean(paths, _checkpoints(paths, chosen), chosen, force)
 
 
@@ -60,7 +61,7 @@ def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
     if seed is not None:
         owned = [stage for stage in STAGES if stage.per_seed]
         flags = [paths.flag(stage.key, seed) for stage in owned]
-        logs = [path for stage in owned for path in _siblings(paths.log(stage.key, seed))]
+        logs = [path for stage in owned for path in _logs(paths, stage.key, seed)]
         runs = [*(record.directory for record in records(paths, seed)), paths.runs / f"seed_{seed}.lock"]
         return [*flags, paths.work / f"seed_{seed}", paths.results(seed), *logs, *runs]
     shared = {path.name for stage in STAGES if not stage.per_seed for path in _files_of_shared(paths, stage.key)}
@@ -98,20 +99,15 @@ def _is_ours(path: Path) -> bool:
 
 
 def _files_of_shared(paths: Paths, key: str) -> list[Path]:
-    return [paths.flag(key, None), *_siblings(paths.log(key, None))]
+    return [paths.flag(key, None), *_logs(paths, key, None)]
 
 
-def _siblings(log: Path) -> list[Path]:
-    return [log, *log.parent.glob(f"{log.stem}.*.lock")]
+def _logs(paths: Paths, key: str, seed: int | None) -> list[Path]:
+    return [paths.log(key, seed), *paths.locks(key, seed)]
 
 
 def _children(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _seeds_of(paths: Paths) -> list[int]:
-    names = [path.name.removeprefix("seed_") for path in _children(paths.work) if path.name.startswith("seed_")]
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _show(targets: list[Path], paths: Paths) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from utils.core.errors import UsageError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
+from utils.core.seeds import DEFAULT_SEED
 from utils.operations.seed_facts import SeedFacts, collect, known_seeds
 from utils.slurm import cluster
 from utils.slurm.cluster import NoAnswer
 from utils.slurm.live_jobs import at_work_here
-from utils.slurm.queue import DEFAULT_SEED
 
 
 def refuse_while_running(paths: Paths, seeds: Sequence[int] | None) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.paths import Paths
+from utils.core.seeds import DEFAULT_SEED
 from utils.core.settings import load_settings
 from utils.core.text import duration, printable
 from utils.operations.logs import last_words
@@ -28,7 +29,6 @@ from utils.operations.seed_facts import (
     known_seeds,
 )
 from utils.slurm.cluster import JobState
-from utils.slurm.queue import DEFAULT_SEED
 
 TRAINED = {2: "baseline", 3: "monotonic"}
 REFRESH = 15  # seconds between two looks with --watch

@@ -39,7 +39,7 @@ from utils.core.output import drop_what_cannot_be_written, keep_working_without_
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
-from utils.core.seeds import seed_argument
+from utils.core.seeds import DEFAULT_SEED, seed_argument
 from utils.core.settings import Settings, load_settings, run_command
 from utils.pipeline.flags import (
     Basis,
@@ -234,7 +234,9 @@ def _options(stage: Stage, argv: list[str] | None) -> argparse.Namespace:
         epilog="Exit codes: 0 done or already done, 1 failed, 2 wrong usage, 3 inputs missing or stale.",
         allow_abbrev=False,
     )
-    parser.add_argument("--seed", type=seed_argument, default=42, help="training seed (default 42)")
+    parser.add_argument(
+        "--seed", type=seed_argument, default=DEFAULT_SEED, help=f"training seed (default {DEFAULT_SEED})"
+    )
     parser.add_argument("--force", action="store_true", help="make the stage anew: its earlier progress is removed")
     parser.add_argument("--forced-by", default="", metavar="NAME", help="with --force: a repeat of that name resumes")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="a run's frozen settings (run_all.sh writes it)")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from utils.core.paths import CHECKOUT, Paths
+from utils.core.seeds import DEFAULT_SEED
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
 from utils.slurm.cluster import JobState, NoAnswer
@@ -21,7 +22,6 @@ from utils.slurm.identity import NAME
 from utils.slurm.run_record import AggregateRecord, RunRecord
 
 AGGREGATE = "multi_seed"
-DEFAULT_SEED = 42  # of a wrapper that is given none
 
 
 @dataclass
