@@ -54,7 +54,8 @@ def attack(run: str, number: int, drop: float | None) -> dict[str, Any]:
 def directory(root: Path, run: str, **settings: object) -> Path:
     metadata = {
         "seed": 1, "profile": "full", "code": {"commit": "c" * 40, "dirty": False}, "device": "CPU",
-        "missing_datasets": {}, "checkpoints": {"standard": "0" * 64, "baseline": run * 64}, "versions": {"torch": "2"},
+        "missing_datasets": {},
+        "checkpoints": {"standard": "0" * 64, "baseline": run * 64, "monotonic": f"m{run}"}, "versions": {"torch": "2"},
         "settings": SETTINGS | settings,
     }  # fmt: skip
     path = root / run
@@ -64,7 +65,8 @@ def directory(root: Path, run: str, **settings: object) -> Path:
     (path / "data_statistics.json").write_text(json.dumps({"results": prepared, "_metadata": metadata}))
     write_jsonl(path / "predictions.jsonl", [prediction(run, n, score) for n, score in SCORES[run].items()])
     write_jsonl(path / "hotflip_records.jsonl", [attack(run, n, drop) for n, drop in enumerate(DROPS[run])])
-    write_jsonl(path / "uat_records.jsonl", [])
+    search = {"section": "search/lead/baseline", "written_by": "another revision"}  # not looked at
+    write_jsonl(path / "uat_records.jsonl", [search])
     return path
 
 
@@ -124,7 +126,7 @@ def test_the_command_prints_tables_and_refuses_in_a_line(
     assert code == 0 and "- LEARNING_RATE: 5e-05 and 0.0001" in out
     line = next(line for line in out.splitlines() if line.startswith("XSum baseline"))
     assert "0.500" in line and "0.400" in line and "+0.250 [" in line and max(map(len, out.splitlines()[1:])) <= 110
-    assert "83.3 %" in out and "20.0 %" in out and "-80.0 [" in out and "5 of 6, 5" in out
+    assert "83.3 %" in out and "20.0 %" in out and "-80.0 [" in out and "5, 6, 5" in out
     assert "| XSum baseline | 0.500 | 0.400 | +0.250 [" in run(*runs, "--format", "markdown")[1]
     assert r"\label{tab:runs_attacks}" in run(*runs, "--format", "latex")[1]
     assert run(runs[0])[0] == 2 and run(runs[0], runs[0])[0] == 2 and run(*runs, "--format", "x")[0] == 2

@@ -29,6 +29,7 @@ from utils.analysis.statistics import compare_models, corrected
 from utils.core.codec import from_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl
+from utils.core.names import TRIGGER_TYPES
 from utils.core.results import read_result
 
 Place = tuple[str, str]  # what was measured on (a data set, an attack), and the model
@@ -110,13 +111,15 @@ def _read(directory: Path) -> _Run:
         row = from_json(Prediction, line, f"{path}, line {number}")
         predictions.setdefault((row.dataset, row.model), []).append(row)
     attacks: dict[Place, list[AttackRecord]] = {}
-    for one in read_rows(directory / "hotflip_records.jsonl", hotflip_row):
-        if isinstance(one, HotFlipRecord) and SectionKey.parse(one.section).part == "attack":
+    models = list(metadata["checkpoints"])
+    # Only these rows are decoded: what else a revision writes down may differ between the two runs.
+    sections = {str(SectionKey("attack", model)) for model in models}
+    for one in read_rows(directory / "hotflip_records.jsonl", hotflip_row, sections):
+        if isinstance(one, HotFlipRecord):
             attacks.setdefault(("HotFlip", one.model), []).append(one)
-    for other in read_rows(directory / "uat_records.jsonl", trigger_row):
-        if not isinstance(other, TriggerRecord) or SectionKey.parse(other.section).part != "attack":
-            continue
-        if other.source == other.model:
+    sections = {str(SectionKey("attack", model, kind, model)) for model in models for kind in TRIGGER_TYPES}
+    for other in read_rows(directory / "uat_records.jsonl", trigger_row, sections):
+        if isinstance(other, TriggerRecord):
             attacks.setdefault((f"trigger {other.trigger_type}", other.model), []).append(other)
     return _Run(metadata, prepared, predictions, attacks)
 

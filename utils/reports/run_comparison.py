@@ -30,10 +30,10 @@ def comparison_text(comparison: RunComparison, style: str) -> str:
 def tables(comparison: RunComparison) -> list[Table]:
     """Quality, then attacks."""
     level = f"{100 * comparison.confidence:g} %"
-    header = ("A", "B", f"B - A [{level}]", "p", "p (Holm)", "paired")
+    header = ("A", "B", f"B - A [{level}]", "p", "p (Holm)", "n: both, A, B")
     note = (
         "A and B: over each run's own examples. B - A: over the examples that both have, with the same reference "
-        "(paired: their number, of those of A and of B). Holm over all rows of both tables."
+        "(n: how many both have, A, and B). Holm over all rows of both tables."
     )
     quality = [row for row in comparison.rows if row.figure == "ROUGE-L"]
     attacks = [row for row in comparison.rows if row.figure != "ROUGE-L"]
@@ -47,7 +47,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     place, model = row.place
     name = f"{TITLES.get(place, place)} {model}" + ("" if row.figure == "ROUGE-L" else f" {row.figure}")
     shown = percent if row.figure == "success" else _plain
-    paired = f"{row.common} of {row.sizes[0]}, {row.sizes[1]}"
+    paired = f"{row.common}, {row.sizes[0]}, {row.sizes[1]}"
     if row.test is None:
         return (name, shown(row.a), shown(row.b), NOT_AVAILABLE, "-", "-", paired)
     test, scale = row.test, 100 if isinstance(row.test, SuccessTest) else 1
