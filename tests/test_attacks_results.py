@@ -199,6 +199,7 @@ def test_every_section_covers_every_example(sections: Sections) -> None:
         "protected",
         "typo",
         "unchanged",
+        "ceiling",
         "greedy",
         "double",
         "random",
@@ -447,6 +448,14 @@ def _doubts(
     return {doubt.warning for doubt in found}
 
 
+def test_a_trigger_that_the_loss_misled_is_named_with_its_test() -> None:
+    """Random (a), learned by loss (b): the loss rises more; ROUGE-L falls less, or falls more."""
+    (doubt,) = _trigger_doubts(surrogate=_tests(loss=(0.05, 0.3), rouge=0.1))
+    assert doubt.warning == "surrogate_mismatch" and "p = 1" in doubt.message and doubt.n == 50
+    assert not _trigger_doubts(surrogate=_tests(loss=(0.05, 0.3), rouge=-0.1))
+    assert not _trigger_doubts(surrogate=_tests(loss=(0.3, 0.05), rouge=0.1))  # the loss did not rise: nothing misled
+
+
 def _trigger_doubts(
     *, converged: bool = True, halfway: SecondHalf | None = None, surrogate: AttackTests | None = None
 ) -> list[AttackWarning]:
@@ -485,10 +494,13 @@ def test_a_sound_attack_raises_no_warning() -> None:
 
 
 def test_each_warning_has_its_cause() -> None:
-    assert _doubts(greedy=(-0.2, 0.9)) == {"possibly_masked_gradients"}
+    assert _doubts(greedy=(-0.2, 1.01)) == {"possibly_masked_gradients"}
+    # More success by less loss: what misleads is the loss, not the gradient.
+    assert _doubts(greedy=(-0.2, 0.9)) == {"surrogate_mismatch"}
+    assert _doubts(transfer=_advantage(0.1, -0.1)) == {"surrogate_mismatch"}
     assert _doubts(greedy=(0.0, 1.15)) == {"possibly_masked_gradients"}  # by the loss alone
     assert _doubts(greedy=(0.0, 1.04)) == set()  # within five per cent of the attack's own rise
-    assert _doubts(transfer=_advantage(0.1, -0.1)) == {"possibly_masked_gradients"}
+    assert _doubts(transfer=_advantage(0.1, 0.01)) == {"possibly_masked_gradients"}
     assert _doubts(random=0.99) == {"no_better_than_random"}
     assert _doubts(zero_gradient_count=50) == {"zero_gradients"}
     assert _doubts(zero_gradient_count=2) == set()  # of 100: not shown to be more than one in a hundred
