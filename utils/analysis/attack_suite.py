@@ -45,9 +45,15 @@ def attacks_on(key: str, model_keys: Sequence[str]) -> list[SectionKey]:
 def strongest(sections: Mapping[SectionKey, Sequence[Any]], key: str, model_keys: Sequence[str]) -> list[HotFlipRecord]:
     """The worst case of a model, a record for each example: that of the attack that cost it most ROUGE-L.
 
-    Its loss rise is the largest of all attacks, whichever made it.
+    Its loss rise is the largest of all attacks, whichever made it. An attacker who sees that every attack raised
+    ROUGE-L leaves the text as it is: no drop is below 0.
     """
-    return worst_of(attacks_on(key, model_keys), sections, key)
+    worst = worst_of(attacks_on(key, model_keys), sections, key)
+    return [record if given(record.relative_drop) >= 0 else _left_alone(record) for record in worst]
+
+
+def _left_alone(record: HotFlipRecord) -> HotFlipRecord:
+    return replace(record, attacked_rougeL=record.clean_rougeL, relative_drop=0.0, success=False)
 
 
 def worst_of(
@@ -69,8 +75,7 @@ def worst_of(
         rises[record.id] = max(rises.get(record.id, -np.inf), given(record.loss_increase))
     for record in present:
         if record.id not in worst:
-            nothing = {"attacked_rougeL": record.clean_rougeL, "relative_drop": 0.0, "success": False}
-            worst[record.id], rises[record.id] = replace(record, **nothing), 0.0
+            worst[record.id], rises[record.id] = _left_alone(record), 0.0
     return [replace(record, loss_increase=rises[name]) for name, record in worst.items()]
 
 
