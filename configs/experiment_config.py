@@ -130,7 +130,7 @@ HOTFLIP_SMOOTHGRAD_SAMPLES = 2
 HOTFLIP_BEAM = 1  # partial attacks kept per step; the cost of a step grows with it
 HOTFLIP_RESTARTS = 1  # starts: the first from the clean text, each other from one random flip
 # The attacks that choose by generated summaries (by metric, word importance), and with them the worst case:
-HOTFLIP_METRIC_EXAMPLES = 500  # examples that they are made on; 0: all (three times the hours of stage 6)
+HOTFLIP_METRIC_EXAMPLES = 500  # examples that the suite and its arms are made on; 0: all (three times the hours)
 HOTFLIP_METRIC_POSITIONS = 64  # positions whose importance is measured, one summary each
 HOTFLIP_METRIC_REPLACEMENTS = 24  # flips tried at each position, one summary each
 HOTFLIP_METRIC_ROUNDS = 6  # positions tried before the best flip is taken and the search goes on from there

@@ -37,7 +37,7 @@ class ControlSettings:
     """How large the controls beside the attack are; 0 leaves one out.
 
     `random_draws`: random attacks per example, of which the strongest by loss counts; None: as many as the attack makes
-    forward passes. `metric_examples`: on so many examples the attacks that generate summaries to choose are made, and
+    forward passes. `metric_examples`: on so many examples the other attacks of the suite and its arms are made, and
     with them the worst case; 0: on all. `convergence_examples`: on so many examples, but at most a tenth of all, the
     attack is run with twice the candidates. `long_examples`: on so many, it continues beyond its budget until every
     token may change. `ceiling_examples`: on so many (of those attacked by metric), `ceiling_moves` single flips are
@@ -118,8 +118,8 @@ def attack_with_controls(
     other_loss = "own_output" if settings.loss == "reference" else "reference"
     members = {
         "greedy": (plan.examples, replace(settings, method="greedy")),
-        other_loss: (plan.examples, replace(settings, loss=other_loss)),
-        "protected": (plan.examples, replace(settings, protect=True)),
+        other_loss: (chosen, replace(settings, loss=other_loss)),
+        "protected": (chosen, replace(settings, protect=True)),
         "metric": (chosen, replace(settings, method="metric")),
         "word_importance": (chosen, replace(settings, method="word_importance")),
     }
