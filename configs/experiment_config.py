@@ -132,8 +132,8 @@ HOTFLIP_RESTARTS = 1  # starts: the first from the clean text, each other from o
 # The attacks that choose by generated summaries (by metric, word importance), and with them the worst case:
 HOTFLIP_METRIC_EXAMPLES = 500  # examples that the suite and its arms are made on; 0: all (three times the hours)
 HOTFLIP_METRIC_POSITIONS = 64  # positions whose importance is measured, one summary each
-HOTFLIP_METRIC_REPLACEMENTS = 24  # flips tried at each position, one summary each
-HOTFLIP_METRIC_ROUNDS = 6  # positions tried before the best flip is taken and the search goes on from there
+HOTFLIP_METRIC_REPLACEMENTS = 16  # flips tried at each position, one summary each
+HOTFLIP_METRIC_ROUNDS = 12  # positions tried before the best flip is taken and the search goes on from there
 HOTFLIP_METRIC_SUMMARIES = 240  # of one example, at most: an attack that succeeds ends earlier
 CEILING_EXAMPLES = 20  # texts where the best single flip is looked for among all legal ones; 0: none
 CEILING_MOVES = 20_000  # flips of each that are tried by loss: all, or a random sample where there are more

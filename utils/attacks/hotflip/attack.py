@@ -74,8 +74,8 @@ class HotFlipSettings:
     gradient_norms: bool = True
     protect: bool = False
     metric_positions: int = 128
-    metric_replacements: int = 24
-    metric_rounds: int = 6
+    metric_replacements: int = 16
+    metric_rounds: int = 12
     metric_summaries: int = 200
 
     @property
