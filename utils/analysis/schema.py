@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from utils.analysis.combined import CombinedFile
 from utils.analysis.final import FinalFile
-from utils.analysis.records import HotFlipRecord, LongBudgetRecord, TriggerRecord, TriggerSearch
+from utils.analysis.records import CeilingRecord, HotFlipRecord, LongBudgetRecord, TriggerRecord, TriggerSearch
 from utils.core.codec import Keys, Pattern, Range, Type, fields_of, may_be_left_out, type_of
 from utils.core.files import write_text
 from utils.core.paths import CHECKOUT
@@ -29,7 +29,7 @@ FILES: dict[str, tuple[str, dict[type, str]]] = {
     "multi_seed_results": ("multi_seed_results.json of mono-s2s", {CombinedFile: ""}),
     "hotflip_records": (
         "A line of hotflip_records.jsonl of mono-s2s",
-        {HotFlipRecord: "^(?!long/)", LongBudgetRecord: "^long/"},
+        {HotFlipRecord: "^(?!long/|ceiling/)", LongBudgetRecord: "^long/", CeilingRecord: "^ceiling/"},
     ),
     "uat_records": (
         "A line of uat_records.jsonl of mono-s2s",
