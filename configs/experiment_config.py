@@ -55,6 +55,7 @@ JOB_SETUP = ""  # shell line run at the start of each job, e.g. "module purge; m
 DEVICE = "cuda"  # cuda: a missing GPU is an error; cpu; auto: a GPU where there is one
 PRECISION = "auto"  # training and generation: bf16 autocast on a GPU that has it, else fp32; or fp32, bf16
 MICRO_BATCH_SIZE = 0  # training examples at once; their gradients add up to those of BATCH_SIZE. 0: as many as fit
+TRAINING_GRAPHS = "auto"  # auto: CUDA graphs where a check at the start finds the same gradients sooner; off
 GRADIENT_CHECKPOINTING = False  # training computes activations again: less memory, a third slower; for large models
 EVAL_BATCH_SIZE = 64  # full-length documents in one generation batch; short ones are batched by tokens
 ATTACK_BATCH_SIZE = 128  # full-length inputs in one forward pass of an attack; halves itself when memory is short

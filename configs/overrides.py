@@ -27,6 +27,7 @@ CHOICES = {
     "PROFILE": tuple(PROFILES),
     "DEVICE": ("cuda", "cpu", "auto"),
     "PRECISION": ("auto", "fp32", "bf16"),
+    "TRAINING_GRAPHS": ("auto", "off"),
     "ATTACK_TOKEN_SET": ("roundtrip", "raw"),
     "ATTACK_LOSS": ("reference", "own_output"),
     "REPORT_TO": ("none", "tensorboard", "wandb", "mlflow"),

@@ -27,6 +27,7 @@ WITHOUT_INFLUENCE = {
     "HF_CACHE_DIR": "where downloads lie",
     "DEVICE": "which processor computes; rounding apart, the same numbers",
     "MICRO_BATCH_SIZE": "examples at a time; rounding and dropout's draws apart, the same gradients",
+    "TRAINING_GRAPHS": "how kernels are launched",
     "GRADIENT_CHECKPOINTING": "activations kept or computed again",
     "REPORT_TO": "who is shown the curves of a training while it runs",
     "EVAL_BATCH_SIZE": "examples at a time",

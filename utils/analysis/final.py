@@ -135,6 +135,16 @@ class Audit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepPath:
+    """CUDA graphs or kernel by kernel: what the check at the start of a training found."""
+
+    path: Literal["graphs", "eager"]
+    reason: Annotated[str, "why not graphs; empty where they are used"]
+    eager_ms: Annotated[float | None, "a step's gradients, where both were timed"] = None
+    graph_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """A finished training."""
 
@@ -154,6 +164,7 @@ class Training:
     initial_weights_sha256: Sha256
     weights_sha256: Sha256
     data_sha256: DataHashes
+    step_path: Annotated[StepPath | None, "how the last session computed gradients, and why"] = None
     micro_batch_size: Annotated[Count | None, "examples at once at the end, whose gradients added up to a batch's"] = (
         None
     )

@@ -43,8 +43,10 @@ class LastEpoch(TrainerCallback):
         self.seconds = now() - self.start
 
 
-def our_training(pretrained: Path, rows: datasets.Dataset, device: str, arm: str) -> tuple[float, float]:
-    """Train as the stages do: seconds of the last epoch, and the mean loss of all of them."""
+def our_training(
+    pretrained: Path, rows: datasets.Dataset, device: str, arm: str
+) -> tuple[float, float, dict[str, Any]]:
+    """Train as the stages do: seconds of the last epoch, the mean loss of all of them, how gradients were computed."""
     output = pretrained.with_name(arm)
     shutil.rmtree(output, ignore_errors=True)  # it would go on from there
     history = train(
@@ -66,7 +68,7 @@ def our_training(pretrained: Path, rows: datasets.Dataset, device: str, arm: str
         ),
     )
     epochs = history["epochs"]
-    return epochs[-1]["seconds"], float(np.mean([row["train_loss"] for row in epochs]))
+    return epochs[-1]["seconds"], float(np.mean([row["train_loss"] for row in epochs])), history["step_path"]
 
 
 def seq2seq_training(pretrained: Path, rows: datasets.Dataset, device: str) -> tuple[float, float]:
@@ -109,17 +111,26 @@ def case(size: Size, device: str) -> list[Comparison]:
         # Without dropout, which draws other numbers for other shapes, one batch must give both trainers the same loss.
         still = _exported(new_model(size, "cpu", dropout=0.0), Path(folder) / "still")
         batch = rows.select(range(BATCH))
-        _, found = our_training(still, batch, device, BASELINE)
+        _, found, path = our_training(still, batch, device, BASELINE)
         _, expected = seq2seq_training(still, batch, device)
         same = np.isclose(found, expected, rtol=1e-5 if device == "cpu" else 2e-2)
         text = f"mean loss of {EPOCHS} steps without dropout: ours {found:.5f}, Seq2SeqTrainer {expected:.5f}"
         comparison.checks.append(check(bool(same), text))
         alternate(comparison, rounds=size.rounds)
+    steps = [1000 * way.median / (way.items / BATCH) for way in ways]
+    rates = ", ".join(f"{way.name} {step:.1f}" for way, step in zip(ways, steps, strict=True))
+    comparison.notes.append(f"ms a step of {BATCH} (gradients by {_by(path)}): {rates}")
     hours = [TRAINING_ROWS * NUM_EPOCHS * way.median / way.items / 3600 for way in ways[:2]]
     comparison.notes.append(
         f"{TRAINING_ROWS:,} examples × {NUM_EPOCHS} epochs at these rates: {hours[0]:.1f} h, monotonic {hours[1]:.1f} h"
     )
     return [comparison]
+
+
+def _by(path: dict[str, Any]) -> str:
+    """How gradients were computed, in words, with the milliseconds of both ways where both were timed."""
+    both = f", {path['graph_ms']:.1f} ms instead of {path['eager_ms']:.1f}" if path.get("graph_ms") else ""
+    return f"CUDA graphs{both}" if path["path"] == "graphs" else f"eager steps: {path['reason']}{both}"
 
 
 def _exported(model: T5ForConditionalGeneration, directory: Path) -> Path:

@@ -28,7 +28,7 @@ from utils.slurm.requests import JobRequest
 from utils.slurm.run_record import AggregateRecord, new_directory, variant_pages
 from utils.slurm.site import resolve
 
-NOT_OF_A_VARIANT = ("EXPERIMENT", "PROFILE", "SCRATCH_DIR", "PROJECT_DIR", "DEMO_DIR")
+NOT_OF_A_VARIANT = ("EXPERIMENT", "PROFILE", "SCRATCH_DIR", "PROJECT_DIR")
 PAGE = "variants"
 DATA = STAGES[1]
 

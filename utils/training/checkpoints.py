@@ -24,6 +24,7 @@ from utils.core.text import one_line
 COMPLETE = "COMPLETE.json"
 STATE = "training_state.json"  # what the training remembers: history so far, sums of the running epoch, seconds
 MICRO_BATCH = "micro_batch_size"  # in it: examples that went through the model at once
+STEP_PATH = "step_path"  # in it: how gradients were computed, and why
 FREE_PARAMETERS = "free_parameters.pt"  # V of the constrained matrices
 OPTIMIZER, SCHEDULER, RANDOM_STATE, TRAINER_STATE = (
     "optimizer.pt",

@@ -32,15 +32,17 @@ from utils.modeling.precision import resolve_precision
 from utils.modeling.tokenizer import load_tokenizer, quiet_transformers
 from utils.training import ranks
 from utils.training.audit import audit
-from utils.training.batches import EXACT, TENSOR_CORES, TokenRows
+from utils.training.batches import EXACT, GRAPH_WIDTHS, TENSOR_CORES, Padding, TokenRows
 from utils.training.checkpoints import (
     MICRO_BATCH,
     NOT_THE_MODEL,
+    STEP_PATH,
     Checkpoint,
     checkpoint_to_resume,
     for_training_only,
     keep_newest,
 )
+from utils.training.graphs import obstacle
 from utils.training.record import TrainingRecord
 from utils.training.trainer import ArmTrainer, validation_loss
 
@@ -53,6 +55,7 @@ FREE_TO_CHANGE = (
     "checkpoint_minutes",
     "micro_batch_size",
     "gradient_checkpointing",
+    "graphs",
     "report_to",
 )
 SESSIONS = "sessions.jsonl"  # one line for every time that the training started: when, where, from which step
@@ -78,6 +81,7 @@ class TrainingSettings:
     track_training_time: bool = True  # whether the history's epochs have their seconds
     checkpoints_to_keep: int = 2  # newest checkpoints that keep their optimizer state
     micro_batch_size: int = 0  # examples that go through the model at once; 0: the whole batch, less if it does not fit
+    graphs: str = "auto"  # CUDA graphs where they prove themselves; off
     gradient_checkpointing: bool = (
         False  # activations are computed again for the gradients: less memory, a third slower
     )
@@ -114,6 +118,7 @@ class TrainingSettings:
             checkpoints_to_keep=settings.CHECKPOINTS_TO_KEEP,
             micro_batch_size=settings.MICRO_BATCH_SIZE,
             gradient_checkpointing=settings.GRADIENT_CHECKPOINTING,
+            graphs=settings.TRAINING_GRAPHS,
             report_to=settings.REPORT_TO,
         )
 
@@ -148,10 +153,17 @@ def train(
     tokenizer = load_tokenizer(pretrained_dir)
     model = load_model(pretrained_dir)
     constrain(model, eps=settings.epsilon, arm=arm)
-    padding = TENSOR_CORES if settings.device == "cuda" else EXACT
-    rows, validation_rows = (
-        TokenRows(part, pad_id=tokenizer.pad_token_id, padding=padding) for part in (train_set, validation_set)
+    without_graphs = obstacle(
+        settings.graphs,
+        device=settings.device,
+        processes=ranks.world_size(),
+        whole_batch=settings.micro_batch_size in (0, settings.batch_size),
+        checkpointing=settings.gradient_checkpointing,
     )
+    validation_padding = TENSOR_CORES if settings.device == "cuda" else EXACT
+    padding = validation_padding if without_graphs else Padding(*GRAPH_WIDTHS, rows=settings.batch_size)
+    rows = TokenRows(train_set, pad_id=tokenizer.pad_token_id, padding=padding)
+    validation_rows = TokenRows(validation_set, pad_id=tokenizer.pad_token_id, padding=validation_padding)
     for part, name in ((rows, "training"), (validation_rows, "validation")):
         if not len(part):
             raise StageError(f"the {name} set is empty. Look at what stage 1 removed (data_statistics.json).")
@@ -177,8 +189,10 @@ def train(
         settings.micro_batch_size or settings.batch_size,
         unit=f"examples at once, whose gradients add up to those of a batch of {settings.batch_size}",
     )
+    path = None  # how gradients were computed: an earlier session's, if this one has nothing to do
     if start is not None:
         state = start.state()
+        path = state.get(STEP_PATH)
         record.restore(state)
         limit.value = min(limit.value, state[MICRO_BATCH])  # what did not fit before is not tried again
         if ranks.rank() == 0:
@@ -198,6 +212,7 @@ def train(
             checkpoints_to_keep=settings.checkpoints_to_keep,
             limit=limit,
             gradient_clip=settings.gradient_clip,
+            without_graphs=without_graphs,
         )
         record.report = lambda figures: trainer.callback_handler.on_log(
             trainer.args, trainer.state, trainer.control, figures
@@ -207,11 +222,12 @@ def train(
             trainer.train(resume_from_checkpoint=str(start.directory) if start else None)
         finally:
             record.close()
+        path = to_json(trainer.path)
         if record.interrupted:
             raise Interrupted(f"{arm}: stopped at step {trainer.state.global_step}, the checkpoint is saved")
     if ranks.rank() > 0:
         return {}
-    return _history(arm, pretrained_dir, output_dir, record, settings, identity, autocast, limit.value)
+    return _history(arm, pretrained_dir, output_dir, record, settings, identity, autocast, limit.value, path)
 
 
 def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArguments:
@@ -283,6 +299,7 @@ def _history(
     identity: dict[str, Any],
     autocast: bool,
     micro_batch_size: int,
+    step_path: Any,
 ) -> dict[str, Any]:
     """Export the best epoch to `best/` and put together what is known about the finished training."""
     best = min(record.epochs, key=lambda row: row.validation_loss)
@@ -303,6 +320,7 @@ def _history(
         "settings": {name: value for name, value in asdict(settings).items() if name != "report_to"},
         "bfloat16": autocast,
         "micro_batch_size": micro_batch_size,
+        "step_path": step_path,
         "parameters": count_parameters(model),
         "ffn_parameters": sum(layer.weight.numel() for _, layer in ffn_layers(model)),
         "min_ffn_weight": min_ffn_weight(model),

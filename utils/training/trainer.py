@@ -6,6 +6,7 @@ Trainer's loop, schedule, resume logic and torchrun support are used as they are
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import tempfile
@@ -19,13 +20,24 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from utils.analysis.final import StepPath
+from utils.core.codec import to_json
 from utils.modeling.batching import BatchLimit
 from utils.modeling.models import save_plain
 from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
 from utils.modeling.precision import bf16_autocast
 from utils.training import ranks
-from utils.training.batches import RandomBatches, TokenRows, sorted_batches
-from utils.training.checkpoints import FREE_PARAMETERS, MICRO_BATCH, STATE, TRAINER_STATE, keep_newest, new_checkpoint
+from utils.training.batches import Batch, RandomBatches, TokenRows, sorted_batches
+from utils.training.checkpoints import (
+    FREE_PARAMETERS,
+    MICRO_BATCH,
+    STATE,
+    STEP_PATH,
+    TRAINER_STATE,
+    keep_newest,
+    new_checkpoint,
+)
+from utils.training.graphs import CHECKED, Gradients, GraphedGradients, choose
 from utils.training.record import TrainingRecord
 from utils.training.step import gradients
 
@@ -35,6 +47,7 @@ class ArmTrainer(Trainer):
 
     model: constrained as the arm wants it (`monotonic.constrain`), float32. autocast: the forward pass in bfloat16.
     identity: what a checkpoint must agree with to be resumed from. limit: rows that go through the model at once.
+    without_graphs: why CUDA graphs are not tried, None where the first step has to find out.
     """
 
     model: T5ForConditionalGeneration
@@ -53,12 +66,15 @@ class ArmTrainer(Trainer):
         checkpoints_to_keep: int,
         limit: BatchLimit,
         gradient_clip: float,
+        without_graphs: str | None,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=rows, callbacks=[record])
         self.remove_callback(PrinterCallback)
         self.tokenizer, self.rows, self.record, self.autocast = tokenizer, rows, record, autocast
         self.identity, self.checkpoints_to_keep = identity, checkpoints_to_keep
         self.gradient_norms, self.gradient_clip, self.limit = gradient_norms, gradient_clip, limit
+        self.fast: Gradients | None = None
+        self.path = StepPath(path="eager", reason=without_graphs) if without_graphs else None
 
     # ---- batches and loss ------------------------------------------------------------------------------------
 
@@ -87,25 +103,51 @@ class ArmTrainer(Trainer):
         numbers = {name: inputs.pop(name) for name in ("num_tokens", "num_batch_tokens", "num_examples")}
         batch = to_device(inputs, self.args.device)
         generators = torch.cuda if self.args.device.type == "cuda" else torch.random
+        if self.path is None:
+            self._choose_path(model)
         before = generators.get_rng_state()  # on the host, of either
 
         def work(micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
             generators.set_rng_state(before)  # a try that ran out of memory leaves nothing behind
             model.zero_grad()
-            return gradients(
-                model,
-                batch,
-                autocast=self.autocast,
-                clip=self.gradient_clip,
-                micro_batch=micro_batch,
-                processes=ranks.world_size(),
-            )
+            if self.fast and micro_batch >= len(batch["labels"]):
+                return self.fast(batch)
+            return self._gradients(model, batch, micro_batch)
 
         loss, norm = self.limit.halving(work, len(inputs["labels"]))
         self.record.after_batch(loss, numbers["num_tokens"], numbers["num_batch_tokens"], numbers["num_examples"])
         if self.gradient_norms:
             self.record.after_norm(norm)
         return loss
+
+    def _gradients(self, model: torch.nn.Module, batch: Batch, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return gradients(
+            model,
+            batch,
+            autocast=self.autocast,
+            clip=self.gradient_clip,
+            micro_batch=micro_batch,
+            processes=ranks.world_size(),
+        )
+
+    def _choose_path(self, model: torch.nn.Module) -> None:
+        """CUDA graphs or not, by the first batches of the run; weights and random state are as before."""
+        order = RandomBatches(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
+        batches = [to_device(self.rows.share(b, 0, 1), self.args.device) for b in itertools.islice(order, CHECKED)]
+
+        def eager(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._gradients(model, batch, len(batch["labels"]))
+
+        chosen, self.path = choose(
+            model,
+            eager,
+            lambda: GraphedGradients(model, eager),
+            batches,
+            precision="bf16" if self.autocast else "fp32",
+            generators=torch.cuda,
+            wait=torch.cuda.synchronize,
+        )
+        self.fast = chosen if self.path.path == "graphs" else None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: Trainer's walks over all parameters at every step, for a number that nobody reads."""
@@ -136,6 +178,7 @@ class ArmTrainer(Trainer):
         directory = self.record.output_dir / name
         history, random_states = self.record.state(), self._random_states()  # of all processes
         history[MICRO_BATCH] = self.limit.value
+        history[STEP_PATH] = to_json(self.path)
         if ranks.rank() == 0:
             self._write_checkpoint(directory, step, history, random_states)
         ranks.barrier()
