@@ -14,7 +14,7 @@ import pytest
 from tests.data_world import COLUMNS, all_rows, arguments, write_file, write_sets
 from tests.tiny import write_model
 from utils.core.codec import from_json
-from utils.core.errors import StageError
+from utils.core.errors import StageError, UsageError
 from utils.data.preflight import look
 from utils.data.preparation import load_prepared, prepare
 from utils.data.records import DataStatistics
@@ -160,17 +160,26 @@ def test_the_share_is_counted_by_characters_as_the_tokenizer_reads_them_one_by_o
     assert encoding.unreadable(text) == unknown and unknown["昨"] == 2
 
 
-def test_references_are_counted_and_told(tmp_path):
+def test_references_are_told_in_training_and_refused_where_they_would_be_scored(tmp_path):
     data = all_rows()
-    for row in data["xsum"]["test"]:
-        row["summary"] = [row["summary"], "another one"]
+    for key, split in (("xsum", "test"), ("dialogsum", "train"), ("dialogsum", "validation")):
+        for row in data[key][split]:
+            row["summary"] = [row["summary"], "another one"]
     path = write_sets(tmp_path / "data", data)
     registry = json.loads(path.read_text())
-    registry["xsum"]["summary_list"] = "references"
+    registry["dialogsum"]["summary_list"] = registry["xsum"]["summary_list"] = "references"
+    path.write_text(json.dumps(registry))
+    with pytest.raises(UsageError, match="xsum: a test set with several references a row is not scored here"):
+        prepare(**arguments(tmp_path, sources(path)))
+    rows = [dict(row, summary=summary) for row in data["xsum"]["test"] for summary in row["summary"]]
+    write_file(path.parent / registry["xsum"]["files"]["test"], rows)  # what the message tells to do
+    del registry["xsum"]["summary_list"]
     path.write_text(json.dumps(registry))
     statistics = prepare(**arguments(tmp_path, sources(path)))
-    assert statistics["sets"]["xsum"]["splits"]["test"]["several_references"] == 12
-    assert "xsum/test: 12 rows have several references; the first is used" in statistics["warnings"]
+    assert statistics["sets"]["xsum"]["splits"]["test"]["kept"] == len(rows)
+    told = statistics["sets"]["dialogsum"]["splits"]["train"]["several_references"]
+    assert told > 1
+    assert f"dialogsum/train: {told} rows have several references; the first is used" in statistics["warnings"]
 
 
 def test_one_column_for_both_is_refused(tmp_path):

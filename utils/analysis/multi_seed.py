@@ -93,6 +93,7 @@ class SeedResults:
     evaluation: dict[str, dict[str, dict[str, SeedFigure]]]
     hotflip: dict[str, SeedAttack]
     uat: dict[str, dict[str, SeedTrigger]]
+    titles: Annotated[dict[str, str], "test sets by key, as their owners call them"]
     attack_dataset: str
     monotonic_minus_baseline: Annotated[dict[str, SeedTest], "by measure; the primary one first"]
     quality_margin: Annotated[float, "QUALITY_MARGIN"]
@@ -233,6 +234,7 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
         evaluation=quality,
         hotflip=hotflip,
         uat=triggers,
+        titles={key: entry.title for key, entry in all_results[0].data.sets.items() if entry.role == "test"},
         attack_dataset=attacked,
         monotonic_minus_baseline=in_families(compared),
         quality_margin=margin,

@@ -210,6 +210,11 @@ def chosen_sources(
             needed |= {"train", "validation"}
         if key in test_keys:
             needed |= {"test", "validation"} if key == attack_key else {"test"}
+        if key in test_keys and source.summary_list == "references":
+            raise UsageError(
+                f"{key}: a test set with several references a row is not scored here, each summary has one. Give every "
+                'reference a row of its own with the document again, or "sentences" where the list is one summary.'
+            )
         splits = {split: source.splits.get(split, split) for split in SPLITS if split in needed}
         if source.files and (absent := [split for split in splits if split not in source.files]):
             raise InputError(f"{key}: files for the split {absent[0]!r} are not given (DATASETS_FILE).")

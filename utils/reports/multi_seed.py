@@ -12,6 +12,7 @@ from utils.analysis.multi_seed import SeedRun, aggregate
 from utils.core.files import write_text
 from utils.core.names import MODEL_KEYS
 from utils.core.results import profile_note
+from utils.core.text import printable
 from utils.reports.html import figure
 from utils.reports.latex import tex
 from utils.reports.multi_seed_figures import draw_all
@@ -30,17 +31,18 @@ WIDTH = 80
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """Every table of the report, in its order."""
+    titles = set_titles(results)
     level = f"{100 * results['confidence']:g} %"
     header = ("mean", "std", f"[{level}]", *(f"seed {seed}" for seed in results["seeds"]))
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     quality: list[tuple[str, ...]] = [
-        (f"{TITLES.get(key, key)} {words} {model}", *_cells(cells[model][metric]))
+        (f"{titles[key]} {words} {model}", *_cells(cells[model][metric]))
         for key, cells in results["evaluation"].items()
         for metric, words in metrics.items()
         for model in MODEL_KEYS
     ]
-    absent = [key for key in TITLES if key in results["missing_datasets"]]
-    quality += [(f"{TITLES[key]} ROUGE-L {m}", *(NOT_AVAILABLE,) * len(header)) for key in absent for m in MODEL_KEYS]
+    absent = [key for key in titles if key in results["missing_datasets"]]
+    quality += [(f"{titles[key]} ROUGE-L {m}", *(NOT_AVAILABLE,) * len(header)) for key in absent for m in MODEL_KEYS]
     figures = {
         "success_rate": "success",
         "worst_case_success_rate": "success, worst case",
@@ -84,15 +86,16 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 def _tests(results: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
+    titles = set_titles(results)
     level, seeds = f"{100 * results['confidence']:g} %", len(results["seeds"])
     for name, test in results["monotonic_minus_baseline"].items():
         if test.get("p_value") is None:
-            rows.append((_titled(name), *(NOT_AVAILABLE,) * 4, str(test["num_common"])))
+            rows.append((_titled(name, titles), *(NOT_AVAILABLE,) * 4, str(test["num_common"])))
             continue
         corrected = test.get("p_value_holm")
         rows.append(
             (
-                _titled(name),
+                _titled(name, titles),
                 signed(test["difference"], [test["lower"], test["upper"]], digits=4),
                 p_value(test["p_value"]),
                 "-" if corrected is None else p_value(corrected),
@@ -100,7 +103,7 @@ def _tests(results: dict[str, Any]) -> Table:
                 str(test["num_common"]),
             )
         )
-    rows += [(f"{TITLES[key]} ROUGE-L", *(NOT_AVAILABLE,) * 5) for key in TITLES if key in results["missing_datasets"]]
+    rows += [(f"{titles[key]} ROUGE-L", *(NOT_AVAILABLE,) * 5) for key in titles if key in results["missing_datasets"]]
     return Table(
         "comparison",
         "Monotonic minus baseline over seeds",
@@ -112,9 +115,15 @@ def _tests(results: dict[str, Any]) -> Table:
     )
 
 
-def _titled(name: str) -> str:
+def set_titles(results: dict[str, Any]) -> dict[str, str]:
+    """The titles of all test sets by key, also of those that are missing."""
+    titles = {key: printable(title) for key, title in results["titles"].items()}
+    return titles | {key: TITLES[key] for key in TITLES if key in results["missing_datasets"]}
+
+
+def _titled(name: str, titles: Mapping[str, str]) -> str:
     first, _, rest = name.partition(" ")
-    return f"{TITLES[first]} {rest.replace('rougeL', 'ROUGE-L')}" if first in TITLES else name
+    return f"{titles[first]} {rest.replace('rougeL', 'ROUGE-L')}" if first in titles else name
 
 
 def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
