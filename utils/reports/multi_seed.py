@@ -12,11 +12,10 @@ from utils.analysis.multi_seed import SeedRun, aggregate
 from utils.core.files import write_text
 from utils.core.names import MODEL_KEYS
 from utils.core.results import profile_note
-from utils.core.text import printable
 from utils.reports.html import figure
 from utils.reports.latex import tex
 from utils.reports.multi_seed_figures import draw_all
-from utils.reports.table import NOT_AVAILABLE, TITLES, Table, p_value, signed
+from utils.reports.table import NOT_AVAILABLE, Table, p_value, seed_titles, signed
 from utils.reports.template import Picture, Section, render_page
 from utils.reports.verdict import verdict_over_seeds
 
@@ -31,7 +30,7 @@ WIDTH = 80
 
 def tables(results: dict[str, Any]) -> list[Table]:
     """Every table of the report, in its order."""
-    titles = set_titles(results)
+    titles = seed_titles(results)
     level = f"{100 * results['confidence']:g} %"
     header = ("mean", "std", f"[{level}]", *(f"seed {seed}" for seed in results["seeds"]))
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -86,7 +85,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 def _tests(results: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
-    titles = set_titles(results)
+    titles = seed_titles(results)
     level, seeds = f"{100 * results['confidence']:g} %", len(results["seeds"])
     for name, test in results["monotonic_minus_baseline"].items():
         if test.get("p_value") is None:
@@ -113,12 +112,6 @@ def _tests(results: dict[str, Any]) -> Table:
         "no family (-); Holm over the other two of the worst case, and over all other rows. same sign: seeds whose "
         "difference points the same way. examples: usable on both models in every seed.",
     )
-
-
-def set_titles(results: dict[str, Any]) -> dict[str, str]:
-    """The titles of all test sets by key, also of those that are missing."""
-    titles = {key: printable(title) for key, title in results["titles"].items()}
-    return titles | {key: TITLES[key] for key in TITLES if key in results["missing_datasets"]}
 
 
 def _titled(name: str, titles: Mapping[str, str]) -> str:

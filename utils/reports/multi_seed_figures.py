@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.core.names import MODEL_KEYS
 from utils.reports.figures import COLOURS, LINES, MARKERS, save_all
-from utils.reports.multi_seed import set_titles
+from utils.reports.table import seed_titles
 
 
 def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
@@ -24,7 +24,7 @@ def draw_all(results: dict[str, Any], directory: Path) -> dict[str, str]:
 def rouge(results: dict[str, Any]) -> tuple[Figure, str]:
     """ROUGE-L of every seed, and the mean with its t interval."""
     figure, axes = plt.subplots(figsize=(5.5, 2.8))
-    sets, titles = results["evaluation"], set_titles(results)
+    sets, titles = results["evaluation"], seed_titles(results)
     for offset, model in enumerate(MODEL_KEYS):
         for place, cells in enumerate(sets.values()):
             cell, x = cells[model]["rougeL"], place + (offset - 1) * 0.24
@@ -60,7 +60,7 @@ def trade_off(results: dict[str, Any]) -> tuple[Figure, str]:
     if words:
         axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
-    axes.set_ylabel(f"ROUGE-L on {set_titles(results)[attacked]}")
+    axes.set_ylabel(f"ROUGE-L on {seed_titles(results)[attacked]}")
     points = "; ".join(words) or "No model could be attacked"
     return figure, f"Quality against robustness, means over seeds and (small) the seeds. {points}."
 

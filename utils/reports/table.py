@@ -23,6 +23,12 @@ def set_titles(results: FinalResults) -> dict[str, str]:
     return titles | {key: TITLES[key] for key in TITLES if key in results.data.missing}
 
 
+def seed_titles(results: dict[str, Any]) -> dict[str, str]:
+    """The titles of all test sets by key, also of those that are missing."""
+    titles = {key: printable(title) for key, title in results["titles"].items()}
+    return titles | {key: TITLES[key] for key in TITLES if key in results["missing_datasets"]}
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as words: `name` is its file name, `note` what a reader must know, `marked` rows that stand out;
