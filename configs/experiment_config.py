@@ -139,6 +139,8 @@ HOTFLIP_METRIC_SUMMARIES = 240  # of one example, at most: an attack that succee
 CEILING_EXAMPLES = 20  # texts where the best single flip is looked for among all legal ones; 0: none
 CEILING_MOVES = 20_000  # flips of each that are tried by loss: all, or a random sample where there are more
 CEILING_SUMMARIES = 500  # flips of each that are tried by generated ROUGE-L, drawn at random
+# Attack examples on which every snapshot of each training is attacked, for the comparison at equal quality. 0: off.
+QUALITY_CURVE_EXAMPLES = 200
 ATTACK_TOKEN_SET = "roundtrip"  # roundtrip: text that a user could type; raw: any ids (a stronger attacker)
 ATTACK_LOSS = "reference"  # what an attack raises: the loss of the reference, or of the model's own_output
 ATTACK_SUCCESS_THRESHOLD = 0.15  # relative ROUGE-L drop that counts as success

@@ -11,6 +11,8 @@ import time
 import pytest
 
 from tests.shell_world import World
+from utils.core.paths import Paths
+from utils.operations.cleanup import _checkpoints
 from utils.training.checkpoints import (
     OPTIMIZER,
     STATE,
@@ -33,6 +35,9 @@ def world(tmp_path_factory) -> World:
         for arm in ("baseline", "monotonic"):
             for epoch in range(1, 12):
                 checkpoint(world.work / f"seed_{seed}" / f"{arm}_model", epoch)
+            early = world.work / f"seed_{seed}" / f"{arm}_model" / "snapshots" / "step_1"
+            early.mkdir(parents=True)
+            (early / "model.safetensors").write_bytes(b"w" * 1000)
     (world.work / "notes of mine.txt").write_text("keep")
     (world.scratch / "mono_s2s_results" / "table for the paper.tex").write_text("keep")
     return world
@@ -89,7 +94,8 @@ def test_checkpoints_keep_what_resuming_and_the_later_stages_need(world):
     assert result.returncode == 0, result.stderr
     for arm in ("baseline", "monotonic"):
         left = {path.name for path in (world.work / "seed_1" / f"{arm}_model").iterdir()}
-        assert left == {"best", "epoch_9", "epoch_11"}
+        assert left == {"best", "epoch_9", "epoch_11"}  # stage 6 has read the snapshots
+        assert (world.work / "seed_2" / f"{arm}_model" / "snapshots" / "step_1").is_dir()
         assert len(list((world.work / "seed_2" / f"{arm}_model").glob("epoch_*"))) == 11
     assert "everything is done" in world.all("--local", "1").stdout
     assert world.run("clean_checkpoints.sh", "1", "--force").stdout.startswith("nothing to delete")
@@ -222,3 +228,15 @@ def test_it_refuses_while_jobs_that_were_typed_by_hand_wait_or_run(cluster, tmp_
     said = world.run("check_training_status.sh", "42").stdout
     assert "another SCRATCH" in said
     assert world.run("clean_checkpoints.sh", "--force").returncode == 0
+
+
+def test_snapshots_stay_until_stage_6_has_read_them(tmp_path, capsys):
+    paths = Paths(tmp_path, tmp_path)
+    training = paths.training(4, "baseline")
+    for epoch in range(1, 12):
+        checkpoint(training, epoch)
+    (training / "snapshots" / "step_1").mkdir(parents=True)
+    assert training / "snapshots" not in _checkpoints(paths, [4])
+    assert "stage 6 of seed 4 is not done: its quality curve will lack the epochs" in capsys.readouterr().out
+    paths.flag("6_hotflip_attacks", 4).write_text("{}")
+    assert training / "snapshots" in _checkpoints(paths, [4]) and not capsys.readouterr().out

@@ -28,11 +28,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from utils.analysis.attribution import ArmAttribution
 from utils.analysis.claims import Outcome
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.final import Findings
 from utils.analysis.hotflip_summary import hotflip_results
 from utils.analysis.multi_seed import SeedResults, SeedRun, aggregate
+from utils.analysis.quality_curve import Matched
 from utils.analysis.records import (
     HotFlipRecord,
     Prediction,
@@ -40,6 +42,7 @@ from utils.analysis.records import (
     TriggerFound,
     TriggerRecord,
     TriggerSearch,
+    given,
     rows_of,
 )
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
@@ -313,9 +316,11 @@ def findings_of(evaluation: EvaluationResults, hotflip: HotFlipResults, triggers
     """What the sentences and tables of results are made from; set-up, data and trainings play no part in them."""
 
     trained: dict[str, object] = {f"{arm}_training": Trained() for arm in ("baseline", "monotonic")}
-    nothing: dict[str, object] = {"setup": None, "control_training": {}, "mechanism": {}, **trained}
+    off = Matched(num_examples=0, candidates=8, curves={}, against_baseline={}, missing=[])
+    nothing: dict[str, object] = {"setup": None, "control_training": {}, "mechanism": {}, "attribution": {}, **trained}
     return Findings(
         confidence=0.95, quality_margin=0.01, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),
+        matched=off,
         warnings=[*triggers.warnings, *hotflip.warnings], missing_datasets={}, sources={}, **nothing,
     )  # fmt: skip
 
@@ -570,6 +575,37 @@ def test_differences_over_seeds(tmp_path: Path, predictions: list[Prediction]) -
     assert trigger.difference == pytest.approx(0.25)
     assert trigger.p_value == pytest.approx(stats.ttest_1samp([0.4, 0.3, 0.05], 0).pvalue)
     assert {test.agree for test in tests.values()} == {2} and {test.num_common for test in tests.values()} == {3}
+
+
+def test_control_arms_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:
+    """sign_frozen in both seeds: success -20 and -40 points from baseline; no_ffn in the first one alone."""
+    seeds = [seed_of(n, tmp_path / str(n), predictions, hotflip_sections(1)) for n in (1, 2)]
+    runs = []
+    for run, change in zip(seeds, (-0.2, -0.4), strict=True):
+        results = run.results
+        worst = given(results.hotflip.comparisons.baseline_vs_monotonic_worst_case)
+        quality = results.evaluation.comparisons["cnn_dm"]["rougeL"].against_standard["baseline"]
+        arm = ArmAttribution(
+            success_vs_baseline=dataclasses.replace(worst.success, difference=change),
+            success_vs_monotonic=dataclasses.replace(worst.success, difference=0.1),
+            rougeL_vs_baseline=quality, rougeL_vs_monotonic=quality, success_reproduced=None, drop_reproduced=None,
+        )  # fmt: skip
+        arms = {"sign_frozen": arm} | ({"no_ffn": arm} if change == -0.2 else {})
+        hotflip = dataclasses.replace(
+            results.hotflip, models=results.hotflip.models | dict.fromkeys(arms, results.hotflip.models["baseline"])
+        )
+        cells = results.evaluation.datasets
+        cells = {key: models | dict.fromkeys(arms, models["baseline"]) for key, models in cells.items()}
+        evaluation = dataclasses.replace(results.evaluation, datasets=cells)
+        results = dataclasses.replace(results, attribution=arms, hotflip=hotflip, evaluation=evaluation)
+        runs.append(dataclasses.replace(run, results=results))
+    found = aggregate(runs)
+    assert list(found.attribution) == ["sign_frozen"]
+    change = found.attribution["sign_frozen"].success_minus_baseline
+    assert change.mean == pytest.approx(-0.3) and change.values == [-0.2, -0.4]
+    assert found.arms_left_out == ["no_ffn was trained in seed 1 alone: no figure over seeds has it"]
+    said = verdict_over_seeds(found).attribution
+    assert "sign_frozen -30.0 points [" in said and "no_ffn was trained in seed 1 alone" in said
 
 
 def test_the_verdict_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:

@@ -27,6 +27,7 @@ from utils.modeling.monotonic import constrain, ffn_layers, is_constrained
 from utils.training.batches import TokenRows, sorted_batches
 from utils.training.checkpoints import COMPLETE, complete_checkpoints
 from utils.training.record import TrainingRecord
+from utils.training.snapshots import snapshot_steps
 from utils.training.train import TrainingSettings
 from utils.training.trainer import validation_loss
 
@@ -116,7 +117,7 @@ def test_a_run_leaves_plain_models_and_a_complete_history(undisturbed, pretraine
         assert weights_sha256(output / "best") == weights_sha256(output / f"epoch_{history['best_epoch']}")
         progress = json.loads((output / "progress.json").read_text())
         assert progress["step"] == progress["total_steps"] == STEPS * EPOCHS and progress["seconds_left"] == 0
-    assert undisturbed["baseline"][1]["min_ffn_weight"] < 0
+    assert undisturbed["baseline"][1]["audit"]["kept"] and undisturbed["baseline"][1]["min_ffn_weight"] < 0
     audit = undisturbed["monotonic"][1]["audit"]
     assert audit["monotone_ffn_blocks"] and audit["min_weight"] == undisturbed["monotonic"][1]["min_ffn_weight"] >= 0
 
@@ -181,7 +182,7 @@ def test_no_step_reads_a_number_back_from_the_device(pretrained, tmp_path, monke
     with Reads():
         run(pretrained, tmp_path, arm, settings=dataclasses.replace(SETTINGS, epochs=1))
     assert len(steps) == STEPS and reads, "reads at the end of the epoch are there to be seen"
-    assert set(reads) <= {0, STEPS}
+    assert set(reads) <= {0, STEPS, *snapshot_steps(STEPS)}  # writing weights reads them
 
 
 def test_schedule_is_linear_with_the_arms_own_warmup(pretrained, tmp_path, monkeypatch):
@@ -463,3 +464,13 @@ def test_constrained_weights_never_go_below_zero_in_any_epoch(undisturbed):
         model = load_model(undisturbed["monotonic"][0] / f"epoch_{epoch}")
         assert all(float(layer.weight.detach().min()) >= 0 for _, layer in ffn_layers(model))
     assert EXAMPLES % BATCH and isinstance(SETTINGS, TrainingSettings)
+
+
+def test_snapshots_of_the_first_epoch_are_the_weights_at_their_steps(undisturbed, pretrained, tmp_path):
+    output, _ = undisturbed["monotonic"]
+    kept = sorted(path.name for path in (output / "snapshots").iterdir())
+    assert kept == [f"step_{step}" for step in snapshot_steps(STEPS)] and kept
+    digests = {weights_sha256(output / "snapshots" / name) for name in kept}
+    assert len(digests) == len(kept) and weights_sha256(output / "epoch_1") not in digests
+    assert not (output / "snapshots" / kept[0] / "optimizer.pt").exists()  # weights alone
+    assert not is_constrained(load_model(output / "snapshots" / kept[0]))

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from utils.analysis.attribution import AttributionResults
 from utils.analysis.final import Findings, Setup, Source, Training
 from utils.analysis.mechanism import MechanismResults
 from utils.analysis.mechanism import doubts as mechanism_doubts
+from utils.analysis.quality_curve import Matched
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
 from utils.analysis.summary_shape import summary_warnings
 from utils.analysis.warning_texts import ranked
@@ -33,6 +35,8 @@ FILES = {
     "mechanism": "mechanism_results.json",
     "uat": "uat_results.json",
     "hotflip": "hotflip_results.json",
+    "matched": "quality_curve_results.json",
+    "attribution": "attribution_results.json",
 }
 SHARED = ("setup_complete.json", "data_statistics.json", "removed_examples.jsonl")  # made once for all seeds
 
@@ -47,7 +51,10 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
         raise InputError(f"results of several profiles ({', '.join(sorted(profiles))}) in {paths.results(seed)}.")
     if problems := list(strangers({file_of(name): envelope for name, envelope in found.items()})):
         raise InputError(f"{paths.results(seed)}: {problems[0]}: not of one run. Run the stages again.")
-    hashes = [found[name]["_metadata"]["checkpoints"] for name in ("evaluation", "mechanism", "uat", "hotflip")]
+    hashes = [
+        found[name]["_metadata"]["checkpoints"]
+        for name in ("evaluation", "mechanism", "uat", "hotflip", "matched", "attribution")
+    ]
     if any(other != hashes[0] for other in hashes):
         raise InputError("evaluation and attacks were made with different checkpoints: run stages 4 to 6 again.")
     if len(set(hashes[0].values())) < len(hashes[0]):
@@ -114,6 +121,8 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
         uat=uat,
         hotflip=hotflip,
         mechanism=mechanism.models,
+        attribution=from_json(AttributionResults, sections["attribution"], FILES["attribution"]).arms,
+        matched=from_json(Matched, sections["matched"], FILES["matched"]),
         warnings=ranked(
             [*mechanism_doubts(mechanism.models), *summary_warnings(scores, data), *uat.warnings, *hotflip.warnings]
         ),

@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+from utils.analysis.attribution import ArmAttribution
 from utils.analysis.claims import Measure
 from utils.analysis.comparisons import AttackWarning, P, PairedTest, SuccessTest
 from utils.analysis.mechanism import Mechanism
+from utils.analysis.quality_curve import Matched
 from utils.analysis.records import Count, Loss, Share
 from utils.analysis.results import EvaluationResults, HotFlipResults, Models, Seconds, TriggerResults
 from utils.core.codec import Keys, Pattern, Range
@@ -222,6 +224,8 @@ class Findings:
     mechanism: Annotated[dict[str, Mechanism], Models, "what the feed-forward layers of each model are and do"]
     uat: TriggerResults
     hotflip: HotFlipResults
+    matched: Annotated[Matched, "attack success at equal clean quality"]
+    attribution: Annotated[dict[str, ArmAttribution], Keys(CONTROLS), "what each control arm reproduces"]
     warnings: Annotated[list[AttackWarning], "all doubts raised by the checks"]
     missing_datasets: Annotated[dict[str, str], "data set: why"]
     sources: Annotated[dict[str, Source], "by section"]

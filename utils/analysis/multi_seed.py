@@ -22,7 +22,7 @@ from utils.analysis.results import HotFlipCell, TriggerCell
 from utils.analysis.seed_differences import LOSSES, PRIMARY, SeedTest, crossed_test, in_families, of_set, scores_of
 from utils.core.codec import from_json
 from utils.core.errors import InputError, UsageError
-from utils.core.names import BASELINE, METRICS, MODEL_KEYS, STANDARD, TRAINED_KEYS
+from utils.core.names import BASELINE, CONTROLS, HEADLINE_METRIC, METRICS, MODEL_KEYS, STANDARD, TRAINED_KEYS
 from utils.core.paths import Paths
 from utils.core.results import read_result
 
@@ -84,6 +84,19 @@ class SeedTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedAttribution:
+    """One control arm over the seeds, all of which trained it."""
+
+    worst_case_success: SeedFigure
+    rougeL: Annotated[SeedFigure, "on the attack data set"]
+    success_minus_baseline: SeedFigure
+    success_minus_monotonic: SeedFigure
+    reproduced: Annotated[
+        float | None, "mean difference in success from baseline over monotonic's; null unless the latter is shown"
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeedResults:
     """What several seeds say together."""
 
@@ -96,6 +109,8 @@ class SeedResults:
     titles: Annotated[dict[str, str], "test sets by key, as their owners call them"]
     attack_dataset: str
     monotonic_minus_baseline: Annotated[dict[str, SeedTest], "by measure; the primary one first"]
+    attribution: Annotated[dict[str, SeedAttribution], "by control arm"]
+    arms_left_out: Annotated[list[str], "arms that some seeds lack, in words"]
     quality_margin: Annotated[float, "QUALITY_MARGIN"]
     non_inferiority_p: Annotated[P | None, "one-sided: a loss of at least the margin on the attack data set"]
     warnings: dict[str, list[AttackWarning]]
@@ -225,6 +240,23 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
     compared = {
         name: crossed_test([each[name] for each in scores], confidence=confidence, bound=bounds[name]) for name in order
     }
+    trained = {arm: [run.seed for run in runs if arm in run.results.attribution] for arm in CONTROLS}
+    primary = compared[PRIMARY]
+    shown = primary.difference if primary.p_value is not None and primary.p_value < 1 - confidence else None
+
+    def cause(arm: str) -> SeedAttribution:
+        from_baseline = figure(lambda r: r.attribution[arm].success_vs_baseline.difference)
+        return SeedAttribution(
+            worst_case_success=attack_figure(arm),
+            rougeL=rouge(attacked, arm, HEADLINE_METRIC),
+            success_minus_baseline=from_baseline,
+            success_minus_monotonic=figure(lambda r: r.attribution[arm].success_vs_monotonic.difference),
+            reproduced=given(from_baseline.mean) / shown if shown else None,
+        )
+
+    def attack_figure(arm: str) -> SeedFigure:
+        return figure(lambda r: r.hotflip.models[arm].worst_case.success_rate, arm, share=True)
+
     margin = all_results[0].quality_margin
     shifted = crossed_test([each[of_set(attacked)] for each in scores], confidence=confidence, shift=margin)
     return SeedResults(
@@ -237,6 +269,12 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
         titles={key: entry.title for key, entry in all_results[0].data.sets.items() if entry.role == "test"},
         attack_dataset=attacked,
         monotonic_minus_baseline=in_families(compared),
+        attribution={arm: cause(arm) for arm, seeds in trained.items() if len(seeds) == len(runs)},
+        arms_left_out=[
+            f"{arm} was trained in seed {', '.join(map(str, seeds))} alone: no figure over seeds has it"
+            for arm, seeds in trained.items()
+            if 0 < len(seeds) < len(runs)
+        ],
         quality_margin=margin,
         non_inferiority_p=_one_sided(shifted),
         warnings={str(run.seed): run.results.warnings for run in runs},

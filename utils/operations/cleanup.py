@@ -21,6 +21,7 @@ from utils.operations.seed_facts import known_seeds
 from utils.pipeline.stages import STAGES
 from utils.slurm.run_record import records
 from utils.training.checkpoints import not_needed_to_resume
+from utils.training.snapshots import DIRECTORY as SNAPSHOTS
 
 CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model")  # made by stages 0 and 1
 OURS = ("runs", "stage_logs")
@@ -84,7 +85,16 @@ def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
 def _checkpoints(paths: Paths, seeds: list[int]) -> list[Path]:
     """Checkpoints that resuming does not need; `best/`, the export that the later stages read, is none of them."""
     trainings = [path for seed in seeds for path in sorted((paths.work / f"seed_{seed}").glob("*_model"))]
-    return [path for training in trainings for path in not_needed_to_resume(training)]
+    surplus = [path for training in trainings for path in not_needed_to_resume(training)]
+    # Stage 6 attacks the snapshots and the weights of every epoch: early ones go when it is done, not before.
+    done = [seed for seed in seeds if paths.flag("6_hotflip_attacks", seed).exists()]
+    waiting = [seed for seed in seeds if seed not in done]
+    if surplus and waiting:
+        print(
+            f"note: stage 6 of seed {', '.join(map(str, waiting))} is not done: its quality curve will lack the epochs."
+        )
+    early = [path / SNAPSHOTS for seed in done for path in sorted((paths.work / f"seed_{seed}").glob("*_model"))]
+    return surplus + early
 
 
 def _is_ours(path: Path) -> bool:

@@ -30,6 +30,7 @@ from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
 from utils.slurm.inputs import check_inputs, own_sources
+from utils.training.snapshots import FRACTIONS
 
 HUB_SECONDS = 10
 QUOTA_SECONDS = 20
@@ -243,8 +244,9 @@ def _smoke(settings: Settings, python: str) -> Check:
 def _disk_gb(settings: Settings) -> float:
     if settings.PROFILE == "demo":
         return 0.2
-    epochs = settings.NUM_EPOCHS * 2 * EPOCH_GB
-    return DATA_GB + 2 * settings.CHECKPOINTS_TO_KEEP * CHECKPOINT_GB + epochs + 0.5
+    arms = 2 + len(settings.CONTROL_ARMS)
+    weights = (settings.NUM_EPOCHS + len(FRACTIONS)) * EPOCH_GB  # of one arm: every epoch, and early snapshots
+    return DATA_GB + arms * (settings.CHECKPOINTS_TO_KEEP * CHECKPOINT_GB + weights) + 0.5
 
 
 def _needs(settings: Settings) -> str:
@@ -260,5 +262,11 @@ def _needs(settings: Settings) -> str:
         times = f"{tasks} x " if tasks > 1 else ""
         kind = f"{gpus} GPU{'s' if gpus > 1 else ''}" if stage.gpu else "no GPU"
         lines.append(f"  {stage.key:<18} {times}{slurm_time(minutes)}  {memory:>6}  {kind}")
+    if settings.QUALITY_CURVE_EXAMPLES:
+        snapshots = (2 + len(settings.CONTROL_ARMS)) * (settings.NUM_EPOCHS + len(FRACTIONS))
+        lines.append(
+            f"  stage 6 attacks {snapshots} snapshots on {settings.QUALITY_CURVE_EXAMPLES} examples each "
+            "(QUALITY_CURVE_EXAMPLES=0: none)"
+        )
     lines.append(f"  together at most {gpu_minutes / 60:.1f} GPU hours, and {_disk_gb(settings):.1f} GB of scratch")
     return "\n".join(lines)

@@ -1,10 +1,12 @@
-"""Tables about what caused a difference: the mechanism panel of each model."""
+"""Tables about what caused a difference: mechanism panels, control arms, equal quality."""
 
 from __future__ import annotations
 
+from configs.arms import ARMS
 from utils.analysis.final import FinalResults
 from utils.analysis.mechanism import FIRST_DIRECTION_OF_ABSOLUTE
-from utils.reports.table import Table, percent
+from utils.core.names import TRAINED_KEYS
+from utils.reports.table import NOT_AVAILABLE, Table, p_value, percent, set_titles, signed
 
 
 def mechanism(results: FinalResults) -> Table:
@@ -50,4 +52,62 @@ def mechanism(results: FinalResults) -> Table:
         "replaced by its best rank-one matrix, or without that. Gain: largest singular value of the Jacobian from "
         "embeddings to logits. Comparable: FFN inputs that a one-token change moves all up or all down, which is the "
         "premise of the monotonicity argument.",
+    )
+
+
+def attribution(results: FinalResults) -> Table:
+    """Control arms beside the pair that they explain, each with its tests against both."""
+    rows: list[tuple[str, ...]] = []
+    for model in (*TRAINED_KEYS, *results.attribution):
+        cells = [results.evaluation.datasets.get(key, {}).get(model) for key in set_titles(results)]
+        rouge = [f"{cell.rougeL.mean:.3f}" if cell else NOT_AVAILABLE for cell in cells]
+        audit = results.trainings[model].audit
+        dose = percent(1 - audit.negative_weight_share) if audit else NOT_AVAILABLE
+        worst = percent(results.hotflip.models[model].worst_case.success_rate)
+        tests: tuple[str, ...] = ("-",) * 5
+        if one := results.attribution.get(model):
+            tests = (
+                *(p_value(test.p_value_holm) for test in (one.success_vs_baseline, one.success_vs_monotonic)),
+                *(p_value(test.p_value_holm) for test in (one.rougeL_vs_baseline, one.rougeL_vs_monotonic)),
+                "-" if one.success_reproduced is None else percent(one.success_reproduced.share),
+            )
+        rows.append((model, dose, *rouge, worst, *tests))
+    arms = "; ".join(f"{arm}: {ARMS[arm].summary}" for arm in results.attribution)
+    return Table(
+        "attribution",
+        "What did it? Control arms",
+        (
+            "model",
+            "weights >= 0",
+            *(f"ROUGE-L {title}" for title in set_titles(results).values()),
+            "worst-case success",
+            "p: success, baseline",
+            "p: success, monotonic",
+            "p: ROUGE-L, baseline",
+            "p: ROUGE-L, monotonic",
+            "reproduced",
+        ),
+        rows,
+        f"Fine-tuned {arms}. p-values against baseline and monotonic are Holm-corrected over all of this table. "
+        "Reproduced: the arm's difference in success from baseline, over monotonic's (-: monotonic's is not shown).",
+    )
+
+
+def quality_curve(results: FinalResults) -> Table:
+    """Success of a small attack at the clean quality that an arm shares with baseline."""
+    rows: list[tuple[str, ...]] = []
+    for arm, one in results.matched.against_baseline.items():
+        if one is None:
+            rows.append((arm, *(NOT_AVAILABLE,) * 4))
+            continue
+        points = signed(100 * one.difference, [100 * one.lower, 100 * one.upper], digits=1)
+        rows.append((arm, f"{one.quality:.3f}", percent(one.arm), percent(one.baseline), points))
+    return Table(
+        "quality_curve",
+        "Attack success at equal quality",
+        ("model", "clean ROUGE-L", "success", "baseline's there", "difference, points"),
+        rows,
+        f"A small attack ({results.matched.candidates} candidates a step) on {results.matched.num_examples} examples "
+        "and every snapshot of each training; success where both curves have the highest ROUGE-L that both reach, "
+        "interpolated between snapshots; bootstrap over examples.",
     )

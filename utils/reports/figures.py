@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from utils.analysis.final import FinalResults
 from utils.analysis.records import given
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.reports import cause_figures
 from utils.reports.data_tables import lengths
 from utils.reports.result_tables import lead3
 from utils.reports.table import NOT_AVAILABLE, set_titles
@@ -54,6 +55,10 @@ def draw_all(results: FinalResults, directory: Path) -> dict[str, str]:
         "trigger_learning": trigger_learning,
         "trigger_transfer": trigger_transfer,
     }
+    if results.matched.num_examples:
+        makers["quality_curve"] = cause_figures.quality_curve
+    if results.attribution:
+        makers["dose_response"] = cause_figures.dose_response
     return save_all({name: partial(make, results) for name, make in makers.items()}, directory)
 
 

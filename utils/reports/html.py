@@ -35,8 +35,8 @@ SECTIONS = (
      ("trigger_transfer",), ("trigger_transfer",)),
     ("Tests of the attacks", "Whether monotonic and baseline differ, on examples that both can lose something on.",
      (), ("attack_tests",)),
-    ("What caused it", "What came with the constraint: in the layers themselves, and in other arms that were trained.",
-     (), ("mechanism", "attribution")),
+    ("What caused it", "Models where they are equally good, and arms that change one thing at a time.",
+     ("quality_curve", "dose_response"), ("quality_curve", "attribution", "mechanism")),
     ("Fairness and training", "Both start from the same pretrained weights (monotonic from the absolute values in its "
      "feed-forward layers) and see the same examples in the same order.",
      ("training",), ("fairness", "constraint")),
@@ -57,7 +57,7 @@ def page(
     by_name = {table.name: table for table in tables}
     sections = [Section("What to do next", steps=next_steps(results, metadata))]
     for title, intro, pictures, names in SECTIONS:
-        drawn = [figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures]
+        drawn = [figure(figures / f"{name}.svg", name, alternative[name]) for name in pictures if name in alternative]
         shown = [by_name[name] for name in names if name in by_name]
         if drawn or shown:
             sections.append(Section(title, intro, figures=drawn, tables=shown))

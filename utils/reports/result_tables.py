@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from configs.arms import ARMS
 from utils.analysis.comparisons import PairedTest, Test
 from utils.analysis.final import FinalResults
 from utils.analysis.measures import relative_gain
@@ -225,29 +224,6 @@ def hotflip_budget(results: FinalResults) -> Table:
         [(model, *(percent(curve.get(number)) for number in flips)) for model, curve in curves.items()],
         "Beyond the attack's budget: on a sample, many tokens at a time. An attack that does not come near "
         "100 % with all tokens open is broken, or the threshold is.",
-    )
-
-
-def attribution(results: FinalResults, arms: list[str]) -> Table:
-    """Control arms beside the two models they explain; they stand in no other table."""
-    rows: list[tuple[str, ...]] = []
-    for model in (*TRAINED_KEYS, *arms):
-        cell = results.hotflip.models[model]
-        cells = [results.evaluation.datasets.get(key, {}).get(model) for key in set_titles(results)]
-        rouge = [f"{rouges.rougeL.mean:.3f}" if rouges else NOT_AVAILABLE for rouges in cells]
-        attack = (percent(cell.success_rate, cell.success_rate_ci), signed(cell.mean_loss_increase))
-        rows.append((model, *rouge, *attack))
-    return Table(
-        "attribution",
-        "What did it? Control arms",
-        (
-            "model",
-            *(f"ROUGE-L {title}" for title in set_titles(results).values()),
-            "HotFlip success",
-            "NLL rise, nats",
-        ),
-        rows,
-        "Fine-tuned " + "; ".join(f"{arm}: {ARMS[arm].summary}" for arm in arms) + ".",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from utils.analysis.final import FinalResults
-from utils.core.names import MODEL_KEYS
 from utils.reports import cause_tables, data_tables, experiment_tables, paper_tables, result_tables
 from utils.reports.table import Table
 
@@ -37,5 +36,6 @@ def all_tables(results: FinalResults) -> list[Table]:
         experiment_tables.costs,
     )
     tables = [make(results) for make in makers]
-    arms = [key for key in results.hotflip.transfer_matrix if key not in MODEL_KEYS]
-    return [*tables, result_tables.attribution(results, arms)] if arms else tables
+    if results.matched.num_examples:
+        tables.append(cause_tables.quality_curve(results))
+    return [*tables, cause_tables.attribution(results)] if results.attribution else tables

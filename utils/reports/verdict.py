@@ -25,6 +25,7 @@ from utils.analysis.seed_differences import (
 from utils.analysis.statistics import exceeds
 from utils.analysis.warning_texts import ranked
 from utils.core.names import BASELINE, HEADLINE_METRIC, MONOTONIC
+from utils.reports.cause_sentences import attribution_over_seeds, attribution_sentence, matched_sentence
 from utils.reports.table import TITLES as SET_TITLES
 from utils.reports.table import p_value, signed
 
@@ -66,6 +67,8 @@ def verdict(findings: Findings) -> Verdict:
     return Verdict(
         attack=attack_sentence(findings.hotflip, alpha),
         cost=cost_sentence(ONE_PAIR, findings.data.sets[attacked].title, outcome(quality), not_worse, margin, alpha),
+        matched=matched_sentence(findings.matched, findings.confidence),
+        attribution=attribution_sentence(findings.attribution),
         triggers=triggers_sentence(findings.uat, alpha),
         doubt=doubt_sentence(findings.warnings),
         measure=measure_read(outcomes(worst)),
@@ -201,6 +204,7 @@ def verdict_over_seeds(results: SeedResults) -> Sentences:
     return Sentences(
         attack=_attack_over_seeds(results, scope, alpha),
         cost=_cost_over_seeds(results, scope, alpha),
+        attribution=attribution_over_seeds(results),
         triggers=_triggers_over_seeds(tests.get(WORST_TRIGGER), scope, seeds, alpha),
         doubt=_doubt_over_seeds(results),
     )

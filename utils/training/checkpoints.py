@@ -139,7 +139,8 @@ def checkpoint_to_resume(output_dir: Path, identity: dict[str, Any]) -> Checkpoi
         if directory not in useful:
             shutil.rmtree(directory)
     if start is None:
-        shutil.rmtree(output_dir / "best", ignore_errors=True)
+        for made in ("best", "snapshots"):
+            shutil.rmtree(output_dir / made, ignore_errors=True)
     return start
 
 

@@ -17,7 +17,15 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from utils.analysis.final import StepPath
@@ -39,6 +47,8 @@ from utils.training.checkpoints import (
 )
 from utils.training.graphs import CHECKED, Gradients, GraphedGradients, choose
 from utils.training.record import TrainingRecord
+from utils.training.snapshots import DIRECTORY as SNAPSHOTS
+from utils.training.snapshots import snapshot_steps
 from utils.training.step import gradients
 
 
@@ -75,6 +85,7 @@ class ArmTrainer(Trainer):
         self.gradient_norms, self.gradient_clip, self.limit = gradient_norms, gradient_clip, limit
         self.fast: Gradients | None = None
         self.path = StepPath(path="eager", reason=without_graphs) if without_graphs else None
+        self.add_callback(_SnapshotKeeper(self))
 
     # ---- batches and loss ------------------------------------------------------------------------------------
 
@@ -224,6 +235,21 @@ class ArmTrainer(Trainer):
                     parameter.copy_(weights[name])
             for name, parameter in free.items():
                 parameter.copy_(saved[name])
+
+
+class _SnapshotKeeper(TrainerCallback):
+    """Writes the plain model at the steps of `snapshot_steps`, on process 0."""
+
+    def __init__(self, trainer: ArmTrainer) -> None:
+        self.trainer = trainer
+        self.steps = snapshot_steps(trainer.record.steps_per_epoch)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        trainer, step = self.trainer, state.global_step
+        if step in self.steps and ranks.rank() == 0:
+            directory = trainer.record.output_dir / SNAPSHOTS / f"step_{step}"
+            with new_checkpoint(directory, step=step, identity=trainer.identity) as new:
+                save_plain(trainer.model, trainer.tokenizer, new)
 
 
 class _EpochLoader(DataLoader[int]):

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from utils.analysis.aggregate import FILES, FINAL, findings
+from utils.analysis.attack_suite import strongest
+from utils.analysis.attribution import attribution, rouge_by_id
 from utils.analysis.bootstrap import Resampling
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.hotflip_summary import hotflip_results
+from utils.analysis.quality_curve import QualityRow, matched
 from utils.analysis.records import AttackRecord, Prediction, Row, hotflip_row, read_rows, sections_of, trigger_row
 from utils.analysis.results import TriggerResults
 from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
 from utils.core.codec import from_json, to_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl
-from utils.core.names import METRICS
+from utils.core.names import ARMS, METRICS
 from utils.scoring.rouge import rouge_scores
 from utils.verification.check import Check, close, first_difference, text_of, tried, unequal
 from utils.verification.provenance import SeedDirectory
@@ -30,6 +33,7 @@ from utils.verification.records import Evidence, against_prepared, completeness
 
 PAIRS_AT_ONCE = 100_000  # summaries that are scored again together; their worker processes are started anew each time
 PREDICTIONS, HOTFLIP, TRIGGERS = "predictions.jsonl", "hotflip_records.jsonl", "uat_records.jsonl"
+QUALITY = "quality_curve_records.jsonl"
 
 
 def checks_of_numbers(run: SeedDirectory) -> Iterator[Check]:
@@ -53,6 +57,9 @@ def checks_of_numbers(run: SeedDirectory) -> Iterator[Check]:
         title = f"rows of {file}: against themselves, each other and {PREDICTIONS}"
         yield Check(title, tried(lambda f=file, k=kind, r=rows: _attacks(run, f, k, evidence, again, r)))  # type: ignore[misc]
         yield Check(f"{FILES[name]} from {file}", tried(recompute(run, rows)))
+        if name == "hotflip":
+            yield Check(f"{FILES['attribution']} from {file}", tried(_attribution(run, rows)))
+    yield Check(f"{FILES['matched']} from {QUALITY}", tried(lambda: _matched(run)))
     yield Check(
         "examples: each once, on every model, as many as were drawn", tried(lambda: completeness(run, evidence))
     )
@@ -114,6 +121,28 @@ def _hotflip(run: SeedDirectory, rows: list[Row]) -> Callable[[], Iterator[str]]
         to_json(hotflip_results(sections_of(rows), run.models, threshold=threshold, **_resampling(envelope))),
         envelope["results"],
     )
+
+
+def _attribution(run: SeedDirectory, rows: list[Row]) -> Callable[[], Iterator[str]]:
+    envelope = run.parts["hotflip"]
+    settings, sections = envelope["_metadata"]["settings"], sections_of(rows)
+    worst = {model: strongest(sections, model, run.models) for model in run.models if model in ARMS}
+    threshold, dataset = settings["ATTACK_SUCCESS_THRESHOLD"], settings["ATTACK_DATASET"]
+
+    def compared() -> Iterator[str]:
+        rouge = rouge_by_id(run.path / PREDICTIONS, dataset)
+        made = attribution(worst, rouge, threshold=threshold, ci=_resampling(envelope))
+        yield from unequal(to_json(made), run.parts["attribution"]["results"])
+
+    return compared
+
+
+def _matched(run: SeedDirectory) -> Iterator[str]:
+    written = run.parts["matched"]["results"]
+    rows = [from_json(QualityRow, row, QUALITY) for row in read_jsonl(run.path / QUALITY)]
+    how = _resampling(run.parts["matched"])
+    made = matched(rows, candidates=written["candidates"], missing=written["missing"], **how)
+    yield from unequal(to_json(made), written)
 
 
 def _triggers(run: SeedDirectory, rows: list[Row]) -> Callable[[], Iterator[str]]:
