@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.analysis.aggregate import findings, hashes_below, read_sections
+from utils.analysis.aggregate import file_of, findings, hashes_below, read_sections
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.final import FinalResults
 from utils.analysis.hotflip_summary import hotflip_results
@@ -133,10 +133,7 @@ def make(case: Case, finished: Path, folder: Path, report: bool = True) -> Final
     for name, made in (("evaluation", evaluation), ("hotflip", hotflip), ("uat", uat)):
         parts[name]["results"] = to_json(made)
     for name, envelope in parts.items():
-        path = folder / {"setup": "setup_complete.json", "data": "data_statistics.json"}.get(
-            name, f"{name}_history.json" if name.endswith("_training") else f"{name}_results.json"
-        )
-        write_result(path, envelope["results"], envelope["_metadata"])
+        write_result(folder / file_of(name), envelope["results"], envelope["_metadata"])
     metadata = json.loads((folder / "final_results.json").read_text())["_metadata"]
     metadata |= {"missing_datasets": missing, "inputs": {}}
     _set(metadata, "TRIGGER_TYPES", list(case.types))

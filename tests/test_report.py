@@ -115,6 +115,11 @@ def shown(results):
         yield name, row, 4, rounded(cell["cohens_dz"], 2, "+")
         yield name, row, 5, rounded(cell["minimum_detectable_difference"], digits)
 
+    for arm, one in results["matched"]["against_baseline"].items():
+        points = one and change(100 * one["difference"], (100 * one["lower"], 100 * one["upper"]), 1)
+        cells = one and (rounded(one["quality"]), share(one["arm"]), share(one["baseline"]), points)
+        for column, words in enumerate(cells or ["n/a"] * 4, 1):
+            yield "quality_curve", arm, column, words
     evaluation, hotflip, uat = results["evaluation"], results["hotflip"], results["uat"]
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
     for key, title in SETS.items():
@@ -309,7 +314,7 @@ def test_the_summary_fits_a_terminal_and_tables_are_latex(done, final):
         body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
         assert all(len(re.findall(r"(?<!\\)&", line)) == 3 for line in body)
     figures = {path.name for path in (done.final / "figures").iterdir()}
-    assert len(figures) == 16 and {path.split(".")[1] for path in figures} == {"svg", "pdf"}
+    assert len(figures) == 18 and {path.split(".")[1] for path in figures} == {"svg", "pdf"}
 
 
 def test_an_exported_model_does_what_its_card_says(done, monkeypatch, capsys):

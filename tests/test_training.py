@@ -357,7 +357,7 @@ def test_checkpoints_of_other_settings_are_never_resumed_from(finished, pretrain
 
 def test_another_arm_or_other_data_start_anew(finished, pretrained, caplog):
     history = run(pretrained, finished, "sign_frozen", dataclasses.replace(SETTINGS, epochs=1))
-    assert "arm, epochs changed" in caplog.text and history["arm"] == "sign_frozen"
+    assert "arm, arm_definition, epochs changed" in caplog.text and history["arm"] == "sign_frozen"
     assert not (finished / "epoch_2").exists()
 
 
@@ -382,7 +382,7 @@ def test_a_full_disk_is_one_clear_line_and_the_old_checkpoint_lives(pretrained, 
 
     def full(*args, **kwargs):
         nonlocal calls
-        calls += 1
+        calls += not any("snapshots" in str(argument) for argument in args)
         if calls == 2:
             raise error
         return original(*args, **kwargs)

@@ -82,6 +82,8 @@ def worst_of(
 def suite_examples(sections: Mapping[SectionKey, Sequence[Any]], key: str) -> frozenset[str]:
     """The examples that every search of the suite was made on: those that generate summaries may be made on fewer."""
     searched = [sections[name] for part in SUITE.values() if (name := SectionKey(part, key)) in sections]
+    if not searched:
+        return frozenset()
     return frozenset.intersection(*(frozenset(record.id for record in attackable(rows)) for rows in searched))
 
 

@@ -93,7 +93,13 @@ def _files(results: FinalResults, tables: list[Table], figures: Mapping[str, str
     paper = [f"tables/{table.name}.tex" for table in tables if table.one_column]
     return {
         "The answer": ["experiment_summary.txt", FINAL],
-        "Every example": ["predictions.jsonl", "hotflip_records.jsonl", "uat_records.jsonl", "learned_triggers.csv"],
+        "Every example": [
+            "predictions.jsonl",
+            "hotflip_records.jsonl",
+            "uat_records.jsonl",
+            "quality_curve_records.jsonl",
+            "learned_triggers.csv",
+        ],
         "Parts": [*FILES.values(), *histories, "removed_examples.jsonl"],
         "For a paper": [*paper, "tables/supplement.tex", *(f"figures/{name}.pdf" for name in figures)],
         "Tables": [f"tables/{table.name}.csv" for table in tables],
