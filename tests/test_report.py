@@ -118,7 +118,7 @@ def shown(results):
     for arm, one in results["matched"]["against_baseline"].items():
         points = one and change(100 * one["difference"], (100 * one["lower"], 100 * one["upper"]), 1)
         cells = one and (rounded(one["quality"]), share(one["arm"]), share(one["baseline"]), points)
-        for column, words in enumerate(cells or ["n/a"] * 4, 1):
+        for column, words in enumerate(cells or ["not available"] * 4, 1):
             yield "quality_curve", arm, column, words
     evaluation, hotflip, uat = results["evaluation"], results["hotflip"], results["uat"]
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
