@@ -37,7 +37,9 @@ ROUNDED = 1.6e-6  # losses are written with six decimals: a difference of two ma
 BATCH_ROUNDING = 0.02  # nats: batches of other shapes round otherwise, with bfloat16 in the third digit
 SPACE = "▁"  # SentencePiece's sign for a space
 # Parts that attack every example that was drawn; others may attack a sample of them.
-COMPLETE = ("attack", "random", "greedy", "one_shot", "all_replaced", "own_output", "transfer", "free", "halfway")
+COMPLETE = ("attack", "random", "greedy", "one_shot", "all_replaced", "transfer", "free", "halfway")
+# Parts that attack the same HOTFLIP_METRIC_EXAMPLES of them (0: all).
+SAMPLED = ("own_output", "metric", "word_importance", "random_metric", "protected", "typo")
 Name = tuple[str, str]  # model and id of an example
 
 
@@ -204,6 +206,7 @@ def _drops(name: str, clean: float | None, scores: Sequence[float] | None, drops
 def completeness(run: SeedDirectory, evidence: Evidence) -> Iterator[str]:
     """Rows that are missing, twice there, or of examples that were not drawn."""
     rows = {name: entry["rows"] for name, entry in run.parts["data"]["results"]["prepared"].items()}
+    drawn = rows["attack_evaluate"]
     missing = run.parts["evaluation"]["_metadata"]["missing_datasets"]
     datasets = [key for key in run.metadata["settings"]["TEST_DATASETS"] if key not in missing]
     wanted = {f"{key}/{model}" for key in datasets for model in run.models}
@@ -215,10 +218,13 @@ def completeness(run: SeedDirectory, evidence: Evidence) -> Iterator[str]:
         for section, ids in sections.items():
             part = section.split("/")[0]
             yield from (f"{file}: {section} {name} is there {n} times" for name, n in Counter(ids).items() if n > 1)
-            if file == "predictions.jsonl" or part in COMPLETE:
-                groups.setdefault(part if file == "predictions.jsonl" else "", {})[section] = ids
+            if file == "predictions.jsonl":
+                groups.setdefault(f"test_{part}", {})[section] = ids
+            elif part in COMPLETE + SAMPLED:
+                groups.setdefault("attack_evaluate" if part in COMPLETE else "sample", {})[section] = ids
+        rows["sample"] = min(run.metadata["settings"]["HOTFLIP_METRIC_EXAMPLES"] or drawn, drawn)
         for part, members in groups.items():
-            number = rows.get(f"test_{part}" if part else "attack_evaluate")
+            number = rows.get(part)
             first = next(iter(members.values()))
             for section, ids in members.items():
                 if number is not None and len(ids) != number:
