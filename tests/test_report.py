@@ -274,7 +274,7 @@ def test_the_page_needs_nothing_else_and_says_what_it_must(done, final, page):
     for model in MODELS:
         assert final["_metadata"]["checkpoints"][model] in words
     assert "the network is not" in words and "preliminary" in words
-    assert page.count("<svg") == 8 and page.count("<mark>") > 0
+    assert page.count("<svg") == 9 and page.count("<mark>") > 0
     differing = [row for row in Page(page).tables["fairness"][1:] if row[-1]]
     assert [(row[0], row[-1]) for row in differing] == [("warmup_ratio", "differs, as it should")]
 

@@ -167,7 +167,9 @@ def test_cancel_ends_the_jobs_of_this_seed_and_no_others(cluster, world):
 def test_two_seeds_at_once_share_setup_and_data(cluster, world):
     world.behave(s1_prepare_data={"units": 1, "seconds": 4})
     submit(world, "1")
-    plan = world.all("2", "--dry-run").stdout
+    told = world.all("2", "--dry-run")
+    assert told.returncode == 0, told.stderr
+    plan = told.stdout
     assert re.search(r"would wait for job \d+ \(1_prepare_data\)", plan) and "job_1_data.sh" not in plan
     submit(world, "2")
     first, second = ids(world, 1), ids(world, 2)
