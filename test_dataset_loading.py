@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import utils  # noqa: F401 - its hook tells which package this Python lacks
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import utils  # noqa: F401 - its hook tells which package this Python lacks
 
 
 def main() -> int:

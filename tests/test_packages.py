@@ -1,5 +1,6 @@
 """Requirements files: what an interpreter lacks, by its own version; the lock names every pin."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,34 @@ def test_what_is_lacking_is_named(tmp_path):
     command = [sys.executable, "-m", "utils.core.packages", str(file)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (result.returncode, result.stdout) == (1, "no-such-package\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["../test_dataset_loading.py"],
+        ["verify_results.py", "."],
+        ["benchmark.py", "training"],
+        ["aggregate_multi_seed.py", "1", "2"],
+        ["peer_attack.py", "--demo"],
+        ["smoke_training.py"],
+        ["stage_0_setup.py", "--seed", "1"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_python_without_the_packages_is_told_in_one_line(words, tmp_path):
+    places = {"SCRATCH": str(tmp_path / "scratch"), "PROJECT": str(tmp_path / "project")}
+    done = subprocess.run(  # -S: without site-packages
+        [sys.executable, "-S", ROOT / "scripts" / words[0], *words[1:]],
+        env=os.environ | places, capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    told = done.stdout + done.stderr  # a stage's log is its output
+    assert done.returncode == 1 and "Traceback" not in told
+    assert "No module named" in told.splitlines()[-1] and "pip install -r requirements.txt" in told.splitlines()[-1]
+
+
+def test_a_module_of_our_own_that_is_gone_is_a_bug_with_its_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", "import utils, utils.nothing"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "Traceback" in done.stderr and "pip install" not in done.stderr

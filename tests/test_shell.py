@@ -294,3 +294,16 @@ def test_an_environment_that_lacks_packages_is_named_with_the_cure(world):
     result = world.all("--local", MONO_S2S_PYTHON="", VIRTUAL_ENV=str(world.root / "bare"))
     assert result.returncode == 2
     assert "torch" in result.stderr and "pip install" in result.stderr and not world.work.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"results": {}, "_metadata": {}}'])
+def test_a_damaged_result_of_setup_is_made_anew_not_refused(world, content):
+    """Gone wrong on the disk, or read while stage 0 writes: the command that repairs it must not stop at it."""
+    assert world.all("1", "--local").returncode == 0
+    for path in world.scratch.glob("mono_s2s_results/setup_complete.json"):
+        path.write_text(content)
+    (world.work / "stage_0_setup.flag").unlink()
+    planned = world.all("2", "--dry-run", "--local")
+    assert planned.returncode == 0 and "0_setup" in planned.stdout, planned.stderr
+    repaired = world.all("1", "--local")
+    assert repaired.returncode == 0, repaired.stderr

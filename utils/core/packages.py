@@ -6,6 +6,7 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)\s*(?:==\s*([^\s;#]+))?")
 _MARKER = re.compile(r";\s*python_version\s*(>=|<)\s*[\"']3\.([0-9]+)[\"']")
@@ -41,6 +42,27 @@ def other_versions(requirements: Path) -> dict[str, tuple[str, str]]:
         if version and pinned and version.split("+")[0] != pinned:  # torch says 2.13.0+cpu for its CPU build
             differing[name] = (version, pinned)
     return differing
+
+
+def is_missing_package(error: BaseException) -> bool:
+    """Whether a module of somebody else's is not installed; one of this project's is a bug."""
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in ("utils", "configs")
+
+
+def advice(error: BaseException) -> str:
+    """In one line, what to do where a package that this project needs is not installed for the running Python."""
+    return (
+        f"{type(error).__name__}: {error} in {sys.executable}. Use the environment (source .venv/bin/activate), "
+        "or: pip install -r requirements.txt -c requirements.lock"
+    )
+
+
+def tell_what_is_missing(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook` of the scripts: `advice` instead of a traceback through somebody else's imports."""
+    if is_missing_package(error):
+        print(advice(error), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def main(arguments: list[str]) -> int:

@@ -36,6 +36,7 @@ from utils.core.files import write_text
 from utils.core.fingerprint import fingerprint
 from utils.core.locks import file_lock
 from utils.core.output import drop_what_cannot_be_written, keep_working_without_reader, open_closed_streams
+from utils.core.packages import advice, is_missing_package
 from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
@@ -221,6 +222,9 @@ def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
         log.error("failed: no space left for %s. Free some (clean_checkpoints.sh), then run again.", error.filename)
         return 1
     except Exception as error:  # the one place where a bug becomes an exit code
+        if is_missing_package(error):
+            log.error("failed: %s", advice(error))
+            return 1
         log.exception("failed: %s: %s. This looks like a bug; the traceback is above.", type(error).__name__, error)
         return 1
     log.info("done in %.1f s", time.time() - started)

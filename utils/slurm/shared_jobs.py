@@ -8,7 +8,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from utils.core.errors import UsageError
+from utils.core.errors import InputError, UsageError
 from utils.core.paths import Paths
 from utils.core.results import read_result
 from utils.core.settings import Settings
@@ -76,12 +76,14 @@ def refuse_to_change_data(steps: list[Step], seed: int, paths: Paths, settings: 
 def refuse_other_model(seed: int, paths: Paths, settings: Settings) -> None:
     """UsageError where another MODEL_NAME would replace the model that finished stages of any seed rest on."""
     setup = paths.results_root / "setup_complete.json"
-    if not setup.exists() or problem_of(STAGES[0], seed, paths, settings) is None:
-        return
-    results = read_result(setup)["results"]
-    model = str(results["model"]["source"]) if isinstance(results, dict) else ""
     seeds = sorted({path.stem.rpartition("_seed")[2] for path in paths.work.glob("stage_[2-7]_*_seed*.flag")}, key=int)
-    if model == settings.MODEL_NAME or settings.PROFILE == "demo" or not seeds:
+    if not seeds or settings.PROFILE == "demo" or problem_of(STAGES[0], seed, paths, settings) is None:
+        return
+    try:
+        model = str(read_result(setup)["results"]["model"]["source"])
+    except (InputError, KeyError, TypeError):
+        return  # gone, damaged or being written: stage 0 makes it anew, and flags see whether the model is another
+    if model == settings.MODEL_NAME:
         return
     name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(settings.MODEL_NAME).name).lstrip("._-") or "other"
     raise UsageError(
