@@ -282,8 +282,8 @@ ROWS: dict[str, tuple[Edit, str, str]] = {
     ),
     "unknown field": (of(HOTFLIP, lambda r: r.update(robust=True), attack("baseline")), HOTFLIP, "robust is not a key"),
     "row twice, another gone": (twice, "each once", "is there 2 times"),
-    "row gone everywhere": (gone_everywhere, "each once", "examples were prepared"),
-    "attacked example gone, another renamed": (renumber, "each once", "rows, 8 examples were prepared"),
+    "row gone everywhere": (gone_everywhere, "each once", "are due"),
+    "attacked example gone, another renamed": (renumber, "each once", "rows, 8 are due"),
     "name of an example that was not drawn": (
         of(HOTFLIP, lambda r: r.update(id="cnn_dm/test/999"), attack("baseline")),
         "each once",

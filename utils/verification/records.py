@@ -228,7 +228,7 @@ def completeness(run: SeedDirectory, evidence: Evidence) -> Iterator[str]:
             first = next(iter(members.values()))
             for section, ids in members.items():
                 if number is not None and len(ids) != number:
-                    yield f"{file}: {section} has {len(ids)} rows, {number} examples were prepared"
+                    yield f"{file}: {section} has {len(ids)} rows, {number} are due"
                 yield from _other_ids(f"{file}: {section}", ids, first)
     attacked = run.metadata["settings"]["ATTACK_DATASET"]
     known = {name for section, ids in found.items() if section.split("/")[0] == attacked for name in ids}
