@@ -50,7 +50,10 @@ def summed_nll(model: nn.Module, batch: Batch, *, autocast: bool) -> torch.Tenso
     """
     labels = batch["labels"]
     t5: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    if t5.is_gradient_checkpointing:  # W belongs to no layer's activations: cached before the first of them
+    # The property of transformers that tells this has two names in the releases that are pinned.
+    if any(
+        getattr(module, "gradient_checkpointing", False) for module in t5.modules()
+    ):  # W belongs to no layer's activations: cached before the first of them
         for _, linear in ffn_layers(t5):
             _ = linear.weight
     with bf16_autocast(labels.device, autocast, cache=False):
