@@ -45,7 +45,7 @@ END
 
 seeds='' variants='' settings='' python=''
 while (($#)); do
-    [[ "$1" != --[sp]*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
+    [[ "$1" != --[spv]*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
     case "$1" in
         --seeds | --variants | --settings | --python)
             (($# > 1)) || bad_usage "$1 needs a value"

@@ -14,6 +14,7 @@ def work(context: StageContext) -> None:
     from utils.data.registry import sources
     from utils.data.store import REMOVED
     from utils.modeling.tokenizer import load_tokenizer
+    from utils.pipeline.flags import is_as_flagged
 
     settings, paths = context.settings, context.paths
     datasets_file = Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None
@@ -30,7 +31,9 @@ def work(context: StageContext) -> None:
         max_target_length=settings.MAX_TARGET_LENGTH,
         output_dir=paths.prepared,
         cache_dir=paths.cache,
-        twins=paths.prepared_elsewhere(),  # by other experiments: the same data are not prepared twice
+        # By other experiments: the same data are not prepared twice, unless that is what --force asks for.
+        twins=[] if context.forced else paths.prepared_elsewhere(),
+        intact=lambda twin: is_as_flagged(twin, twin.parent / paths.flag("1_prepare_data", None).name),
         seed=settings.DATA_SEED,
         attack_optimize_size=settings.TRIGGER_OPTIMIZE_SIZE_FULL,
         attack_evaluate_size=settings.TRIGGER_EVAL_SIZE_FULL,

@@ -53,6 +53,15 @@ def test_a_worked_example():
     assert to_json(from_json(AttributionResults, to_json(AttributionResults(arms=found)))) == to_json(found)
 
 
+def test_a_share_is_told_only_of_a_difference_that_the_verdict_shows_too():
+    """5 of 200 against none: McNemar's exact p is 2 / 2^5 = 0.0625, though a percentile interval leaves 0 out."""
+    rates = {"baseline": 0.025, "monotonic": 0.0, "sign_frozen": 0.0}
+    found = attribution(world(rates), rouge(rates), threshold=0.15, ci=CI)["sign_frozen"]
+    assert found.success_vs_baseline.p_value == 0.0625 and found.success_reproduced is None
+    rates["baseline"] = 0.03  # 6 of 200: p = 0.03125
+    assert attribution(world(rates), rouge(rates), threshold=0.15, ci=CI)["sign_frozen"].success_reproduced is not None
+
+
 def test_nothing_is_attributed_where_no_difference_is_shown():
     rates = {"baseline": 0.8, "monotonic": 0.8, "sign_frozen": 0.6}
     found = attribution(world(rates), rouge(rates), threshold=0.15, ci=CI)

@@ -11,6 +11,7 @@ import torch
 
 from tests import attack_world as world
 from tests.test_attack_suite import _legal_inputs
+from utils.analysis import attack_warnings
 from utils.analysis.attack_suite import compare_found, found_of_possible
 from utils.analysis.attack_warnings import little_found
 from utils.analysis.records import CeilingRecord
@@ -80,7 +81,11 @@ def _planted(seed: int, *, masked: bool) -> Victim:
 
 
 @pytest.mark.slow
-def test_masked_gradients_are_named_and_real_ones_never_in_twenty_seeds(tmp_path: Path) -> None:
+def test_masked_gradients_are_named_and_real_ones_never_in_twenty_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attack_warnings, "ENOUGH", 2)  # all moves of twenty texts would take long
+
     def doubts(seed: int, *, masked: bool) -> list[str]:
         home, examples = tmp_path / f"{seed}{masked}", world.planted_examples(6, seed)
         records = _records(_planted(seed, masked=masked), home, examples, moves=200)

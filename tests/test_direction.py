@@ -459,6 +459,8 @@ def test_the_cost_says_direction_and_the_loss_that_is_ruled_out() -> None:
     assert "margin of 0.01: not shown" in said(-0.001, -0.011, 0.009, 0.9, 0.02)  # the interval reaches beyond it
     assert "margin of 0.01: not shown" in said(-0.001, -0.009, 0.007, 0.8, 0.03)  # one-sided: half of alpha
     assert "lower than" not in said(-0.02, -0.03, -0.01, 0.04, 0.9)  # 0.08 after Holm
+    barely = said(0.01, 0.001, 0.02, 0.04, 0.001)  # the interval is above 0, the corrected p-value is 0.08
+    assert "any loss" not in barely and "a loss of more than 0.0000 is ruled out" in barely
 
 
 def test_each_models_trigger_is_the_one_of_held_out_text(evaluation: EvaluationResults) -> None:

@@ -70,6 +70,16 @@ def test_another_model_over_a_finished_seed_is_refused_with_the_line_that_keeps_
     theirs = Path(f"{run.work}_other-t5") / "prepared_data"
     linked = {path: path.stat().st_ino for path in theirs.rglob("*.arrow")}
     assert linked and set(linked.values()) == set(before.values())
+    # What was damaged after it was flagged is no other experiment's good output.
+    damaged = next((run.work / "prepared_data").rglob("*.arrow"))
+    content = damaged.read_bytes()
+    damaged.unlink()  # the file that the other experiment linked stays as it is
+    damaged.write_bytes(content[:-1])
+    (Path(f"{run.work}_other-t5") / "stage_1_prepare_data.flag").unlink()  # the only other place
+    third = environment | {"MONO_S2S_EXPERIMENT": "third"}
+    for stage in ("scripts/stage_0_setup.py", "scripts/stage_1_prepare_data.py"):
+        assert run_script(monkeypatch, stage, third) == 0
+    assert (Path(f"{run.work}_third") / damaged.relative_to(run.work)).read_bytes() == content
     # Other lengths are other data.
     long = environment | {"MONO_S2S_EXPERIMENT": "short", "MONO_S2S_MAX_INPUT_LENGTH": "40"}
     for stage in ("scripts/stage_0_setup.py", "scripts/stage_1_prepare_data.py"):

@@ -307,3 +307,12 @@ def test_a_damaged_result_of_setup_is_made_anew_not_refused(world, content):
     assert planned.returncode == 0 and "0_setup" in planned.stdout, planned.stderr
     repaired = world.all("1", "--local")
     assert repaired.returncode == 0, repaired.stderr
+
+
+def test_a_file_that_only_looks_like_a_flag_stops_nothing(world):
+    assert world.all("1", "--local").returncode == 0
+    flag = world.work / "stage_2_train_baseline_seed1.flag"
+    shutil.copy(flag, world.work / "stage_2_train_baseline_seed1_old.flag")
+    (world.work / "stage_0_setup.flag").unlink()
+    planned = world.all("1", "--dry-run", "--local")
+    assert planned.returncode == 0 and "0_setup" in planned.stdout, planned.stderr

@@ -64,7 +64,8 @@ def test_what_it_adds_for_tokens_is_what_autograd_keeps(gated):
 
 def test_cards_are_known_by_their_gres():
     known = {"gpu:a100_80gb:1": 80, "gpu:a100-40gb:2": 40, "gpu:a100:1": 40, "gpu:h200:1": 141, "gpu:v100-32gb": 32,
-             "gpu:1": None, "gpu:nvidia_l40s:4": 48, "gpu:mystery:1": None, "gpu:rtx_pro_6000:1": 96}  # fmt: skip
+             "gpu:1": None, "gpu:nvidia_l40s:4": 48, "gpu:mystery:1": None, "gpu:rtx_pro_6000:1": 96,
+             "gpu:a100_3g.20gb:1": 20, "gpu:1g.10gb:2": 10, "gpu:a100_1g.5gb:1": 5}  # fmt: skip
     assert {gres: card_gb(gres) for gres in known} == known
 
 

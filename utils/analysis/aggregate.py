@@ -105,8 +105,10 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
     scores = from_json(EvaluationResults, evaluation, FILES["evaluation"])
     data = from_json(DataStatistics, sections["data"], FILES["data"])
     mechanism = from_json(MechanismResults, sections["mechanism"], FILES["mechanism"])
+    confidence = settings["CONFIDENCE"]
+    doubts = [*mechanism_doubts(mechanism.models), *summary_warnings(scores, data, confidence)]
     return Findings(
-        confidence=settings["CONFIDENCE"],
+        confidence=confidence,
         quality_margin=quality_margin,
         setup=from_json(Setup, sections["setup"], FILES["setup"]),
         data=data,
@@ -123,9 +125,7 @@ def findings(found: Mapping[str, dict[str, Any]], quality_margin: float) -> Find
         mechanism=mechanism.models,
         attribution=from_json(AttributionResults, sections["attribution"], FILES["attribution"]).arms,
         matched=from_json(Matched, sections["matched"], FILES["matched"]),
-        warnings=ranked(
-            [*mechanism_doubts(mechanism.models), *summary_warnings(scores, data), *uat.warnings, *hotflip.warnings]
-        ),
+        warnings=ranked([*doubts, *uat.warnings, *hotflip.warnings]),
         missing_datasets=found["evaluation"]["_metadata"]["missing_datasets"],
         sources={name: _source(name, envelope["_metadata"]) for name, envelope in found.items()},
     )

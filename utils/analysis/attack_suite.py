@@ -15,7 +15,7 @@ from utils.analysis.records import CeilingRecord, HotFlipRecord, attackable, col
 from utils.analysis.sections import SectionKey
 from utils.analysis.statistics import compare_models
 from utils.analysis.suite_records import FoundOfPossible, NoiseFloor, SuiteMember, WorstCase
-from utils.core.names import MODEL_KEYS
+from utils.core.names import MODEL_KEYS, MONOTONIC
 
 # Member of the suite -> its section. "transfer" has one section for each model that flips were found on.
 SUITE = {
@@ -31,8 +31,9 @@ RANDOM = ("random", "random_metric")  # the same without a search, chosen by los
 
 def members_on(key: str, model_keys: Sequence[str]) -> dict[str, list[SectionKey]]:
     """The sections of every member of the suite that may have been tried on a model."""
-    # A control arm adds nothing to the figures of the three models: they are the same with and without it.
-    sources = [k for k in model_keys if k != key and (k in MODEL_KEYS or key not in MODEL_KEYS)]
+    # Every model reads flips of two others: a worst case over more attacks would be larger for that alone.
+    # Flips of control arms count on nobody: the figures of a model are the same whichever arms were trained.
+    sources = [k for k in MODEL_KEYS if k != key and k in model_keys and (key in MODEL_KEYS or k != MONOTONIC)]
     members = {name: [SectionKey(part, key)] for name, part in SUITE.items()}
     return members | {"transfer": [SectionKey("transfer", key, source=source) for source in sources]}
 

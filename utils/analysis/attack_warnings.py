@@ -136,8 +136,8 @@ def _masked_or_misled(rival: Advantage, own_rise: float, words: str) -> Iterator
 
 
 def little_found(key: str, found: FoundOfPossible | None) -> Iterator[AttackWarning]:
-    """The first flip must reach a good share of the best one; a small sample of examples shows whether it does not."""
-    if found is None or found.by_loss is None or found.by_loss_sd is None:
+    """The first flip must reach a good share of the best one."""
+    if found is None or found.by_loss is None or found.by_loss_sd is None or found.by_loss_examples < ENOUGH:
         return
     mean, n = found.by_loss.mean, found.by_loss_examples
     p = exceeds(n, -mean, found.by_loss_sd, -LEAST_FOUND)
@@ -173,10 +173,7 @@ def _chance(key: str, attack: str, control: str, tests: AttackTests | None) -> I
     p = exceeds(random.n, 0.0 - random.loss, random.loss_sd, 0.0)
     if p >= ALPHA:
         change = 0.0 - random.loss
-        yield warning(
-            key, "no_better_than_random", n=random.n, p_value=p, margin=0.0, attack=attack, control=control,
-            change=change,
-        )  # fmt: skip
+        yield warning(key, "no_better_than_random", n=random.n, attack=attack, control=control, change=change, p=p)
 
 
 def _fall(n: int, before: float, after: float, flips: str) -> Suspicion:
@@ -246,13 +243,16 @@ def trigger_warnings(results: TriggerResults) -> list[AttackWarning]:
 
 
 def _misled_trigger(key: str, kind: str, cell: TriggerCell) -> Iterator[AttackWarning]:
-    """The trigger learned by loss raises the loss more than the best random one, and is not seen to harm ROUGE-L more.
+    """The trigger learned by loss is shown to raise the loss more than the best random one, and not seen to harm more.
 
     The sentence has the paired test of the difference in ROUGE-L.
     """
     tests = cell.surrogate_comparison
-    rise, change = given(tests.nll_increase).difference, tests.delta_rougeL
-    if tests.num_common and rise > 0 and change.difference >= 0:
+    risen, change = given(tests.nll_increase), tests.delta_rougeL
+    if tests.num_common < ENOUGH or change.difference < 0:
+        return
+    rise = risen.difference
+    if exceeds(risen.n, rise, risen.sd, 0.0) < ALPHA:
         yield warning(
             key, "surrogate_mismatch/trigger", n=tests.num_common, kind=kind, rise=rise, change=change.difference,
             lower=change.lower, upper=change.upper, p=change.p_value,

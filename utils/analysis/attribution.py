@@ -46,9 +46,11 @@ class ArmAttribution:
     success_vs_monotonic: SuccessTest
     rougeL_vs_baseline: PairedTest
     rougeL_vs_monotonic: PairedTest
-    success_reproduced: Annotated[Reproduced | None, "of worst-case success; null where the pair shows no difference"]
+    success_reproduced: Annotated[
+        Reproduced | None, "of worst-case success; null where no test shows the pair's difference"
+    ]
     drop_reproduced: Annotated[
-        Reproduced | None, "of the worst case's mean ROUGE-L drop; null where the pair shows no difference"
+        Reproduced | None, "of the worst case's mean ROUGE-L drop; null where no test shows the pair's difference"
     ]
 
 
@@ -74,7 +76,7 @@ def attribution(
         model: {record.id: given(record.relative_drop) for record in attackable(records)}
         for model, records in worst.items()
     }
-    made = {}
+    made, alpha = {}, 1 - ci["confidence"]
     for arm in worst:
         if arm in (BASELINE, MONOTONIC):
             continue
@@ -89,8 +91,12 @@ def attribution(
             success_vs_monotonic=mcnemar(success[MONOTONIC], success[arm], confidence=ci["confidence"]),
             rougeL_vs_baseline=compare_models(score[BASELINE], score[arm], **ci),
             rougeL_vs_monotonic=compare_models(score[MONOTONIC], score[arm], **ci),
-            success_reproduced=reproduced(*(success[model].astype(np.float64) for model in trio), ci=ci),
-            drop_reproduced=reproduced(*(drop[model] for model in trio), ci=ci),
+            success_reproduced=reproduced(*(success[model].astype(np.float64) for model in trio), ci=ci)
+            if mcnemar(success[BASELINE], success[MONOTONIC], confidence=ci["confidence"]).p_value < alpha
+            else None,
+            drop_reproduced=reproduced(*(drop[model] for model in trio), ci=ci)
+            if compare_models(drop[BASELINE], drop[MONOTONIC], **ci).p_value < alpha
+            else None,
         )
     return _one_family(made, ci["confidence"])
 

@@ -246,12 +246,15 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
 
     def cause(arm: str) -> SeedAttribution:
         from_baseline = figure(lambda r: r.attribution[arm].success_vs_baseline.difference)
+        from_monotonic = figure(lambda r: r.attribution[arm].success_vs_monotonic.difference)
+        # Arm minus baseline less arm minus monotonic: the pair's difference on the examples that all three share.
+        pair = given(from_baseline.mean) - given(from_monotonic.mean)
         return SeedAttribution(
             worst_case_success=attack_figure(arm),
             rougeL=rouge(attacked, arm, HEADLINE_METRIC),
             success_minus_baseline=from_baseline,
-            success_minus_monotonic=figure(lambda r: r.attribution[arm].success_vs_monotonic.difference),
-            reproduced=given(from_baseline.mean) / shown if shown else None,
+            success_minus_monotonic=from_monotonic,
+            reproduced=given(from_baseline.mean) / pair if shown and pair else None,
         )
 
     def attack_figure(arm: str) -> SeedFigure:

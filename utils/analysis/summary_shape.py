@@ -70,15 +70,17 @@ class Sign:
     p_value: float
 
 
-def summary_warnings(evaluation: EvaluationResults, data: DataStatistics) -> list[AttackWarning]:
-    """One doubt for each model with such signs, with all of them."""
+def summary_warnings(
+    evaluation: EvaluationResults, data: DataStatistics, confidence: float = 0.95
+) -> list[AttackWarning]:
+    """One doubt for each model with such signs, with all of them; `confidence`: of the intervals in `evaluation`."""
     signs: dict[str, list[Sign]] = {}
     for key, cells in evaluation.datasets.items():
         entry = data.sets[key]
         sample = entry.splits["test"].sampled
         lead = sample["lead3"] if sample is not None else None
         for model, cell in cells.items():
-            signs.setdefault(model, []).extend(_signs(cell, entry.title, lead))
+            signs.setdefault(model, []).extend(_signs(cell, entry.title, lead, confidence))
     return [doubt for model, found in signs.items() for doubt in _doubt(model, found)]
 
 
@@ -92,12 +94,12 @@ def _doubt(model: str, signs: Sequence[Sign]) -> Iterator[AttackWarning]:
         yield warning(model, "cannot_summarise", n=n, p_value=least, reasons=reasons)
 
 
-def _signs(cell: RougeCell, title: str, lead: Mapping[str, float] | None) -> Iterator[Sign]:
+def _signs(cell: RougeCell, title: str, lead: Mapping[str, float] | None, confidence: float) -> Iterator[Sign]:
     n, same = cell.num_examples, cell.sameness
     if lead is not None:
         score, yardstick = cell.rougeL, lead["rougeL"]
         # The bootstrap interval's width is that of the mean; its standard error times sqrt(n) is the deviation.
-        spread = (score.upper - score.lower) / (2 * float(stats.norm.ppf(0.975))) * n**0.5
+        spread = (score.upper - score.lower) / (2 * float(stats.norm.ppf((1 + confidence) / 2))) * n**0.5
         words = f"ROUGE-L {score.mean:.3f} on {title}, {yardstick:.3f} for the first three sentences of each text"
         yield Sign(f"{words}, margin {LEAD_MARGIN}", n, exceeds(n, yardstick - score.mean, spread, LEAD_MARGIN))
     if same is not None:

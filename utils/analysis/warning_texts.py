@@ -33,7 +33,8 @@ TEXTS = {
     "zero_gradients": "{zero} of {attackable} inputs have a zero gradient",
     "low_taylor_fidelity": "first-order gains hardly predict exact ones (Spearman {fidelity:.2f}): the gradient attack "
     "is handicapped on this model",
-    "no_better_than_random": "{attack} is not shown to raise the loss more than {control} ({change:+.3f} nats)",
+    "no_better_than_random": "{attack} is not shown to raise the loss more than {control} ({change:+.3f} nats, "
+    "one-sided p = {p:.3f})",
     "not_converged/hotflip": "twice the candidates change success by {success:+.1%} and the loss by {loss:+.3f} nats: "
     "not converged",
     "not_converged/triggers": "{kind}: the second half of the search still gained (success {success:+.1%}, loss "

@@ -19,6 +19,10 @@ class StageError(UserError):
     exit_code = 1
 
 
+class CommandStopped(StageError):
+    """A signal ended a command between its stages: nothing after it is to be started."""
+
+
 class UsageError(UserError):
     """A wrong option, setting or value; nothing has been touched."""
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,14 @@ def prepare(
     retry_delay: float = 10.0,
     workers: int | None = None,
     twins: Sequence[Path] = (),
+    intact: Callable[[Path], bool] = lambda twin: True,
 ) -> dict[str, Any]:
     """Write the prepared directory `output_dir` (whole or not at all) and return its statistics, JSON-ready.
 
     `sources` are all known data sets; `train_keys`, `test_keys` and `attack_dataset` (one of the test sets) choose.
     `tokenizer` is a transformers T5 tokenizer (fast); lengths are tokens, `retry_delay` seconds; `cache_dir` keeps
     downloads; `workers` is the number of processes (None: one per core); of `twins`, other prepared directories, one
-    that was made of the same is linked. A data set that cannot be had, or of which
+    that was made of the same, and is `intact`, is linked. A data set that cannot be had, or of which
     nothing is left, is a StageError, or with `allow_partial` a note in `missing`; but never without any training data,
     and never without the set that attacks are measured on. Nothing of an earlier preparation changes before this one
     is complete.
@@ -116,7 +117,7 @@ def prepare(
                 log.info("another process has just prepared the same data: using it")
                 return done
             for twin in twins:
-                if (done := _finished(twin, key)) is not None:
+                if (done := _finished(twin, key)) is not None and intact(twin):
                     with new_directory(output_dir) as directory:
                         _link_tree(twin, directory)
                     log.info("the same data are in %s already: using them", twin)

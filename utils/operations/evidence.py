@@ -64,7 +64,8 @@ def evidence_of(row: StageStatus) -> Evidence:
     if row.reason.startswith("RaisedSignal") or row.exit_code.startswith("0:"):
         words = f"{row.reason} {row.exit_code}".strip()
         return Evidence(f"{row.state}: {words}", words, status)
-    if row.state == "failed" and row.log.endswith(".out") and "%" not in row.log and not Path(row.log).exists():
+    named = row.log.endswith(".out") and "%" not in row.log
+    if status is None and row.state == "failed" and named and not Path(row.log).exists():
         # SLURM makes it when the job starts. Without accounting it does not tell the exit code (0:53) afterwards.
         return Evidence(f"the log was never made: {row.log}", "the log was never made", status)
     ends = out or err

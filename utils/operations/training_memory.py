@@ -88,8 +88,9 @@ def layers(config: dict[str, Any]) -> tuple[int, int]:
 def card_gb(gres: str) -> int | None:
     """Memory of the card that a GRES names (gpu:a100_80gb:1, gpu:h200:2), None where its name does not tell."""
     kind = re.sub(r"(:\d+)?$", "", gres.strip().lower()).rpartition(":")[2]
-    if size := re.search(r"(\d+)\s*gb?\b", kind.replace("_", " ").replace("-", " ")):
-        return int(size[1])
+    # The last number: of a part of a card (a100_3g.20gb, 1g.10gb) the first one counts its processors.
+    if sizes := re.findall(r"(\d+)\s*gb\b", re.sub(r"[_.-]", " ", kind)):
+        return int(sizes[-1])
     return CARD_GB.get(re.sub(r"[^a-z0-9]|nvidia|geforce|tesla", "", kind))
 
 

@@ -147,6 +147,15 @@ def read_flag(stage: Stage, seed: int, paths: Paths) -> Flag:
     return flag
 
 
+def is_as_flagged(output: Path, flag: Path) -> bool:
+    """Whether `output` has the content that the flag of whoever wrote it tells; it is read for that."""
+    try:
+        known = Flag.from_json(json.loads(flag.read_text(encoding="utf-8"))).outputs
+    except (OSError, ValueError):
+        return False
+    return any(Path(path).name == output.name and one.sha256 == describe(output).sha256 for path, one in known.items())
+
+
 class Completion:
     """Which stages of a seed are done under these settings, and why the others are not. Each is looked at once.
 

@@ -25,9 +25,10 @@ def table(cells: Cells) -> Table:
     rows = []
     for name, runs in cells.items():
         for model in _models(runs):
-            quality, hotflip, worst = _figures(runs, model)
+            having = _with(runs, model)
+            quality, hotflip, worst = _figures(having, model)
             words = (_over(values, factor, form) for values, factor, form in (quality, hotflip, worst))
-            rows.append((name, model, *words, ", ".join(str(run.seed) for run in runs)))
+            rows.append((name, model, *words, ", ".join(str(run.seed) for run in having)))
     header = ("variant", "model", "ROUGE-L", "HotFlip success, %", "worst case, %", "seeds")
     note = "On the attacked set: mean over seeds [smallest, largest]. Higher ROUGE-L and lower success are better."
     return Table("variants", "Quality against robustness", header, rows, note)
@@ -60,7 +61,12 @@ def page(cells: Cells, missing: Sequence[str], directory: Path) -> str:
 
 
 def _models(runs: Sequence[SeedRun]) -> list[str]:
-    return list(runs[0].results.hotflip.models) if runs else []
+    return list(dict.fromkeys(model for run in runs for model in run.results.hotflip.models))
+
+
+def _with(runs: Sequence[SeedRun], model: str) -> list[SeedRun]:
+    """The seeds that have the model: a control arm may have been trained in some alone."""
+    return [run for run in runs if model in run.results.hotflip.models]
 
 
 def _figures(runs: Sequence[SeedRun], model: str) -> list[tuple[list[float | None], int, str]]:
@@ -89,7 +95,7 @@ def _drawn(cells: Cells) -> tuple[Figure, str]:
     words, models = [], []
     for number, (name, runs) in enumerate(cells.items(), start=1):
         for model in _models(runs):
-            (quality, *_), _, (success, *_) = _figures(runs, model)
+            (quality, *_), _, (success, *_) = _figures(_with(runs, model), model)
             points = [(100 * x, y) for x, y in zip(success, quality, strict=True) if x is not None and y is not None]
             for x, y in points:
                 label = "" if model in models else model

@@ -63,10 +63,13 @@ def verdict(findings: Findings) -> Verdict:
     attacked, alpha, margin = findings.data.attack_dataset, 1 - findings.confidence, findings.quality_margin
     compared = findings.evaluation.comparisons[attacked][HEADLINE_METRIC]
     quality = PairedTest(**{name: value for name, value in vars(compared).items() if name != "against_standard"})
+    title = findings.data.sets[attacked].title
     not_worse = exceeds(quality.n, quality.difference, quality.sd, -margin)
     return Verdict(
         attack=attack_sentence(findings.hotflip, alpha),
-        cost=cost_sentence(ONE_PAIR, findings.data.sets[attacked].title, outcome(quality), not_worse, margin, alpha),
+        cost=cost_sentence(ONE_PAIR, title, outcome(quality), not_worse, margin, alpha)
+        if quality.n > 1
+        else f"On {title} nothing can be said about the cost: fewer than two summaries were compared.",
         matched=matched_sentence(findings.matched, findings.confidence),
         attribution=attribution_sentence(findings.attribution),
         triggers=triggers_sentence(findings.uat, alpha),
@@ -143,12 +146,12 @@ def cost_sentence(scope: str, title: str, one: Outcome, not_worse: float, margin
 
     not_worse: one-sided p-value of a loss of at least `margin`. It is decided at half of alpha, as by the interval.
     """
-    if one.lower == one.upper and one.p_value == 1.0 and one.difference:
-        return f"On {title} nothing can be said about the cost: a single summary was compared."
     words = "not shown to differ from"
     if one.shown(alpha):
         words = "lower than" if one.difference < 0 else "higher than"
-    ruled_out = "any loss is ruled out" if one.lower >= 0 else f"a loss of more than {-one.lower:.4f} is ruled out"
+    ruled_out = f"a loss of more than {max(-one.lower, 0.0):.4f} is ruled out"
+    if one.lower >= 0 and one.shown(alpha):
+        ruled_out = "any loss is ruled out"
     kept = one.lower > -margin and not_worse < alpha / 2
     p = "p < 0.001" if not_worse < 0.001 else f"p = {not_worse:.3f}"
     return (
@@ -254,9 +257,11 @@ def _doubt_over_seeds(results: SeedResults) -> str:
     if not raised:
         return ""
     first = ranked(raised)[0]
+    its = next(seed for seed, warnings in results.warnings.items() if first in warnings)
     same = [
         seed
         for seed, warnings in results.warnings.items()
-        if any((w.model, w.warning) == (first.model, first.warning) for w in warnings)
+        if seed != its and any((w.model, w.warning) == (first.model, first.warning) for w in warnings)
     ]
-    return f"First of the doubts, about {first.model} in seed {', '.join(same)}: {first.message}."
+    others = f" The same check raised doubts in seed {', '.join(same)}." if same else ""
+    return f"First of the doubts, about {first.model} in seed {its}: {first.message}.{others}"

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from utils.core.errors import StageError, UserError
+from utils.core.errors import CommandStopped, UserError
 from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
 from utils.core.settings import Settings, command_prefix, freeze, load_settings
@@ -106,7 +106,7 @@ def _here(options: MultiSeedOptions, paths: Paths) -> int:
             codes[seed] = error.exit_code
         if stopped:
             name = signal.Signals(stopped[0]).name
-            raise StageError(f"interrupted by {name}. Progress saved; run the same command to resume.")
+            raise CommandStopped(f"interrupted by {name}. Progress saved; run the same command to resume.")
     print("\n==== aggregate ====", flush=True)
     failed = [str(seed) for seed, code in codes.items() if code]
     if failed:
@@ -144,7 +144,8 @@ def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Sett
         queued = _all_queued(seed, paths)
         if queued:
             last[seed] = _last_job(queued)
-        chain.last.append(last.get(seed, ""))
+        if seed in last:  # a seed that was done already holds no place in the chain
+            chain.last.append(last[seed])
     return _submit_aggregate(options, python, paths, settings, sorted(set(last.values()), key=int))
 
 

@@ -40,7 +40,7 @@ def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str
         if changed:
             raise UsageError(
                 f"run {record.run_id} is at stage {stage.key} with other settings ({', '.join(changed)}). Wait for it, "
-                f"or end it: ./run_all.sh --cancel {record.seed}"
+                f"or end it: {paths.prefix}./run_all.sh --cancel {record.seed}"
             )
         found[stage.key] = replace(job, shared_with=record.run_id, dependency="", line="")
     return found
@@ -69,14 +69,14 @@ def refuse_to_change_data(steps: list[Step], seed: int, paths: Paths, settings: 
             raise UsageError(
                 f"{names} would be made anew with {why}, but seed {record.seed} has jobs in the queue that need them "
                 f"as they are ({', '.join(waiting)}, run {record.run_id}). Wait for them, or cancel them: "
-                f"./run_all.sh --cancel {record.seed}"
+                f"{paths.prefix}./run_all.sh --cancel {record.seed}"
             )
 
 
 def refuse_other_model(seed: int, paths: Paths, settings: Settings) -> None:
     """UsageError where another MODEL_NAME would replace the model that finished stages of any seed rest on."""
     setup = paths.results_root / "setup_complete.json"
-    seeds = sorted({path.stem.rpartition("_seed")[2] for path in paths.work.glob("stage_[2-7]_*_seed*.flag")}, key=int)
+    seeds = [str(number) for number in _with_finished_stages(paths)]
     if not seeds or settings.PROFILE == "demo" or problem_of(STAGES[0], seed, paths, settings) is None:
         return
     try:
@@ -93,14 +93,19 @@ def refuse_other_model(seed: int, paths: Paths, settings: Settings) -> None:
     )
 
 
+def _with_finished_stages(paths: Paths) -> list[int]:
+    """The seeds that have a flag of a stage of their own."""
+    name = re.compile(r"stage_[2-7]_[a-z_]+_seed(\d+)\.flag")
+    matches = (name.fullmatch(path.name) for path in paths.work.glob("stage_*_seed*.flag"))
+    return sorted({int(match[1]) for match in matches if match})
+
+
 def tell_stale_seeds(steps: list[Step], seed: int, paths: Paths) -> None:
     """Print which other seeds' finished stages rest on the setup or data that are about to be made anew."""
     again = [step for step in steps if not step.stage.per_seed and paths.flag(step.stage.key, None).exists()]
     if not again:
         return
-    name = re.compile(r"stage_[2-7]_\w+_seed(\d+)\.flag")
-    matches = (name.fullmatch(path.name) for path in paths.work.glob("stage_*_seed*.flag"))
-    others = sorted({int(match[1]) for match in matches if match} - {seed})
+    others = [other for other in _with_finished_stages(paths) if other != seed]
     if others:
         print(
             f"note: seeds {', '.join(map(str, others))} have finished stages that rest on "

@@ -70,7 +70,11 @@ def main(options: RunOptions) -> int:
         return print_plan(plan)
     python = interpreter_for(options.executor, options.demo)
     if options.executor == "slurm":
-        _tell_submitted(submit(plan, python), plan)
+        record = submit(plan, python)
+        if record is None:
+            print("everything is done: the last stage ended while this command waited for its turn.")
+            return _tell_report(plan)
+        _tell_submitted(record, plan)
         return 0
     with one_submission(paths):
         refuse_if_live(plan.seed, paths)
@@ -94,8 +98,11 @@ def plan_of(options: RunOptions, settings: Settings, paths: Paths) -> RunPlan:
     return RunPlan(options, settings, paths, tuple(steps))
 
 
-def submit(plan: RunPlan, python: str) -> RunRecord:
-    """Queue the plan's graph; returns the record of the run, jobs of other runs that it waits for included."""
+def submit(plan: RunPlan, python: str) -> RunRecord | None:
+    """Queue the plan's graph; returns the record of the run, jobs of other runs that it waits for included.
+
+    None where nothing is left to do when its turn comes.
+    """
     options, settings, paths = plan.options, plan.settings, plan.paths
     with one_submission(paths):
         refuse_if_live(plan.seed, paths)
@@ -104,6 +111,8 @@ def submit(plan: RunPlan, python: str) -> RunRecord:
         # Flags are read again after the queue: a job that ended since the first plan is in neither, and would be queued
         # once more.
         plan = plan_of(options, settings, paths)
+        if not plan.wanted:
+            return None
         shared = {step.stage.key: shared[step.stage.key] for step in plan.wanted if step.stage.key in shared}
         anew = [step for step in plan.wanted if step.stage.key not in shared]
         refuse_to_change_data(anew, plan.seed, paths, settings, force=options.force)

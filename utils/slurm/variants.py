@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.core.errors import UsageError, UserError
+from utils.core.errors import CommandStopped, UsageError, UserError
 from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
 from utils.core.settings import Settings, freeze, load_settings, settings_with
@@ -95,6 +95,8 @@ def _one(variant: Variant, options: MultiSeedOptions) -> int:
     with settings_with(variant.variables):
         try:
             return multi_seed_submission.main(replace(options, variants=""))
+        except CommandStopped:
+            raise
         except UserError as error:  # the others are done none the less
             print(f"run_multi_seed.sh: variant {variant.name}: {error}", file=sys.stderr)
             return error.exit_code

@@ -125,11 +125,12 @@ def _hotflip(run: SeedDirectory, rows: list[Row]) -> Callable[[], Iterator[str]]
 
 def _attribution(run: SeedDirectory, rows: list[Row]) -> Callable[[], Iterator[str]]:
     envelope = run.parts["hotflip"]
-    settings, sections = envelope["_metadata"]["settings"], sections_of(rows)
-    worst = {model: strongest(sections, model, run.models) for model in run.models if model in ARMS}
+    settings = envelope["_metadata"]["settings"]
     threshold, dataset = settings["ATTACK_SUCCESS_THRESHOLD"], settings["ATTACK_DATASET"]
 
     def compared() -> Iterator[str]:
+        sections = sections_of(rows)
+        worst = {model: strongest(sections, model, run.models) for model in run.models if model in ARMS}
         rouge = rouge_by_id(run.path / PREDICTIONS, dataset)
         made = attribution(worst, rouge, threshold=threshold, ci=_resampling(envelope))
         yield from unequal(to_json(made), run.parts["attribution"]["results"])

@@ -98,7 +98,7 @@ def identity(run: SeedDirectory) -> Check:
     if seed and int(seed[1]) != metadata["seed"]:
         check.problems.append(f"{place.name} holds {FINAL} of seed {metadata['seed']} (run {metadata['run_id']})")
     named = _ROOT.fullmatch(place.parent.name)
-    if named and ("_quick" in named["suffix"]) != (metadata["profile"] == "quick"):
+    if named and (f"{named['suffix']}_".startswith("_quick_")) != (metadata["profile"] == "quick"):
         check.problems.append(f"{place.parent.name} holds {FINAL} of the profile {metadata['profile']}")
     if run.work is None:
         check.unseen.append("the flags of the stages (the work directory is not on this machine)")
