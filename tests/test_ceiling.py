@@ -84,12 +84,12 @@ def _planted(seed: int, *, masked: bool) -> Victim:
 def test_masked_gradients_are_named_and_real_ones_never_in_twenty_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attack_warnings, "ENOUGH", 2)  # all moves of twenty texts would take long
-
-    def doubts(seed: int, *, masked: bool) -> list[str]:
-        home, examples = tmp_path / f"{seed}{masked}", world.planted_examples(6, seed)
-        records = _records(_planted(seed, masked=masked), home, examples, moves=200)
+    def doubts(seed: int, *, masked: bool, texts: int, moves: int) -> list[str]:
+        home, examples = tmp_path / f"{seed}{masked}", world.planted_examples(texts, seed)
+        records = _records(_planted(seed, masked=masked), home, examples, moves=moves)
         return [warning.warning for warning in little_found("standard", found_of_possible(records, CI))]
 
-    assert [doubts(seed, masked=False) for seed in range(20)] == [[]] * 20
-    assert doubts(0, masked=True) == ["possibly_masked_gradients"]
+    # Of 40 texts and all moves the masked search finds 0.37 +- 0.05; a sample of moves has a smaller best one.
+    assert doubts(0, masked=True, texts=40, moves=100_000) == ["possibly_masked_gradients"]
+    monkeypatch.setattr(attack_warnings, "ENOUGH", 6)  # twenty times twenty texts would take long
+    assert [doubts(seed, masked=False, texts=6, moves=200) for seed in range(20)] == [[]] * 20
