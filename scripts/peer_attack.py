@@ -63,6 +63,10 @@ def main(argv: list[str] | None = None) -> int:
         victim, began = Victim(key, load_model(directory)), time.process_time()
         attack = ours if given.ours else textattack
         rows, flips = attack(context, victim, examples, settings, given.seed), settings.HOTFLIP_NUM_FLIPS
+        if not rows:
+            say = f"peer_attack.py: none of {len(examples)} texts can be attacked on {key}. Take more with -n."
+            print(say, file=sys.stderr)
+            return 1
         figures = {
             "model": key,
             "attack": attack.__name__,

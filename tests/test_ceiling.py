@@ -15,7 +15,7 @@ from utils.analysis import attack_warnings
 from utils.analysis.attack_suite import compare_found, found_of_possible
 from utils.analysis.attack_warnings import little_found
 from utils.analysis.records import CeilingRecord
-from utils.attacks.context import Victim, exact_losses
+from utils.attacks.context import Victim, exact_losses, summaries
 from utils.attacks.encoding import Example
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
 from utils.attacks.hotflip.ceiling import ceilings
@@ -26,14 +26,16 @@ CI = {"samples": 200, "seed": 0, "confidence": 0.95}
 SETTINGS = HotFlipSettings(num_flips=1, candidates=32, min_clean_rouge=0.0, metric_summaries=10, metric_replacements=4)
 
 
-def _records(victim: Victim, home: Path, examples: list[Example], *, moves: int = 10**6) -> list[CeilingRecord]:
+def _records(
+    victim: Victim, home: Path, examples: list[Example], *, moves: int = 10**6, settings: HotFlipSettings = SETTINGS
+) -> list[CeilingRecord]:
     rows = [
-        attack_examples(CONTEXT, victim, examples, dataclasses.replace(SETTINGS, method=method),
+        attack_examples(CONTEXT, victim, examples, dataclasses.replace(settings, method=method),
                         cache_dir=home / method)
         for method in ("gradient", "metric")
     ]  # fmt: skip
     items = CONTEXT.encode(examples)
-    return ceilings(CONTEXT, victim, items, *rows, moves=moves, summaries_each=5, seed=0, cache_dir=home)
+    return ceilings(CONTEXT, victim, items, *rows, settings, moves=moves, summaries_each=5, seed=0, cache_dir=home)
 
 
 def test_the_ceiling_is_the_best_of_all_legal_flips(tmp_path: Path) -> None:
@@ -50,6 +52,19 @@ def test_the_ceiling_is_the_best_of_all_legal_flips(tmp_path: Path) -> None:
     (sampled,) = _records(victim, tmp_path / "sample", world.examples(1, words=4), moves=30)
     assert not sampled.every_move and sampled.moves <= 30
     assert sampled.best_loss_increase <= record.best_loss_increase + 1e-6
+
+
+def test_the_ceiling_is_of_the_loss_that_the_attack_raised(tmp_path: Path) -> None:
+    """The model's own summary has a smaller loss than the reference: their difference would pass for a gain."""
+    victim = Victim("standard", world.model(len(TOKENIZER) + 8, scale=1.5), "weights")
+    example = world.examples(1, words=4)[0]
+    settings = dataclasses.replace(SETTINGS, loss="own_output")
+    (record,) = _records(victim, tmp_path, [example], settings=settings)
+    (item,) = CONTEXT.encode([example])
+    (text,) = summaries(CONTEXT, victim, [item.ids], done_file=None, what="")
+    inputs, labels = list(_legal_inputs(example).values()), CONTEXT.labels([text])[0]
+    losses = exact_losses(CONTEXT, victim, [item.ids, *inputs], [labels] * (1 + len(inputs)))
+    assert record.best_loss_increase == pytest.approx(losses[1:].max() - losses[0], abs=1e-4)
 
 
 def _record(name: str, found: float, best: float) -> CeilingRecord:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,9 @@ def without_slurm(tmp_path) -> dict[str, str]:
     """A PATH with the few commands that are needed, and no SLURM."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("bash", "dirname", "date", "git", "python3", "env"):
+    # The interpreter itself: what PATH calls python3 may be a script (of pyenv) that needs other commands.
+    (folder / "python3").symlink_to(Path(sys._base_executable))
+    for name in ("bash", "dirname", "date", "git", "env"):
         found = next(d for d in os.environ["PATH"].split(os.pathsep) if os.access(f"{d}/{name}", os.X_OK))
         (folder / name).symlink_to(f"{found}/{name}")
     return {"PATH": str(folder)}

@@ -27,7 +27,7 @@ from utils.core.fingerprint import fingerprint
 from utils.core.names import ARMS, STANDARD
 from utils.core.paths import Paths
 from utils.core.settings import Settings
-from utils.data.store import load_prepared
+from utils.data.store import load_prepared, read_manifest
 from utils.modeling.models import load_model
 from utils.modeling.monotonic import constrain, ffn_blocks, ffn_layers
 
@@ -278,9 +278,12 @@ def _distance(new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor]) 
 def mechanism_of(
     name: str, settings: Settings, paths: Paths, seed: int, *, weights: Mapping[str, str], device: str, cache: Path
 ) -> Mechanism:
-    """The panel of the model `name` on the validation set; finished ones stay in `cache`, by their weights."""
+    """The panel of the model `name` on the validation set; finished ones stay in `cache`, by weights and data."""
     file = cache / f"mechanism_{name}.json"
-    made_from = fingerprint(VERSION, weights[name], weights[STANDARD], settings.DATA_SEED, settings.MONOTONIC_EPSILON)
+    data = read_manifest(paths.prepared)["key"]
+    made_from = fingerprint(
+        VERSION, weights[name], weights[STANDARD], data, PanelSize(), settings.DATA_SEED, settings.MONOTONIC_EPSILON
+    )
     if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8")))["made_from"] == made_from:
         return from_json(Mechanism, kept["panel"], str(file))
     rows = load_prepared(paths.prepared, "validation")

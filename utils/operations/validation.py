@@ -195,9 +195,9 @@ def _missing_sets(paths: Paths) -> list[str]:
     path = paths.results_root / "data_statistics.json"
     results = read_result(path)["results"]
     missing = results.get("missing") if isinstance(results, dict) else None
-    if not isinstance(missing, list):
+    if not isinstance(missing, dict):
         raise InputError(f"{path} is damaged: ./run_all.sh --stage 1 --stop-stage 1 --force writes it again.")
-    return list(map(str, missing))
+    return sorted(missing)
 
 
 def _pinned(cache: Path, source: DatasetSource) -> bool:

@@ -15,6 +15,7 @@ from utils.analysis.records import CeilingRecord, HotFlipRecord, given
 from utils.attacks.cache import load_records, save_cached
 from utils.attacks.context import AttackContext, Victim, rouge_l, summaries
 from utils.attacks.encoding import EncodedText
+from utils.attacks.hotflip.attack import HotFlipSettings, target_labels
 from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, random_flips
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
@@ -47,6 +48,7 @@ def ceilings(
     items: Sequence[EncodedText],
     by_loss: Sequence[HotFlipRecord],
     by_metric: Sequence[HotFlipRecord],
+    settings: HotFlipSettings,
     *,
     moves: int,
     summaries_each: int,
@@ -56,11 +58,12 @@ def ceilings(
     """The best single flip of each example in `items`, beside the first flip of the attack by loss and by metric.
 
     By loss over all legal flips, or `moves` random ones where there are more; by ROUGE-L over `summaries_each` of them,
-    drawn at random where there are more. Records of examples that were not attackable have their reason alone.
+    drawn at random where there are more. Records of examples that were not attackable have their reason alone. The
+    loss is the one that the attack with these `settings` raised.
     """
     attacked, metric = ({record.id: record for record in rows} for rows in (by_loss, by_metric))
     content = [(item.id, attacked[item.id].search, metric[item.id].budget_rougeL) for item in items]
-    fingerprint = context.fingerprint(victim.fingerprint, moves, summaries_each, seed, content)
+    fingerprint = context.fingerprint(victim.fingerprint, moves, summaries_each, seed, settings.loss, content)
     path = cache_dir / f"ceiling_on_{victim.key}.json"
     saved = load_records(path, fingerprint, CeilingRecord)
     if saved is not None:
@@ -71,7 +74,7 @@ def ceilings(
         own, rival = attacked[item.id], metric[item.id]
         record = CeilingRecord(id=item.id, model=victim.key, skipped=own.skipped or rival.skipped)
         if record.skipped is None:
-            record = _ceiling(context, victim, objective, item, own, rival, moves, summaries_each, seed)
+            record = _ceiling(context, victim, objective, item, own, rival, settings, moves, summaries_each, seed)
         records.append(record)
         context.check_stop()
     save_cached(path, fingerprint, records)
@@ -85,13 +88,15 @@ def _ceiling(
     item: EncodedText,
     own: HotFlipRecord,
     rival: HotFlipRecord,
+    settings: HotFlipSettings,
     moves: int,
     summaries_each: int,
     seed: int,
 ) -> CeilingRecord:
     state, rng = State(np.asarray(item.ids, dtype=np.int64), 0.0), generator(seed, "ceiling", item.id)
     flips, every = legal_flips(EditablePositions(context.legal, item, state), moves, rng)
-    targets, search = Targets([item.labels], objective.device), given(own.search)
+    labels = target_labels(context, settings, [item], [given(own.clean_prediction)])
+    targets, search = Targets(labels, objective.device), given(own.search)
     # In slices: a text of 100 tokens has 100,000 legal inputs with a vocabulary of 1,000 words.
     best = -np.inf
     for begin in range(0, len(flips), 4096):

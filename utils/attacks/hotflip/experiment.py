@@ -153,6 +153,7 @@ def attack_with_controls(
             context.encode(ceiling),
             records,
             sections[SectionKey("metric", key)],
+            settings,
             moves=controls.ceiling_moves,
             summaries_each=controls.ceiling_summaries,
             seed=settings.seed,

@@ -154,9 +154,9 @@ def metric_search(
     ):
         search.probes = {flip.position: (score, flip) for score, flip in zip(scores, flips, strict=True)}
         search.rank(settings)
-        if flips:  # a probe is a legal flip: where one is a success, the search is over
+        if flips:  # a probe is a legal flip: it is taken where it is a success, or nothing is left to search with
             search.pending = min(search.probes.values(), key=lambda pair: round(pair[0], 9))
-            if search.succeeded(search.pending[0], settings):
+            if search.succeeded(search.pending[0], settings) or search.generations >= settings.summaries:
                 search.learn([], settings)
     while live := [search for search in searches if search.open(settings)]:
         flips_of = proposer.replacements(live)
@@ -247,7 +247,9 @@ class FlipProposer:
         self, searches: Sequence[MetricTrajectory], editables: Sequence[EditablePositions], count: int
     ) -> list[TopFlips]:
         """The best pairs of each state by first-order gain, several at a position: some will not be typable."""
-        scorer = FirstOrderScorer(self.legal, self.objective.embedding, candidates=count, per_position=4)
+        # Several pairs a position come first, and `choose` keeps one of each: as many more are asked for.
+        depth = 4
+        scorer = FirstOrderScorer(self.legal, self.objective.embedding, candidates=depth * count, per_position=depth)
         tops = [TopFlips.of([], [])] * len(searches)
 
         def use(rows: NDArray[np.int64], ids: Tensor, gradient: Tensor) -> None:
