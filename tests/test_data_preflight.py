@@ -80,7 +80,7 @@ def test_the_command_does_not_go_on_asking_a_hub_that_is_down():
 
 def test_validate_tells_whether_nodes_without_internet_will_do(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    paths, done = Paths(tmp_path, tmp_path), {0, 1}
+    paths, done = Paths(tmp_path, tmp_path, cache=tmp_path / "hf_cache"), {0, 1}
     problem_of = lambda stage, *_: None if stage.number in done else "not run"  # noqa: E731
     monkeypatch.setattr(validation, "problem_of", problem_of)
 
@@ -95,5 +95,5 @@ def test_validate_tells_whether_nodes_without_internet_will_do(tmp_path, monkeyp
     assert said()[0] == "PROBLEM" and "the hub does not answer" in said()[1]
     for source in DEFAULTS:  # an earlier run asked for all of them
         pin = Pin(source.repository, "main", "0" * 40, ())
-        write_json(pin_record(paths.work / "hf_cache", source.repository, "main"), asdict(pin))
+        write_json(pin_record(paths.cache, source.repository, "main"), asdict(pin))
     assert said()[0] == "warning" and "stage 1 can take all from" in said()[1]

@@ -6,6 +6,7 @@ code point. Needed: booktabs, and array and longtable (parts of every LaTeX) for
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -155,7 +156,7 @@ def _columns(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> tuple[st
     """The largest font that fits the page, the columns, and their heads: long texts are broken over lines."""
     head, *body = rows
     bodies = [max(map(len, column), default=0) for column in (zip(*body, strict=True) if body else [()] * len(head))]
-    parts = [max(map(len, cell.split()), default=0) for cell in head]
+    parts = [max(map(_width, cell.split()), default=0) for cell in head]
     least = [len(cell) if text else part for cell, part, text in zip(head, parts, is_text, strict=True)]
     lengths = [max(both) for both in zip(bodies, least, strict=True)]
     wide = [text and length > 24 for text, length in zip(is_text, lengths, strict=True)]
@@ -169,6 +170,11 @@ def _columns(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> tuple[st
         kinds.append(paragraph if is_wide else "l" if text else "r")
         heads.append(escape(cell) if text or len(cell) <= length else _head(cell, length * SIGN[size]))
     return size, "".join(kinds), heads
+
+
+def _width(word: str) -> int:
+    """The width of a word in a head, in signs of average width: capitals are half as wide again."""
+    return math.ceil(len(word) + sum(map(str.isupper, word)) / 2)
 
 
 def supplement(tables: Sequence[Table], title: str, warning: str = "") -> str:
