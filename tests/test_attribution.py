@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from utils.analysis.attribution import TESTS, AttributionResults, attribution, reproduced
+from utils.analysis.quality_curve import matched
 from utils.analysis.records import HotFlipRecord
 from utils.analysis.statistics import holm
 from utils.core.codec import from_json, to_json
 from utils.reports.cause_sentences import attribution_sentence
 
 CI = {"samples": 400, "seed": 0, "confidence": 0.95}
+NO_CURVE = matched([], candidates=8, missing=[], **CI)
 
 
 def record(model, n, drop):
@@ -48,7 +50,7 @@ def test_a_worked_example():
     for (arm, name), adjusted in holm(raw).items():  # three arms, four tests each: one family of twelve
         test = getattr(found[arm], name)
         assert test.family_size == 12 and test.p_value_holm == pytest.approx(adjusted)
-    said = attribution_sentence(found)
+    said = attribution_sentence(found, NO_CURVE)
     assert "no_ffn reproduces 100 % [100, 100]" in said and "sign_frozen reproduces 50 % [" in said
     assert to_json(from_json(AttributionResults, to_json(AttributionResults(arms=found)))) == to_json(found)
 
@@ -66,8 +68,8 @@ def test_nothing_is_attributed_where_no_difference_is_shown():
     rates = {"baseline": 0.8, "monotonic": 0.8, "sign_frozen": 0.6}
     found = attribution(world(rates), rouge(rates), threshold=0.15, ci=CI)
     assert found["sign_frozen"].success_reproduced is None and found["sign_frozen"].drop_reproduced is None
-    assert "No difference between monotonic and baseline is shown" in attribution_sentence(found)
-    assert attribution_sentence({}) == ""
+    assert "No difference between monotonic and baseline is shown" in attribution_sentence(found, NO_CURVE)
+    assert attribution_sentence({}, NO_CURVE) == ""
 
 
 def test_examples_that_one_model_lacks_are_left_out():

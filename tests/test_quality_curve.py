@@ -29,6 +29,7 @@ def test_a_worked_example():
     one = found.against_baseline["monotonic"]
     assert (one.quality, one.baseline, one.arm, one.difference) == pytest.approx((0.7, 0.8, 0.6, -0.2))
     assert one.lower < -0.2 < one.upper < 0
+    assert one.left_of_final.share == pytest.approx(2 / 3)  # the last snapshots: .6 against .9
     assert [point.success_rate for point in found.curves["baseline"]] == pytest.approx([0.5, 0.9])
     assert from_json(Matched, to_json(found)) == found
     said = matched_sentence(found, 0.95)
@@ -40,6 +41,7 @@ def test_a_worse_model_that_only_looks_robust_shows_no_difference_at_equal_quali
     found = matched(rows("baseline", line) + rows("monotonic", line[:2]), **SMALL)
     one = found.against_baseline["monotonic"]
     assert one.quality == 0.5 and one.difference == pytest.approx(0.0) and one.lower <= 0 <= one.upper
+    assert one.left_of_final.share == 0 and one.left_of_final.upper < 0.5
     assert "no difference is shown" in matched_sentence(found, 0.95)
 
 

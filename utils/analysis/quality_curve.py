@@ -13,6 +13,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.analysis.attribution import Reproduced
 from utils.analysis.records import Count, Score, Share
 from utils.core.codec import Keys, Range
 from utils.core.names import ARMS, BASELINE
@@ -53,6 +54,10 @@ class MatchedDifference:
     difference: Annotated[float, Range(-1, 1), "arm minus baseline"]
     lower: float
     upper: float
+    left_of_final: Annotated[
+        Reproduced | None,
+        "difference at equal quality over that of the final snapshots; null where the latter's interval has 0 in it",
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +157,21 @@ def _difference(baseline: _Table, arm: _Table, draws: NDArray[np.int64], confide
     found = _both(baseline, arm, np.ones(draws.shape[1]))
     if found is None:
         return None
-    again = [_both(baseline, arm, draw.astype(np.float64)) for draw in draws]
-    changes = [one[2] - one[1] for one in again if one is not None]
-    if not changes:
+    again = [(_both(baseline, arm, draw), _final(arm, draw) - _final(baseline, draw)) for draw in map(_float, draws)]
+    pairs = [(one[2] - one[1], final) for one, final in again if one is not None]
+    if not pairs:
         return None
-    lower, upper = np.quantile(changes, [(1 - confidence) / 2, (1 + confidence) / 2])
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    lower, upper = np.quantile([change for change, _ in pairs], ends)
     quality, first, second = found
+    whole, ones = np.array([final for _, final in pairs]), np.ones(draws.shape[1])
+    low, high = np.quantile(whole, ends)  # NaN, so neither above nor below 0, where nothing was attackable
+    left = None
+    if low > 0 or high < 0:
+        shares = np.array([change for change, _ in pairs]) / np.where(whole == 0, np.nan, whole)
+        bounds = np.nanquantile(shares, ends)
+        point = (second - first) / (_final(arm, ones) - _final(baseline, ones))
+        left = Reproduced(share=float(point), lower=float(bounds[0]), upper=float(bounds[1]))
     return MatchedDifference(
         quality=quality,
         baseline=first,
@@ -165,4 +179,14 @@ def _difference(baseline: _Table, arm: _Table, draws: NDArray[np.int64], confide
         difference=second - first,
         lower=float(lower),
         upper=float(upper),
+        left_of_final=left,
     )
+
+
+def _float(draw: NDArray[np.int64]) -> Floats:
+    return draw.astype(np.float64)
+
+
+def _final(table: _Table, weights: Floats) -> float:
+    """The success rate of the last snapshot; NaN where nothing was attackable."""
+    return float(_curve(table, weights)[1][-1])

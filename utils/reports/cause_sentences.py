@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from configs.arms import ARMS
 from utils.analysis.attribution import ArmAttribution, Reproduced
+from utils.analysis.explanations import QUALITY, Explanations, explanations, measure_explained
 from utils.analysis.multi_seed import SeedFigure, SeedResults
 from utils.analysis.quality_curve import Matched
 from utils.core.names import MONOTONIC
@@ -32,22 +34,48 @@ def matched_sentence(found: Matched, confidence: float) -> str:
     )
 
 
-def attribution_sentence(found: Mapping[str, ArmAttribution]) -> str:
-    """How much of the difference between monotonic and baseline each control arm reproduces; empty without any."""
+def attribution_sentence(found: Mapping[str, ArmAttribution], matched: Matched) -> str:
+    """How much of the difference between monotonic and baseline each control arm reproduces, and what is left to
+    explain it; empty without any arm."""
     if not found:
         return ""
-    for measure, title in (("success_reproduced", "worst-case success"), ("drop_reproduced", "mean ROUGE-L drop")):
-        shares = {arm: one for arm, named in found.items() if (one := getattr(named, measure)) is not None}
-        if shares:
-            each = [f"{arm} reproduces {_share(one)}" for arm, one in shares.items()]
-            without = [arm for arm in found if arm not in shares]
-            note = f" (not known for {', '.join(without)}: no difference on the common examples)" if without else ""
-            return f"Of the difference in {title} between monotonic and baseline {', '.join(each)}{note}."
-    success = [f"{arm} {100 * one.success_vs_baseline.difference:+.1f} points" for arm, one in found.items()]
-    return (
-        "No difference between monotonic and baseline is shown that a control could reproduce; worst-case success "
-        f"against baseline: {', '.join(success)}."
-    )
+    measure = measure_explained(found)
+    if measure is None:
+        success = [f"{arm} {100 * one.success_vs_baseline.difference:+.1f} points" for arm, one in found.items()]
+        return (
+            "No difference between monotonic and baseline is shown that a control could reproduce; worst-case success "
+            f"against baseline: {', '.join(success)}."
+        )
+    shares: dict[str, Reproduced | None] = {arm: getattr(one, measure) for arm, one in found.items()}
+    each = [f"{arm} reproduces {_share(one)}" for arm, one in shares.items() if one is not None]
+    without = [arm for arm, one in shares.items() if one is None]
+    note = f" (not known for {', '.join(without)}: no difference on the common examples)" if without else ""
+    title = {"success_reproduced": "worst-case success", "drop_reproduced": "mean ROUGE-L drop"}[measure]
+    whole = f"Of the difference in {title} between monotonic and baseline {', '.join(each)}{note}."
+    return f"{whole} {_explanation(explanations(shares, matched))}"
+
+
+def _explanation(found: Explanations) -> str:
+    """Which explanation is left, in one or two sentences."""
+    said = []
+    if found.explaining:
+        arms = [f"{arm} ({ARMS[arm].summary})" for arm in found.explaining if arm != QUALITY]
+        if arms:
+            said.append(f"More than half of it comes without the constraint: {', '.join(arms)}.")
+        if QUALITY in found.explaining:
+            said.append("More than half of it is gone at equal quality: monotonic is the worse model.")
+    elif found.only_the_sign_is_left:
+        excluded = [arm for arm in found.excluded if arm != QUALITY]
+        said.append(
+            f"The sign constraint is the explanation left: {', '.join(excluded)} and lower quality each account for "
+            "less than half."
+        )
+    if found.undecided:
+        names = ["lower quality" if name == QUALITY else name for name in found.undecided]
+        said.append(f"Whether {', '.join(names)} would explain half of it is not decided.")
+    if found.parts and not found.explaining:
+        said.append(f"{', '.join(found.parts)} alone reproduce{'s' * (len(found.parts) == 1)} more than half.")
+    return " ".join(said)
 
 
 def _share(one: Reproduced) -> str:

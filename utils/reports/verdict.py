@@ -71,7 +71,7 @@ def verdict(findings: Findings) -> Verdict:
         if quality.n > 1
         else f"On {title} nothing can be said about the cost: fewer than two summaries were compared.",
         matched=matched_sentence(findings.matched, findings.confidence),
-        attribution=attribution_sentence(findings.attribution),
+        attribution=attribution_sentence(findings.attribution, findings.matched),
         triggers=triggers_sentence(findings.uat, alpha),
         doubt=doubt_sentence(findings.warnings),
         measure=measure_read(outcomes(worst)),
