@@ -580,34 +580,52 @@ def test_differences_over_seeds(tmp_path: Path, predictions: list[Prediction]) -
 
 
 def test_control_arms_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:
-    """sign_frozen in both seeds: success -20 and -40 points from baseline; no_ffn in the first one alone."""
-    seeds = [seed_of(n, tmp_path / str(n), predictions, hotflip_sections(1)) for n in (1, 2)]
+    """sign_frozen breaks two and one of three texts where baseline breaks all; no_ffn is in the first seed alone.
+
+    Arm minus baseline is [[0, 0, -1], [0, -1, -1]]: mean -1/2, MS_seed 1/6, MS_example 1/2, MS_rest 1/6, so the error
+    is sqrt((1/6 + 1/3) / 6) with (1/2)^2 / ((1/12) + (1/18)) = 1.8 degrees of freedom. Monotonic is at -1 everywhere.
+    """
     runs = []
-    for run, change in zip(seeds, (-0.2, -0.4), strict=True):
+    for number, broken in ((1, (0, 1)), (2, (0,))):
+        sections, arms = hotflip_sections(1), ["sign_frozen", "no_ffn"][: 3 - number]
+        for arm in arms:
+            still = {"attacked_rougeL": 0.6, "relative_drop": 0.0, "success": False, "loss_increase": 0.0}
+            sections[SectionKey("attack", arm)] = [
+                hotflip_record("baseline", n, model=arm, **({} if n in broken else still)) for n in range(3)
+            ]
+        rows = [dataclasses.replace(row, model=arm) for arm in arms for row in predictions if row.model == "baseline"]
+        run = seed_of(number, tmp_path / str(number), predictions, hotflip_sections(1))
+        write_jsonl(run.directory / "hotflip_records.jsonl", rows_of(sections))
+        write_jsonl(run.directory / "predictions.jsonl", map(to_json, [*predictions, *rows]))
         results = run.results
         worst = given(results.hotflip.comparisons.baseline_vs_monotonic_worst_case)
         quality = results.evaluation.comparisons["cnn_dm"]["rougeL"].against_standard["baseline"]
-        arm = ArmAttribution(
-            success_vs_baseline=dataclasses.replace(worst.success, difference=change),
-            success_vs_monotonic=dataclasses.replace(worst.success, difference=0.1),
-            rougeL_vs_baseline=quality, rougeL_vs_monotonic=quality, success_reproduced=None, drop_reproduced=None,
+        one_seed = ArmAttribution(
+            success_vs_baseline=worst.success, success_vs_monotonic=worst.success, rougeL_vs_baseline=quality,
+            rougeL_vs_monotonic=quality, success_reproduced=None, drop_reproduced=None,
         )  # fmt: skip
-        arms = {"sign_frozen": arm} | ({"no_ffn": arm} if change == -0.2 else {})
         hotflip = dataclasses.replace(
             results.hotflip, models=results.hotflip.models | dict.fromkeys(arms, results.hotflip.models["baseline"])
         )
         cells = results.evaluation.datasets
         cells = {key: models | dict.fromkeys(arms, models["baseline"]) for key, models in cells.items()}
         evaluation = dataclasses.replace(results.evaluation, datasets=cells)
-        results = dataclasses.replace(results, attribution=arms, hotflip=hotflip, evaluation=evaluation)
+        attribution = dict.fromkeys(arms, one_seed)
+        results = dataclasses.replace(results, attribution=attribution, hotflip=hotflip, evaluation=evaluation)
         runs.append(dataclasses.replace(run, results=results))
     found = aggregate(runs)
     assert list(found.attribution) == ["sign_frozen"]
-    change = found.attribution["sign_frozen"].success_minus_baseline
-    assert change.mean == pytest.approx(-0.3) and change.values == [-0.2, -0.4]
+    one = found.attribution["sign_frozen"]
+    change, law = one.success_vs_baseline, stats.t(1.8, loc=-0.5, scale=12**-0.5)
+    assert change.differences == pytest.approx([-1 / 3, -2 / 3]) and (change.mean_a, change.mean_b) == (1.0, 0.5)
+    assert change.difference == pytest.approx(-0.5) and change.p_value == pytest.approx(2 * law.sf(0))
+    assert one.success_vs_monotonic.difference == pytest.approx(0.5)  # the arm minus monotonic, which breaks nothing
+    assert one.rougeL_vs_baseline.difference == 0 and one.rougeL_vs_monotonic.mean_b > one.rougeL_vs_monotonic.mean_a
+    assert change.family_size == 4 and change.p_value_holm >= change.p_value
+    assert one.reproduced is None  # three signs that agree show no difference to reproduce: p = 2^-2
     assert found.arms_left_out == ["no_ffn was trained in seed 1 alone: no figure over seeds has it"]
-    said = verdict_over_seeds(found).attribution
-    assert "sign_frozen -30.0 points [" in said and "no_ffn was trained in seed 1 alone" in said
+    sentence = verdict_over_seeds(found).attribution
+    assert "sign_frozen -50.0 points [" in sentence and "no_ffn was trained in seed 1 alone" in sentence
 
 
 def test_the_verdict_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:

@@ -14,7 +14,7 @@ from tests.pipeline_world import in_process
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.multi_seed import over_seeds
 from utils.analysis.records import Prediction
-from utils.analysis.seed_differences import crossed_test
+from utils.analysis.seed_differences import crossed_share, crossed_test
 from utils.analysis.statistics import crossed_difference
 from utils.core.codec import from_json, to_json
 from utils.core.files import read_jsonl, write_jsonl
@@ -249,3 +249,32 @@ def test_the_page_of_variants_has_every_cell_and_names_what_is_missing(seeds, mo
     assert f"{worst:.1f}" in ",".join(next(row for row in rows if row[:2] == ["b", "monotonic"]))
     page = (target / "report.html").read_text()
     assert "Not finished: b, seed 2." in page and "<svg" in page
+
+
+def test_the_interval_of_a_share_over_seeds_covers_it():
+    """Trainings and examples drawn again and again; the arm does half of what monotonic does."""
+    covered, n, worlds = 0, 60, 150
+    for number in range(worlds):
+        rng = np.random.default_rng(number)
+        example = rng.normal(0, 0.3, n)
+        seeds = []
+        for _ in range(3):
+            values = {
+                "baseline": 0.0,
+                "monotonic": -0.4 + rng.normal(0, 0.02),
+                "sign_frozen": -0.2 + rng.normal(0, 0.02),
+            }
+            drawn = {model: value + example + rng.normal(0, 0.3, n) for model, value in values.items()}
+            seeds.append({model: {f"e{i:02}": float(x) for i, x in enumerate(one)} for model, one in drawn.items()})
+        one = crossed_share(seeds, "sign_frozen", confidence=0.95)
+        covered += one is not None and one.lower <= 0.5 <= one.upper
+    assert 0.90 * worlds <= covered < worlds
+
+
+def test_a_share_over_seeds_of_nothing_is_none_and_of_equal_arms_is_one():
+    seeds = [{"baseline": {str(i): 0.01 * (i % 7) for i in range(9)}, "monotonic": {str(i): 1.0 for i in range(9)}}] * 2
+    same = [scores | {"sign_frozen": scores["monotonic"]} for scores in seeds]
+    one = crossed_share(same, "sign_frozen", confidence=0.95)
+    assert (one.share, one.lower, one.upper) == pytest.approx((1.0, 1.0, 1.0), abs=1e-5)
+    nothing = [scores | {"monotonic": scores["baseline"], "sign_frozen": scores["monotonic"]} for scores in seeds]
+    assert crossed_share(nothing, "sign_frozen", confidence=0.95) is None

@@ -15,14 +15,25 @@ from typing import Annotated, Any
 import numpy as np
 from scipy import stats
 
+from utils.analysis.attribution import Reproduced
 from utils.analysis.comparisons import AttackWarning, P
 from utils.analysis.final import FinalResults
 from utils.analysis.records import given
 from utils.analysis.results import HotFlipCell, TriggerCell
-from utils.analysis.seed_differences import LOSSES, PRIMARY, SeedTest, crossed_test, in_families, of_set, scores_of
+from utils.analysis.seed_differences import (
+    LOSSES,
+    PRIMARY,
+    SeedTest,
+    crossed_share,
+    crossed_test,
+    in_families,
+    in_one_family,
+    of_set,
+    scores_of,
+)
 from utils.core.codec import from_json
 from utils.core.errors import InputError, UsageError
-from utils.core.names import BASELINE, CONTROLS, HEADLINE_METRIC, METRICS, MODEL_KEYS, STANDARD, TRAINED_KEYS
+from utils.core.names import BASELINE, CONTROLS, HEADLINE_METRIC, METRICS, MODEL_KEYS, MONOTONIC, STANDARD, TRAINED_KEYS
 from utils.core.paths import Paths
 from utils.core.results import read_result
 
@@ -89,10 +100,12 @@ class SeedAttribution:
 
     worst_case_success: SeedFigure
     rougeL: Annotated[SeedFigure, "on the attack data set"]
-    success_minus_baseline: SeedFigure
-    success_minus_monotonic: SeedFigure
+    success_vs_baseline: Annotated[SeedTest, "the arm (b) against a model of the pair (a); Holm over all of all arms"]
+    success_vs_monotonic: SeedTest
+    rougeL_vs_baseline: SeedTest
+    rougeL_vs_monotonic: SeedTest
     reproduced: Annotated[
-        float | None, "mean difference in success from baseline over monotonic's; null unless the latter is shown"
+        Reproduced | None, "share of the pair's difference in worst-case success; null unless that difference is shown"
     ]
 
 
@@ -241,20 +254,24 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
         name: crossed_test([each[name] for each in scores], confidence=confidence, bound=bounds[name]) for name in order
     }
     trained = {arm: [run.seed for run in runs if arm in run.results.attribution] for arm in CONTROLS}
-    primary = compared[PRIMARY]
-    shown = primary.difference if primary.p_value is not None and primary.p_value < 1 - confidence else None
+    complete = [arm for arm, seeds in trained.items() if len(seeds) == len(runs)]
+    tests = {
+        (arm, name, key): crossed_test([each[measure] for each in scores], (key, arm), confidence=confidence, bound=1.0)
+        for arm in complete
+        for name, measure in (("success", PRIMARY), ("rougeL", of_set(attacked)))
+        for key in TRAINED_KEYS
+    }
+    adjusted = in_one_family(tests)
 
     def cause(arm: str) -> SeedAttribution:
-        from_baseline = figure(lambda r: r.attribution[arm].success_vs_baseline.difference)
-        from_monotonic = figure(lambda r: r.attribution[arm].success_vs_monotonic.difference)
-        # Arm minus baseline less arm minus monotonic: the pair's difference on the examples that all three share.
-        pair = given(from_baseline.mean) - given(from_monotonic.mean)
         return SeedAttribution(
             worst_case_success=attack_figure(arm),
             rougeL=rouge(attacked, arm, HEADLINE_METRIC),
-            success_minus_baseline=from_baseline,
-            success_minus_monotonic=from_monotonic,
-            reproduced=given(from_baseline.mean) / pair if shown and pair else None,
+            success_vs_baseline=adjusted[arm, "success", BASELINE],
+            success_vs_monotonic=adjusted[arm, "success", MONOTONIC],
+            rougeL_vs_baseline=adjusted[arm, "rougeL", BASELINE],
+            rougeL_vs_monotonic=adjusted[arm, "rougeL", MONOTONIC],
+            reproduced=crossed_share([each[PRIMARY] for each in scores], arm, confidence=confidence),
         )
 
     def attack_figure(arm: str) -> SeedFigure:
@@ -272,7 +289,7 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
         titles={key: entry.title for key, entry in all_results[0].data.sets.items() if entry.role == "test"},
         attack_dataset=attacked,
         monotonic_minus_baseline=in_families(compared),
-        attribution={arm: cause(arm) for arm, seeds in trained.items() if len(seeds) == len(runs)},
+        attribution={arm: cause(arm) for arm in complete},
         arms_left_out=[
             f"{arm} was trained in seed {', '.join(map(str, seeds))} alone: no figure over seeds has it"
             for arm, seeds in trained.items()

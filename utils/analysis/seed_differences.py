@@ -8,15 +8,17 @@ little more so; how many were left out stands beside every test.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from utils.analysis.attack_suite import attacks_on, strongest
+from utils.analysis.attribution import Reproduced
 from utils.analysis.claims import Outcome
 from utils.analysis.comparisons import P, PairedTest, SuccessTest
 from utils.analysis.final import FinalResults
@@ -43,14 +45,16 @@ PRIMARY, WORST_DROP, WORST_RISE = "worst-case success", "worst-case ROUGE-L drop
 HOTFLIP_SUCCESS, HOTFLIP_RISE = "HotFlip success", "HotFlip loss rise"
 WORST_TRIGGER = "worst trigger ROUGE-L change"
 LOSSES = (WORST_RISE, HOTFLIP_RISE)  # in nats, without bounds
+_Key = TypeVar("_Key", bound=Hashable)
 Scores = dict[str, dict[str, float]]  # model, then example
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedTest:
-    """Baseline (a) and monotonic (b) over seeds, on the examples that all seeds share; null where they share none.
+    """Two models (a, b) over seeds, on the examples that all seeds share; null where they share none.
 
-    `p_value`, `lower`, `upper`: seeds and examples crossed (statistics.crossed_difference).
+    Baseline and monotonic, or one of them and a control arm. `p_value`, `lower`, `upper`: seeds and examples crossed
+    (statistics.crossed_difference).
     """
 
     num_common: Annotated[Count, "examples in the array: usable on both models in every seed"]
@@ -76,7 +80,7 @@ class SeedTest:
 
 def scores_of(directory: Path, results: FinalResults) -> dict[str, Scores]:
     """Every compared measure of one seed, example by example; InputError where the final results say otherwise."""
-    found = dict(_rouge(directory, list(results.evaluation.datasets)))
+    found = dict(_rouge(directory, list(results.evaluation.datasets), (*TRAINED_KEYS, *results.attribution)))
     found |= _hotflip(directory, results)
     found |= _triggers(directory, results)
     for name, recorded in _recorded(results).items():
@@ -101,16 +105,19 @@ def paired_values(scores: Scores) -> tuple[list[str], NDArray[np.float64], NDArr
 
 
 def crossed_test(
-    seeds: Sequence[Scores], *, confidence: float, shift: float = 0.0, bound: float = math.inf
+    seeds: Sequence[Scores],
+    models: tuple[str, str] = (BASELINE, MONOTONIC),
+    *,
+    confidence: float,
+    shift: float = 0.0,
+    bound: float = math.inf,
 ) -> SeedTest:
-    """The test of one measure; `shift` is added to every difference (a margin, for non-inferiority).
+    """The test of one measure between two `models`; `shift` is added to every difference (a margin).
 
     bound: what a difference cannot exceed (1 for shares and ROUGE); its interval ends there.
     """
-    usable = [scores[BASELINE].keys() & scores[MONOTONIC].keys() for scores in seeds]
-    ids = sorted(set[str].intersection(*map(set, usable)))
-    left_out = len(set[str].union(*map(set, usable))) - len(ids)
-    a, b = (np.array([[scores[model][name] for name in ids] for scores in seeds]) for model in (BASELINE, MONOTONIC))
+    ids, left_out = _shared(seeds, models)
+    a, b = _arrays(seeds, models, ids)
     if len(ids) < 2 or len(seeds) < 2:
         return SeedTest(num_common=len(ids), num_left_out=left_out, differences=[], agree=0)
     difference = b - a + shift
@@ -130,6 +137,49 @@ def crossed_test(
     )
 
 
+def crossed_share(seeds: Sequence[Scores], arm: str, *, confidence: float) -> Reproduced | None:
+    """The share of monotonic's difference from baseline that `arm` reproduces, seeds and examples crossed.
+
+    The interval is Fieller's (J. R. Stat. Soc. B 16:175, 1954): every share s for which (arm - baseline) -
+    s * (monotonic - baseline) is not shown to differ from 0. None where the latter is not shown to differ from 0
+    itself: the interval would have no ends.
+    """
+    trio = (BASELINE, MONOTONIC, arm)
+    ids, _ = _shared(seeds, trio)
+    if len(ids) < 2 or len(seeds) < 2:
+        return None
+    baseline, monotonic, third = _arrays(seeds, trio, ids)
+    whole, part, alpha = monotonic - baseline, third - baseline, 1 - confidence
+    if crossed_difference(whole, confidence=confidence)["p_value"] >= alpha:
+        return None
+    share = float(part.mean() / whole.mean())
+
+    def acceptance(other: float) -> float:
+        return crossed_difference(part - other * whole, confidence=confidence)["p_value"] - alpha
+
+    def end(step: float) -> float | None:
+        while acceptance(share + step) > 0:
+            step *= 2
+            if abs(step) > 1e6:
+                return None
+        return float(optimize.bisect(acceptance, share, share + step, xtol=1e-6))
+
+    lower, upper = end(-0.5), end(0.5)
+    return None if lower is None or upper is None else Reproduced(share=share, lower=lower, upper=upper)
+
+
+def _shared(seeds: Sequence[Scores], models: Sequence[str]) -> tuple[list[str], int]:
+    """The examples that all models have in every seed, and how many more they have in some."""
+    usable = [set[str].intersection(*(set(scores[model]) for model in models)) for scores in seeds]
+    ids = sorted(set[str].intersection(*usable))
+    return ids, len(set[str].union(*usable)) - len(ids)
+
+
+def _arrays(seeds: Sequence[Scores], models: Sequence[str], ids: Sequence[str]) -> list[NDArray[np.float64]]:
+    """Of each model its values, float64 [seeds, examples]."""
+    return [np.array([[scores[model][name] for name in ids] for scores in seeds]) for model in models]
+
+
 def in_families(tests: Mapping[str, SeedTest]) -> dict[str, SeedTest]:
     """The primary test stands alone; Holm over the other two of the worst case, and over everything else."""
     worst = (WORST_DROP, WORST_RISE)
@@ -139,14 +189,20 @@ def in_families(tests: Mapping[str, SeedTest]) -> dict[str, SeedTest]:
     ]
     found = dict(tests)
     for family in families:
-        # Two rows of the same numbers (the worst trigger is of some type) are one test.
-        numbers = {name: (t.num_common, t.mean_a, t.mean_b, t.lower, t.upper) for name, t in family.items()}
-        first = {values: name for name, values in reversed(numbers.items())}
-        p_values = {name: test.p_value for name, test in family.items() if name in first.values()}
-        adjusted = holm({name: p for name, p in p_values.items() if p is not None})
-        for name, test in family.items():
-            if (same := first[numbers[name]]) in adjusted:
-                found[name] = replace(test, p_value_holm=adjusted[same], family_size=len(adjusted))
+        found |= in_one_family(family)
+    return found
+
+
+def in_one_family(tests: Mapping[_Key, SeedTest]) -> dict[_Key, SeedTest]:
+    """The tests, Holm-corrected over them all; two of the same numbers (the worst trigger is of some type) are one."""
+    numbers = {name: (t.num_common, t.mean_a, t.mean_b, t.lower, t.upper) for name, t in tests.items()}
+    first = {values: name for name, values in reversed(numbers.items())}
+    p_values = {name: test.p_value for name, test in tests.items() if name in first.values()}
+    adjusted = holm({name: p for name, p in p_values.items() if p is not None})
+    found = dict(tests)
+    for name, test in tests.items():
+        if (same := first[numbers[name]]) in adjusted:
+            found[name] = replace(test, p_value_holm=adjusted[same], family_size=len(adjusted))
     return found
 
 
@@ -178,10 +234,10 @@ def of_type(kind: str) -> str:
     return f"{kind} trigger ROUGE-L change"
 
 
-def _rouge(directory: Path, datasets: Sequence[str]) -> Iterator[tuple[str, Scores]]:
-    scores: dict[str, Scores] = {key: {model: {} for model in TRAINED_KEYS} for key in datasets}
+def _rouge(directory: Path, datasets: Sequence[str], models: Sequence[str]) -> Iterator[tuple[str, Scores]]:
+    scores: dict[str, Scores] = {key: {model: {} for model in models} for key in datasets}
     for row in read_jsonl(directory / "predictions.jsonl"):
-        if row["dataset"] in scores and row["model"] in TRAINED_KEYS:
+        if row["dataset"] in scores and row["model"] in models:
             prediction = from_json(Prediction, row, "predictions.jsonl")
             scores[prediction.dataset][prediction.model][prediction.id] = prediction.rougeL
     return iter((of_set(key), values) for key, values in scores.items())
@@ -189,11 +245,12 @@ def _rouge(directory: Path, datasets: Sequence[str]) -> Iterator[tuple[str, Scor
 
 def _hotflip(directory: Path, results: FinalResults) -> dict[str, Scores]:
     models, threshold = list(results.hotflip.models), results.hotflip.models[BASELINE].threshold
-    wanted = {str(section) for model in TRAINED_KEYS for section in attacks_on(model, models)}
+    trained = (*TRAINED_KEYS, *results.attribution)
+    wanted = {str(section) for model in trained for section in attacks_on(model, models)}
     rows = read_rows(directory / "hotflip_records.jsonl", hotflip_row, named=wanted)
     sections = sections_of(row.without_texts() for row in rows)
     found: dict[str, Scores] = {name: {} for name in (PRIMARY, WORST_DROP, WORST_RISE, HOTFLIP_SUCCESS, HOTFLIP_RISE)}
-    for model in TRAINED_KEYS:
+    for model in trained:
         for records, success, drop, rise in (
             (strongest(sections, model, models), PRIMARY, WORST_DROP, WORST_RISE),
             (attackable(sections[SectionKey("attack", model)]), HOTFLIP_SUCCESS, "", HOTFLIP_RISE),

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from configs.arms import ARMS
 from utils.analysis.attribution import ArmAttribution, Reproduced
 from utils.analysis.explanations import QUALITY, Explanations, explanations, measure_explained
-from utils.analysis.multi_seed import SeedFigure, SeedResults
+from utils.analysis.multi_seed import SeedResults
 from utils.analysis.quality_curve import Matched
+from utils.analysis.seed_differences import SeedTest
 from utils.core.names import MONOTONIC
 
 
@@ -86,13 +87,14 @@ def attribution_over_seeds(results: SeedResults) -> str:
     """The same over seeds, and which arms some seeds lack; empty without any arm."""
     each = []
     for arm, one in results.attribution.items():
-        share = "" if one.reproduced is None else f", {100 * one.reproduced:.0f} % of monotonic's"
-        each.append(f"{arm} {_points(one.success_minus_baseline)}{share}")
+        share = "" if one.reproduced is None else f", {_share(one.reproduced)} of monotonic's"
+        each.append(f"{arm} {_points(one.success_vs_baseline)}{share}")
     words = f"Worst-case success of the controls against baseline, over seeds: {'; '.join(each)}." if each else ""
     return " ".join([*([words] if words else []), *(f"{line}." for line in results.arms_left_out)])
 
 
-def _points(one: SeedFigure) -> str:
-    if one.mean is None or one.lower is None or one.upper is None:
-        return "not in every seed"
-    return f"{100 * one.mean:+.1f} points [{100 * one.lower:+.1f}, {100 * one.upper:+.1f}]"
+def _points(one: SeedTest) -> str:
+    found = one.outcome()
+    if found is None:
+        return "not tested (fewer than two examples in every seed)"
+    return f"{100 * found.difference:+.1f} points [{100 * found.lower:+.1f}, {100 * found.upper:+.1f}]"

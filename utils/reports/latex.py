@@ -36,7 +36,7 @@ _ACCENTS = {
     0x300: "`", 0x301: "'", 0x302: "^", 0x303: "~", 0x304: "=", 0x306: "u ", 0x307: ".", 0x308: '"', 0x30A: "r ",
     0x30B: "H ", 0x30C: "v ", 0x326: "c ", 0x327: "c ",
 }  # fmt: skip
-LONGEST = 12  # letters of a word that gets no places to break it: more would not fit the narrowest column of a text
+LONGEST = 16  # letters of a word that gets no places to break it; LaTeX hyphenates those of a text itself
 NARROW = 7  # the same in the head of a narrow column
 SUPPLEMENT_WIDTH = 440.0  # points: 455 lie between margins of 2.5 cm on A4, and words may be wider than average
 SIGN = {"footnotesize": 4.3, "scriptsize": 3.8, "tiny": 3.1}  # points of a sign of average width
