@@ -10,7 +10,7 @@ from typing import Any
 from utils.analysis.combined import CombinedResults
 from utils.analysis.multi_seed import SeedRun, aggregate
 from utils.core.files import write_text
-from utils.core.names import MODEL_KEYS
+from utils.core.names import BASELINE, MODEL_KEYS, TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.reports.html import figure
 from utils.reports.latex import tex
@@ -80,6 +80,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         Table("hotflip", "HotFlip over seeds", ("model, figure", *header), hotflip, shares),
         Table("triggers", "Changes by universal triggers over seeds", ("model, type, figure", *header), triggers),
         Table("training", "Training over seeds", ("model, figure", *header), training),
+        *([_attribution(results)] if results["attribution"] else []),
     ]
 
 
@@ -111,6 +112,35 @@ def _tests(results: dict[str, Any]) -> Table:
         "Interval and p: seeds and examples crossed (docs/statistics.md). Worst-case success is the primary test, in "
         "no family (-); Holm over the other two of the worst case, and over all other rows. same sign: seeds whose "
         "difference points the same way. examples: usable on both models in every seed.",
+    )
+
+
+def _attribution(results: dict[str, Any]) -> Table:
+    """Control arms against both models of the pair."""
+    level = f"{100 * results['confidence']:g} %"
+    measures = {"success": ("success", 100, 1), "rougeL": ("ROUGE-L", 1, 4)}
+    rows: list[tuple[str, ...]] = []
+    for arm, one in results["attribution"].items():
+        for measure, (words, unit, digits) in measures.items():
+            for other in TRAINED_KEYS:
+                test = one[f"{measure}_vs_{other}"]
+                shown: tuple[str, ...] = (NOT_AVAILABLE,) * 3
+                if test.get("p_value") is not None:
+                    ends = [unit * test["lower"], unit * test["upper"]]
+                    change = signed(unit * test["difference"], ends, digits=digits)
+                    shown = (change, p_value(test["p_value"]), p_value(test["p_value_holm"]))
+                share = one["reproduced"] if (measure, other) == ("success", BASELINE) else None
+                part = "-" if share is None else f"{100 * share['share']:.0f} %"
+                part += "" if share is None else f" [{100 * share['lower']:.0f}, {100 * share['upper']:.0f}]"
+                rows.append((f"{arm} {words} - {other}'s", *shown, str(test["num_common"]), part))
+    return Table(
+        "attribution",
+        "What did it? Control arms over seeds",
+        ("difference of", f"points [{level}]", "p", "p (Holm)", "examples", "reproduced"),
+        rows,
+        "Worst-case success in points, ROUGE-L of unattacked summaries as it is; seeds and examples crossed, Holm over "
+        "this table. Reproduced: the arm's difference in success from baseline over monotonic's, with Fieller's "
+        "interval (-: monotonic's difference is not shown).",
     )
 
 
@@ -177,6 +207,7 @@ def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alter
     provenance = [*sources, f"aggregated {metadata['timestamp']} on {metadata['host']}; {facts}"]
     sections = [
         Section("Monotonic minus baseline", tables=[by_name["comparison"]]),
+        *([Section("What caused it", tables=[by_name["attribution"]])] if "attribution" in by_name else []),
         Section("Quality", figures=drawn("rouge", "trade_off"), tables=[by_name["rouge"]]),
         Section("HotFlip", figures=drawn("hotflip_curves"), tables=[by_name["hotflip"]]),
         Section("Universal triggers", tables=[by_name["triggers"]]),
