@@ -12,7 +12,7 @@ import pytest
 from tests.data_world import rows, write_file
 from tests.test_data_hub import DATA, SOURCE, as_csv, as_parquet, check_rows, get, hub  # noqa: F401 - fixture
 from utils.core.errors import InputError, StageError
-from utils.data.discovery import NoFiles, split_names
+from utils.data.discovery import NoFiles, directory_files, split_names
 from utils.data.readers import read_rows
 from utils.data.registry import chosen_sources, sources
 
@@ -77,11 +77,42 @@ def test_save_to_disk_is_read(tmp_path, saved):
 
 UNCLEAR: dict[str, tuple[list[str], str, str]] = {
     "two sets share a word": (["samsum_test.csv", "xsum_test.csv", "xsum_train.csv"], "test", "several files could be"),
+    "two sets in folders of their own": (["samsum/test.csv", "xsum/test.csv"], "test", "several files could be"),
+    "an old copy of the folder": (["test/part1.csv", "backup/test/part1.csv"], "test", "several files could be"),
     "another split": (["train.csv", "test.csv"], "validation", "no split validation; there are train, test"),
     "a shard is missing": (["data/test-00000-of-00002.parquet"], "test", "shards are missing"),
     "no data": (["README.md", "x.py"], "test", "no data files; there are README.md, x.py"),
     "only hidden and descriptions": ([".test.csv", "dataset_infos.json", "a/.b/test.csv"], "test", "no data files"),
 }
+
+
+UNCLEAR_HERE: dict[str, tuple[dict[str, str], str]] = {
+    "two formats": ({"test.csv": "", "test_more.jsonl": ""}, "both test.csv and test_more.jsonl could be test"),
+    "a link to nothing": ({"test.csv": "", "test-2.csv": "-> gone.csv"}, "test-2.csv is a link to nothing"),
+    "YAML that is none": ({"a.csv": "", "README.md": "---\nconfigs: [: :\n---\n"}, "while parsing"),
+    "save_to_disk, cut off": ({"state.json": "{}", "dataset_info.json": "{}"}, "save_to_disk wrote there is damaged"),
+    "save_to_disk, torn": ({"dataset_dict.json": "[1"}, "save_to_disk wrote there is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR_HERE)
+def test_what_is_not_clear_in_a_directory_is_refused(tmp_path, name):
+    files, words = UNCLEAR_HERE[name]
+    for file, content in files.items():
+        if content.startswith("-> "):
+            (tmp_path / file).symlink_to(content[3:])
+        else:
+            (tmp_path / file).write_text(content)
+    with pytest.raises(NoFiles, match=words):
+        directory_files(tmp_path, "test")
+
+
+def test_folders_that_are_links_are_entered_and_descriptions_are_no_second_format(tmp_path):
+    layout(tmp_path / "set", {"test/2019/a.csv": "test", "train.csv": "train"})
+    layout(tmp_path / "far", {"b.csv": "more"})
+    (tmp_path / "set" / "test" / "2020").symlink_to(tmp_path / "far")
+    (tmp_path / "set" / "labels.json").write_text("{}")
+    assert [file.name for file in directory_files(tmp_path / "set", "test")] == ["a.csv", "b.csv"]
 
 
 @pytest.mark.parametrize("name", UNCLEAR)

@@ -50,6 +50,8 @@ REFUSED = {
     "semicolons": ("document;summary\na;b\n", 0, "separated by ';'"),
     "other columns": ("text,summary\na,b\n", 0, "no column 'document'; there are text, summary"),
     "nothing at all": ("", 0, "not even a header"),
+    "two files put together": ("document,summary\na,b\ndocument,summary\nc,d\n", 3, "the header again"),
+    "no header": ("a text of the first row that goes on and on and on,b\n", 0, r"there are .{40}\.\.\., b\.$"),
 }
 
 
@@ -140,11 +142,25 @@ def test_encodings_are_named_or_read(tmp_path):
     assert read(write(tmp_path / "c.jsonl", line.encode("cp1252")), encoding="cp1252") == [("café", "é")]
 
 
+def test_a_wrong_encoding_of_one_byte_a_character_does_not_pass_for_right(tmp_path):
+    head = "document,summary\n" + "plain,row\n" * 20_000  # what is told comes late
+    path = write(tmp_path / "a.csv", head + "café,thé\n")
+    for encoding in ("latin-1", "cp1252", "mac-roman"):
+        with pytest.raises(StageError, match=f"written in UTF-8, not in {encoding}"):
+            read(path, encoding=encoding)
+        assert (
+            read(write(tmp_path / "b.csv", (head + "café,thé\n").encode(encoding)), encoding=encoding)[-1][1] == "thé"
+        )
+    text = write(tmp_path / "c.csv", "document,summary\n联通,联\n".encode("gbk"))  # these bytes are UTF-8, too
+    assert read(text, encoding="gbk") == [("联通", "联")]
+
+
 def test_old_macintosh_lines_and_blank_lines(tmp_path):
     assert read(write(tmp_path / "a.csv", "document,summary\ra,b\rc,d\r")) == [("a", "b"), ("c", "d")]
     assert read(write(tmp_path / "b.csv", "\ndocument,summary\n\na,b\n  \n")) == [("a", "b")]
 
 
+_GZIP = gzip.compress(random.Random(0).randbytes(90))
 OTHERWISE = {
     "zip": ("rows.csv", b"PK\x03\x04rest", "ZIP archive or a spreadsheet"),
     "parquet called csv": ("rows.csv", b"PAR1xxxx", "suffix .parquet"),
@@ -168,6 +184,20 @@ OTHERWISE = {
         b'[{"document": "a", "summary": "b"},\n{"document": "a", "summary": "b"},\n{"document": a}]',
         "line 3: not JSON",
     ),
+    "a pointer of Git LFS": (
+        "rows.parquet",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d",
+        "git lfs pull",
+    ),
+    "a quote over tabs and lines": (
+        "rows.tsv",
+        b'document\tsummary\n"I will go\tHe goes\nIt went on."\tIt ended\n',
+        "line 2: a quote opens a text that goes over a tab and a line break",
+    ),
+    "gzip with wrong bytes": ("rows.csv.gz", _GZIP[:12] + bytes(255 - byte for byte in _GZIP[12:40]), "damaged gzip"),
+    "lists without end": ("rows.jsonl", b'{"document": ' + b"[" * 100_000, "inside each other without end"),
+    "an array without end": ("rows.json", b"[" * 100_000, "inside each other without end"),
+    "an array in latin-1": ("rows.json", b'[{"document": "caf\xe9", "summary": "b"}]', "not utf-8"),
     "numbers": ("rows.jsonl", b'{"document": 5, "summary": "b"}', "line 1: column 'document' holds something"),
 }
 
@@ -187,6 +217,15 @@ def test_a_doubled_parquet_column_is_refused_and_a_missing_one_named(tmp_path):
         read(tmp_path / "rows.parquet")
     with pytest.raises(StageError, match="no column 'text'; there are document, summary, summary"):
         list(read_rows([tmp_path / "rows.parquet"], "text", "document"))
+
+
+def test_bytes_in_parquet_that_are_no_text_are_refused(tmp_path):
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
+    parquet.write_table(
+        pa.Table.from_arrays([broken, pa.array(["b"])], names=["document", "summary"]), tmp_path / "a.parquet"
+    )
+    with pytest.raises(StageError, match=r"not a readable parquet file .*can't decode byte 0xe9"):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_long_json_array_is_read_in_windows(tmp_path, monkeypatch):

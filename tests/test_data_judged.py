@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 
 from tests.data_world import COLUMNS, all_rows, arguments, write_file, write_sets
-from tests.tiny import write_model
 from utils.core.codec import from_json
 from utils.core.errors import StageError, UsageError
 from utils.data.preflight import look
 from utils.data.preparation import load_prepared, prepare
 from utils.data.records import DataStatistics
 from utils.data.registry import chosen_sources, sources
-from utils.modeling.tokenizer import load_tokenizer
 from utils.reports.data_tables import doubts
 
 KEYS = (("dialogsum", "highlightsum", "arxiv"), ("cnn_dm", "xsum", "samsum"), "cnn_dm")
@@ -113,7 +111,25 @@ def written_lists(data: dict[str, Any]) -> None:
         row["summary"] = str([row["summary"], "more"])
 
 
+def in_quotes(data: dict[str, Any]) -> None:
+    for row in data["dialogsum"]["train"]:
+        row["summary"] = f"'{row['summary']}'"
+
+
+def tagged(data: dict[str, Any]) -> None:
+    for row in data["dialogsum"]["train"]:
+        row["summary"] = f"<S> {row['summary']} </S> <S> more </S>"
+
+
+def labels(data: dict[str, Any]) -> None:
+    for number, row in enumerate(data["dialogsum"]["train"]):
+        row["summary"] = f"about topic {'abc'[number % 3]}"
+
+
 ODD = {
+    "single quotes": (in_quotes, "100% of the texts are lists written as text, such as ['a', 'b'], or all in quotes"),
+    "tags of sentences": (tagged, "100% of the texts are lists written as text"),
+    "a column of labels": (labels, "33% of the rows have one and the same summary"),
     "swapped columns": (swapped, "dialogsum/train: 100% of the summaries are longer than their documents"),
     "document = summary": (copied, "dialogsum/train: in 17% of the rows the summary is the document"),
     "dropped rows": (mostly_empty, "dialogsum/train: 12 of 30 rows were dropped (12 too short)"),
@@ -132,15 +148,34 @@ def test_odd_shares_are_warnings_in_statistics_report_and_pre_flight(tmp_path, n
     assert any(words in line for line in report)
     finding = looked_at(tmp_path, "dialogsum")
     assert finding.works and len(finding.warnings) >= 1
-    assert prepared(tmp_path / "plain", all_rows())["warnings"] == []
+
+
+def test_plain_rows_are_no_reason_for_a_warning(tmp_path):
+    assert prepared(tmp_path, all_rows())["warnings"] == []
+
+
+def test_repeats_in_and_between_test_sets_and_files_given_twice(tmp_path):
+    data = all_rows()
+    for row in data["samsum"]["test"]:
+        row["dialogue"] = data["xsum"]["test"][0]["document"]
+    warnings = prepared(tmp_path, data)["warnings"]
+    assert "samsum/test: 11 of 12 rows have a document that came before" in warnings
+    assert "samsum/test: 1 documents are in other test sets, too" in warnings
+    registry = json.loads((tmp_path / "data/datasets.json").read_text())
+    shutil.copy(tmp_path / "data/xsum/test.jsonl", tmp_path / "data/xsum/test (1).jsonl")
+    for second in ("xsum/test.jsonl", "xsum/test (1).jsonl"):
+        registry["xsum"]["files"]["test"] = ["xsum/test.jsonl", second]
+        (tmp_path / "data/datasets.json").write_text(json.dumps(registry))
+        with pytest.raises(StageError, match=r"xsum/test: .* is there twice"):
+            prepare(**arguments(tmp_path, sources(tmp_path / "data/datasets.json")))
+        assert "is there twice" in looked_at(tmp_path, "xsum").reasons[0]
 
 
 def test_text_that_the_vocabulary_cannot_read_is_told_with_its_share(tmp_path):
     data = all_rows()
     for number, row in enumerate(data["samsum"]["test"]):
-        row["dialogue"], row["summary"] = CHINESE[number:] + CHINESE[:number], CHINESE[:12]
-    tokenizer = load_tokenizer(write_model(tmp_path / "model"))
-    statistics = prepared(tmp_path, data, tokenizer=tokenizer)
+        row["dialogue"], row["summary"] = CHINESE[number:] + CHINESE[:number], CHINESE[number:][:12]
+    statistics = prepared(tmp_path, data)
     facts = statistics["sets"]["samsum"]["splits"]["test"]
     assert facts["kept"] == 12 and facts["unknown"]["characters"] > 0.95
     assert set(facts["unknown"]["examples"]) <= set(CHINESE) and len(facts["unknown"]["examples"]) == 20

@@ -158,6 +158,16 @@ def test_several_added_sets_and_a_known_one_in_another_role(tmp_path):
         chosen_sources(sources(path), ("arxiv",), ("xsum",), "xsum")
     with pytest.raises(UsageError, match="no data set is called 'nosuch'"):
         chosen_sources(sources(path), ("nosuch",), ("xsum",), "xsum")
+    registry["samsum"] |= {"title": "The\nextra  set "}
+    registry["extra"] |= {"title": "The extra set"}
+    path.write_text(json.dumps(registry))
+    assert sources(path)["samsum"].title == "The extra set"
+    with pytest.raises(UsageError, match="samsum and extra both have the title 'The extra set'"):
+        chosen_sources(sources(path), ("samsum",), ("extra",), "extra")
+    registry["xsum"]["splits"] = {"test": "held_out"}
+    path.write_text(json.dumps(registry))
+    with pytest.raises(UsageError, match="splits has 'held_out' for test, but files names a file"):
+        sources(path)
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -175,6 +185,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "contains a stranger": ({"xsum": {"contains": ["nosuch"]}}, "contains 'nosuch'; there are dialogsum"),
     "an encoding": ({"xsum": {"encoding": "utf-99"}}, "no encoding 'utf-99'"),
     "lists": ({"xsum": {"summary_list": "first"}}, "summary_list must be sentences or references"),
+    "no encoding of texts": ({"xsum": {"encoding": "hex"}}, "no encoding 'hex'"),
+    "the name of something else": ({"comparisons": {}}, "not be comparisons"),
+    "a key too long": ({"k" * 300: {}}, "up to 64 letters"),
+    "a title of spaces": ({"xsum": {"title": " \n"}}, "title must be a text"),
+    "a path too long": ({"xsum": {"files": {"test": "x" * 5000}}}, "File name too long"),
+    "the home of nobody": ({"xsum": {"files": {"test": "~nobody-at-all/x.csv"}}}, "Could not determine home"),
+    "lists without end": ("[" * 100_000, "not JSON that can be read"),
     "no such file": ({"xsum": {"files": {"test": "none.csv"}}}, "no such file"),
     "a comma too many": ('{"xsum": {},\n}', "line 2: not JSON"),
 }

@@ -193,6 +193,10 @@ def test_samples_are_seeded_spread_and_independent_of_order():
 CHINESE = "昨天下午三点钟左右我们在学校门口见到了老师他说明天不上课所以大家都很高兴然后一起去公园里玩了很久才回家吃饭"
 SCRIPTS = {
     "Chinese": CHINESE,
+    "Tibetan": "ང་ཚོ་སློབ་གྲྭར་འགྲོ་དགོས་རེད་ཁྱེད་རང་གི་མིང་ལ་ག་རེ་ཟེར་",
+    "narrow kana": "ｷﾉｳﾊｶﾞｯｺｳﾆｲｷﾏｼﾀｾﾝｾｲﾆｱｲﾏｼﾀｱｼﾀﾊﾔｽﾐﾃﾞｽﾐﾝﾅﾃﾞｺｳｴﾝﾍ",
+    "Javanese": "ꦲꦏꦸꦭꦸꦔꦲꦶꦁꦱꦼꦏꦺꦴꦭꦲꦤ꧀ꦱꦧꦼꦤ꧀ꦢꦶꦤꦭꦸꦔꦲꦶꦁꦱꦏꦺꦭꦧꦼꦤ",
+    "Yi": "ꆈꌠꁱꂷꀉꒉꆏꋍꃅꄮꐚꑌꋦꇁꂷꐚꈜꂷꄮꒉꆏꁱꐚꀉꌠꈜꑌꋍꇁꋦꃅꆈꂷꒉꐚꄮꀉꌠ꒐ꋍꑌꇁ",
     "Japanese": "昨日の午後三時ごろ学校の門の前で先生に会いました明日は授業がないのでみんなで公園へ行きました",
     "Thai": "เมื่อวานตอนบ่ายเราพบคุณครูที่หน้าโรงเรียนครูบอกว่าพรุ่งนี้ไม่มีเรียนพวกเราจึงไปเล่นที่สวนสาธารณะด้วยกันจนเย็น",
 }
@@ -201,7 +205,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_without_spaces_are_counted_and_compared_by_characters(script):
     text = SCRIPTS[script]
-    assert count_words(text) > 40 and problem_of(text, text[:6], test=False) is None
+    assert count_words(text) > 35 and problem_of(text, text[:6], test=False) is None
     assert problem_of(text[:4], text[:6], test=False) == "too_short"
     rng = random.Random(3)
     others = ["".join(rng.sample(text, len(text))) for _ in range(30)]

@@ -14,9 +14,11 @@ import unicodedata
 MIN_DOCUMENT_WORDS = 8
 MIN_SUMMARY_WORDS = 2
 
-# Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han. (Hangul has spaces.)
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-UNSPACED += "\U00020000-\U0003ffff"
+# Scripts that put no spaces between words, by their Unicode blocks. (Hangul and Ethiopic have spaces.)
+UNSPACED = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff"  # Thai, Lao, Tibetan, Burmese, Khmer
+UNSPACED += "\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf"  # Tai, Balinese, Javanese
+UNSPACED += "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f\u3100-\u312f\u31a0-\u31bf"  # kana, Bopomofo
+UNSPACED += "\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua48f\uf900-\ufaff\U00020000-\U0003ffff"  # Han, Yi
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _INVISIBLE = re.compile(
     r"[\u0000-\u0008\u000e-\u001f\u007f-\u0084\u0086-\u009f\u00ad\u200b\u200e\u200f\u2060\ufeff\ufffe\uffff]"
@@ -58,6 +60,15 @@ def count_words(text: str) -> int:
     if text.isascii() or not _UNSPACED.search(text):
         return text.count(" ") + text.count("\n") + 1 if text else 0
     return sum(len(found := _UNSPACED.findall(word)) + (len(found) < len(word)) for word in text.split())
+
+
+def is_written_value(text: str) -> bool:
+    """Whether a clean text is a program's value written as text: ['a', 'b'], {'a': 1}, <S> a </S>, or all in quotes."""
+    first, last = text[:1], text[-1:]
+    if first in ("'", '"'):
+        return first == last and text.count(first) == 2
+    enclosed = {"[": "]", "(": ")", "{": "}"}.get(first) == last
+    return (enclosed and text[1] in "'\"") or (text[:3] == "<S>" and text[-4:] == "</S>")
 
 
 def problem_of(document: str, summary: str, *, test: bool) -> str | None:

@@ -8,6 +8,7 @@ one with empty files of these names: a repository then needs no download and no 
 from __future__ import annotations
 
 import fnmatch
+import glob
 import json
 import re
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from utils.data.readers import format_of
 
+SPLITS = ("train", "validation", "test")
 _PREFERRED = ("parquet", "csv", "tsv", "json", "arrow")  # where a repository has its rows in several formats
 _SHARD_OF = re.compile(r"-of-(\d+)")
 
@@ -50,38 +52,58 @@ def directory_files(directory: Path, split: str, *, config: str = "") -> list[Pa
 
     Where no name tells a split, the directory is that split: all its files. NoFiles as `split_names`.
     """
-    if (directory / "dataset_dict.json").is_file():
-        saved = json.loads((directory / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        return directory_files(directory / _called(split, saved), split)
-    if (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():
-        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        return [directory / file["filename"] for file in state["_data_files"]]
-    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    try:
+        if (directory / "dataset_dict.json").is_file():
+            saved = json.loads((directory / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            return directory_files(directory / _called(split, saved), split)
+        if (directory / "state.json").is_file() and (directory / "dataset_info.json").is_file():
+            state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+            return [directory / file["filename"] for file in state["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise NoFiles(f"what save_to_disk wrote there is damaged ({type(error).__name__}: {error})") from None
+    # Unlike Path.rglob it enters folders that are links, and lists links to nothing.
+    every = glob.glob("**", root_dir=directory, recursive=True)  # noqa: PTH207
+    names = sorted(name for name in every if not (directory / name).is_dir())
+    if broken := [name for name in names if not (directory / name).exists()]:
+        raise NoFiles(f"{broken[0]} is a link to nothing")
     readme = directory / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else None
     if not any(format_of(name) for name in names if not _ignored(name)):
         raise NoFiles("no .csv, .tsv, .jsonl, .json, .parquet or .arrow file in it")
     known = _splits(tuple(names), config, text)
     chosen = [name for files in known.values() for name in files]
-    if text is None and len(known) == 1 and not _tells_split(chosen):
+    if text is None and len(known) == 1 and not any(_tells(name, word) for name in chosen for word in SPLITS):
         return [directory / name for name in chosen]
-    return [directory / name for name in split_names(names, split, config=config, readme=text)]
+    chosen = split_names(names, split, config=config, readme=text)
+    others = [name for name in names if format_of(name) not in (None, format_of(chosen[0])) and not _ignored(name)]
+    if text is None and (also := [name for name in others if _tells(name, split)]):
+        raise NoFiles(f"both {chosen[0]} and {also[0]} could be {split}")
+    return [directory / name for name in chosen]
 
 
 def _of_split(names: tuple[str, ...], split: str, config: str, readme: str | None) -> list[str]:
     known = _splits(names, config, readme)
     chosen = list(known[_called(split, known)])
-    if readme is None or "data_files" not in readme:
-        shapes = {re.sub(r"\d+", "#", PurePosixPath(name).stem) for name in chosen}
-        folders = [re.split(r"[-._ 0-9]", part) for name in chosen for part in PurePosixPath(name).parent.parts]
-        if len(shapes) > 1 and not any(_means(split, word) for words in folders for word in words):
-            raise NoFiles(f"several files could be {split}: {_listed(chosen)}. Name one of them")
+    by_name = readme is None or "data_files" not in readme
+    if by_name and len({_series(name, split) for name in chosen}) > 1:
+        raise NoFiles(f"several files could be {split}: {_listed(chosen)}. Name one of them")
     return _complete(chosen)
+
+
+def _series(name: str, split: str) -> str:
+    """What the files of one split have in common: the folder that tells the split, or the name but for its numbers."""
+    path = PurePosixPath(name)
+    for folder in path.parents:
+        if _tells(folder.name, split):
+            return f"{folder}/"
+    return str(path.with_name(re.sub(r"\d+", "#", path.stem)))
 
 
 @lru_cache(maxsize=32)
 def _splits(names: tuple[str, ...], config: str, readme: str | None) -> dict[str, tuple[str, ...]]:
     """The files of every split that `datasets` sees, in the first format that it can use."""
+    from yaml import YAMLError  # of the README
+
     problem = f"no data files; there are {_listed(names)}"
     for kind in _PREFERRED:
         chosen = [name for name in names if format_of(name) == kind and not _ignored(name)]
@@ -89,7 +111,7 @@ def _splits(names: tuple[str, ...], config: str, readme: str | None) -> dict[str
             continue
         try:
             return _asked(chosen, config, readme)
-        except (ValueError, OSError) as error:  # DataFilesNotFoundError, an unknown configuration, YAML that is none
+        except (ValueError, OSError, YAMLError) as error:  # DataFilesNotFoundError, a configuration that is not there
             problem = " ".join(str(error).split()).split(" Example")[0].rstrip(".") or "unreadable"
     raise NoFiles(problem)
 
@@ -132,9 +154,9 @@ def _means(split: str, word: str) -> bool:
     return word.lower() == split or word.lower() in words.get(split, ())
 
 
-def _tells_split(names: Sequence[str]) -> bool:
-    words = {word for name in names for word in re.split(r"[-._ 0-9/]", name.lower())}
-    return any(_means(split, word) for split in ("train", "validation", "test") for word in words)
+def _tells(name: str, split: str) -> bool:
+    """Whether a word of the path is a name of the split."""
+    return any(_means(split, word) for word in re.split(r"[-._ 0-9/]", name))
 
 
 def _complete(names: list[str]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from utils.core.errors import StageError
-from utils.data.cleaning import clean_text, problem_of
+from utils.data.cleaning import clean_text, is_written_value, problem_of
 from utils.data.readers import Row
 from utils.data.records import SplitFacts
 from utils.data.registry import DatasetSource
@@ -16,6 +17,7 @@ DROPPED = 0.20
 REPEATED = 0.60
 LONGER = 0.20
 IDENTICAL = 0.01
+SAME_SUMMARY, SAME_ROWS = 0.05, 5  # share of the rows, and at least so many
 WRITTEN_LISTS = 0.20
 UNKNOWN = 0.05  # of characters or tokens; English text has under 1 %
 
@@ -44,17 +46,18 @@ def warnings_of(name: str, facts: SplitFacts) -> list[str]:
     if not drawn:
         return []
     found = []
-    repeats = facts.removed.get("duplicate", 0)
-    dropped = drawn - facts.kept - repeats
+    dropped = drawn - facts.kept - facts.removed.get("duplicate", 0)
     if dropped > DROPPED * drawn:
         reasons = sorted(facts.removed.items(), key=lambda item: -item[1])
         why = ", ".join(f"{rows:,} {reason.replace('_', ' ')}" for reason, rows in reasons if reason != "not_drawn")
         found.append(f"{dropped:,} of {drawn:,} rows were dropped ({why})")
-    if repeats > REPEATED * drawn:
-        found.append(f"{repeats:,} of {drawn:,} rows repeat other training text")
+    if facts.repeated_documents > REPEATED * drawn:
+        found.append(f"{facts.repeated_documents:,} of {drawn:,} rows have a document that came before")
     if facts.several_references:
         found.append(f"{facts.several_references:,} rows have several references; the first is used")
     found += _text_warnings(
+        rows=facts.sampled["rows"] if facts.sampled else 0,
+        same_summary=facts.sampled["same_summary"] if facts.sampled else 0.0,
         longer=facts.summary_longer or 0.0,
         identical=facts.identical or 0.0,
         written_lists=facts.written_lists or 0.0,
@@ -84,9 +87,11 @@ def sample_warnings(name: str, rows: Sequence[Row]) -> list[str]:
         letters = [character for pair in kept for text in pair for character in text if character.isalpha()]
         foreign = [character for character in letters if character > "\u024f"]  # behind the Latin blocks
         found += _text_warnings(
+            rows=len(kept),
+            same_summary=share * Counter(summary for _, summary in kept).most_common(1)[0][1],
             longer=share * sum(len(summary) > len(document) for document, summary in kept),
             identical=share * sum(summary == document for document, summary in kept),
-            written_lists=share * sum(summary[:2] in ("['", '["') for _, summary in kept),
+            written_lists=share * sum(any(map(is_written_value, pair)) for pair in kept),
             unknown=len(foreign) / max(1, len(letters)),
             examples="".join(dict.fromkeys(foreign))[:10],
         )
@@ -94,15 +99,26 @@ def sample_warnings(name: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _text_warnings(
-    *, longer: float, identical: float, written_lists: float, unknown: float, examples: str
+    *,
+    rows: int,
+    same_summary: float,
+    longer: float,
+    identical: float,
+    written_lists: float,
+    unknown: float,
+    examples: str,
 ) -> list[str]:
     found = []
     if longer > LONGER:
         found.append(f"{longer:.0%} of the summaries are longer than their documents; are the columns swapped?")
     if identical > IDENTICAL:
         found.append(f"in {identical:.0%} of the rows the summary is the document")
+    if same_summary > SAME_SUMMARY and same_summary * rows >= SAME_ROWS:
+        found.append(f"{same_summary:.0%} of the rows have one and the same summary; is the column a label?")
     if written_lists > WRITTEN_LISTS:
-        found.append(f"{written_lists:.0%} of the texts are lists written as text, such as ['a', 'b']")
+        found.append(
+            f"{written_lists:.0%} of the texts are lists written as text, such as ['a', 'b'], or all in quotes"
+        )
     if unknown > UNKNOWN:
         found.append(
             f"{unknown:.0%} of the text is <unk> to the model's vocabulary ({examples}), and ROUGE counts only Latin "

@@ -40,17 +40,20 @@ class Fetched:
 
 
 def check_separate(source: DatasetSource) -> None:
-    """StageError if a local file, or a copy of it, is given for two splits."""
+    """StageError if a local file, or a copy of it, is given for two splits, or twice for one."""
     by_size: dict[int, list[tuple[str, Path]]] = {}
     for split, paths in source.files.items():
         for path in paths:
             others = by_size.setdefault(path.stat().st_size, [])
             for other, same in others:
-                if other != split and (path == same or sha256_of(path) == sha256_of(same)):
-                    raise StageError(
-                        f"{source.key}: {other} and {split} have the same content ({same}, {path}). "
-                        "Name another file for one of them: nothing would be held out."
-                    )
+                if path != same and sha256_of(path) != sha256_of(same):
+                    continue
+                if other == split:
+                    raise StageError(f"{source.key}/{split}: {path} is there twice ({same}). Name it once.")
+                raise StageError(
+                    f"{source.key}: {other} and {split} have the same content ({same}, {path}). "
+                    "Name another file for one of them: nothing would be held out."
+                )
             others.append((split, path))
 
 

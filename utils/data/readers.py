@@ -13,6 +13,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ LISTS = ("sentences", "references")
 
 ROWS_AT_A_TIME = 500
 MAX_CELL = 1 << 24  # characters: a CSV field beyond this is a quote that was never closed
+LONGEST_NAME = 40  # characters of a column's name in a message: a file without a header has a row there
 CHUNK = 1 << 20  # characters of a JSON array that are read at a time
+_LFS_POINTER = b"version https://git-lfs."  # what a clone has in place of large files
 _BOMS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -132,6 +135,9 @@ def _untagged(sentence: str) -> str:
 def _cells(path: Path, columns: tuple[str, str], encoding: str) -> Cells:
     kind = format_of(path)
     try:
+        with path.open("rb") as handle:
+            if handle.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise StageError(f"{path}: a pointer of Git LFS, not the data. Get them with git lfs pull.")
         if kind == "parquet":
             yield from _parquet(path, columns)
         elif kind == "arrow":
@@ -140,8 +146,13 @@ def _cells(path: Path, columns: tuple[str, str], encoding: str) -> Cells:
             yield from _json(path, columns, encoding)
         else:
             yield from _csv(path, columns, encoding, "\t" if kind == "tsv" else ",")
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise StageError(f"{path}: damaged gzip file ({error}).") from None
+    except UnicodeError as error:
+        fix = 'Save it as UTF-8, or give "encoding" in DATASETS_FILE (latin-1, cp1252, utf-16 ...)'
+        raise StageError(f"{path}: not {encoding} ({error}). {fix}.") from None
+    except RecursionError:
+        raise StageError(f"{path}: objects or lists inside each other without end. Expected rows of text.") from None
     except OSError as error:
         raise StageError(f"{path}: cannot be read ({error.strerror or error}).") from None
 
@@ -169,6 +180,15 @@ def _csv(path: Path, columns: tuple[str, str], encoding: str, delimiter: str) ->
             check_columns(path, columns, header)
             first, second = header.index(columns[0]), header.index(columns[1])
             continue
+        if row == header:
+            raise StageError(
+                f"{path}, line {line}: the header again. Of files put together only the first keeps its own."
+            )
+        if delimiter == "\t" and reader.line_num > line and any("\t" in cell and "\n" in cell for cell in row):
+            raise StageError(
+                f"{path}, line {line}: a quote opens a text that goes over a tab and a line break. Double it if it is "
+                "part of the text; if the text has tabs, write spaces."
+            )
         if len(row) != len(header):
             raise StageError(
                 f"{path}, line {line}: {len(row)} fields, but the header has {len(header)}. A text with a separator "
@@ -264,8 +284,8 @@ def _parquet(path: Path, columns: tuple[str, str]) -> Cells:
                 for batch in file.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=list(columns)):
                     yield from _numbered(batch, columns, number)
                     number += len(batch)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise StageError(f"{path}: not a readable parquet file ({error}).") from None
+    except (pyarrow.ArrowException, UnicodeError, OSError) as error:
+        raise StageError(f"{path}: not a readable parquet file ({_one_line(error)}).") from None
 
 
 def _arrow(path: Path, columns: tuple[str, str]) -> Cells:
@@ -280,8 +300,12 @@ def _arrow(path: Path, columns: tuple[str, str]) -> Cells:
                 for start in range(0, len(batch), ROWS_AT_A_TIME):
                     yield from _numbered(batch.slice(start, ROWS_AT_A_TIME), columns, number + start)
                 number += len(batch)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise StageError(f"{path}: not a readable Arrow stream ({error}).") from None
+    except (pyarrow.ArrowException, UnicodeError, OSError) as error:
+        raise StageError(f"{path}: not a readable Arrow stream ({_one_line(error)}).") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _numbered(batch: Any, columns: tuple[str, str], number: int) -> Cells:
@@ -301,7 +325,10 @@ def check_columns(path: Path, wanted: Sequence[str], present: Any, place: str = 
             raise StageError(f"{start}: {names.count(column)} columns are called {column!r}. Rename all but one.")
         hint = next((mark for mark in ";\t|," if len(names) == 1 and mark in str(names[0])), "")
         fix = f" It seems to be separated by {hint!r}: save it with commas, or with tabs as .tsv." if hint else ""
-        raise StageError(f"{start}: no column {column!r}; there are {', '.join(map(str, names))}.{fix}")
+        shown = ", ".join(
+            str(name) if len(str(name)) <= LONGEST_NAME else f"{str(name)[:LONGEST_NAME]}..." for name in names
+        )
+        raise StageError(f"{start}: no column {column!r}; there are {shown}.{fix}")
 
 
 @contextlib.contextmanager
@@ -331,7 +358,22 @@ def _codec(encoding: str) -> str:
 
 def _head(path: Path, encoding: str) -> str:
     with _stream(path, encoding) as handle:
-        return handle.read(1 << 16).decode(_codec(encoding), "replace")
+        start = handle.read(1 << 16)
+    _refuse_utf8(path, encoding, start)
+    return start.decode(_codec(encoding), "replace")
+
+
+def _refuse_utf8(path: Path, encoding: str, content: bytes) -> None:
+    """StageError if `content`, said to be in an encoding of one byte a character, is UTF-8: never so by chance.
+
+    (In encodings of two bytes it is: the Chinese for "Unicom" in GBK is also UTF-8.)
+    """
+    codec = _codec(encoding)
+    if content.isascii() or codec == "utf-8-sig" or len(b"\xc3\xa9".decode(codec, "replace")) < 2:
+        return
+    with contextlib.suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(content)  # the last character may be cut
+        raise StageError(f'{path}: written in UTF-8, not in {encoding}. Remove "encoding" from DATASETS_FILE.')
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
@@ -347,7 +389,11 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
                     number += 1
                 return
             # Decoded line by line: a byte that is no character is then known by its line.
+            plain = True
             for number, line in enumerate(handle, 1):
+                if plain and not line.isascii():
+                    plain = False
+                    _refuse_utf8(path, encoding, line)
                 yield line.decode(codec if number == 1 else codec.removesuffix("-sig"))
         except UnicodeError as error:
             fix = 'Save it as UTF-8, or give "encoding" in DATASETS_FILE (latin-1, cp1252, utf-16 ...)'

@@ -14,8 +14,8 @@ from typing import Any
 class TextFacts:
     """What is noticed about the text of one row that stays.
 
-    `summary_longer`: in characters. `identical`: document and summary. `written_list`: a cell such as "['a', 'b']",
-    which is a list that was written as text. `unreadable`: characters without a piece in the vocabulary, of
+    `summary_longer`: in characters. `identical`: document and summary. `written_list`: a cell such as "['a', 'b']" or
+    "'a b'", a program's value that was written as text. `unreadable`: characters without a piece in the vocabulary, of
     `characters` looked at; `unknown_tokens`: <unk> among the `tokens` of document and summary.
     """
 
@@ -54,7 +54,8 @@ class SplitFacts:
     raw = usable + rows without (enough) text + rows not drawn; usable = kept + repeats and overlaps that left.
     `removed` counts rows by reason, `repeated_documents` rows whose document came before, removed or not.
     `several_references`: rows with alternative summaries, of which the first is used. `compression`: words of the
-    document per word of summary. `sampled`: novelty and lead-3 ROUGE of up to 1,000 rows.
+    document per word of summary. `sampled`: of up to 1,000 rows novelty, lead-3 ROUGE and the share that has the most
+    frequent summary.
     """
 
     raw: int

@@ -6,7 +6,6 @@ others is refused, because a test set with other rows is another test set.
 
 from __future__ import annotations
 
-import codecs
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.errors import InputError, UsageError
+from utils.data.cleaning import clean_text
+from utils.data.discovery import SPLITS, NoFiles, directory_files
 from utils.data.readers import LISTS, SUFFIX_NAMES, format_of
 
-SPLITS = ("train", "validation", "test")
 NOT_STATED = "not stated"
 
 
@@ -167,7 +167,9 @@ _TEXT_FIELDS = (
     *("document_list", "summary_list", "encoding"),
 )
 _FIELDS = (*_TEXT_FIELDS, "files", "splits", "contains", "copy")
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,63}")  # it becomes part of file names
+_RESERVED = "comparisons"  # stands beside the sets in the results
+_COLUMNS = ("document", "summary")
 
 
 def sources(datasets_file: Path | None = None) -> dict[str, DatasetSource]:
@@ -203,8 +205,13 @@ def chosen_sources(
         if key not in known:
             fix = "Describe it in DATASETS_FILE (docs/own-data.md)"
             raise UsageError(f"no data set is called {key!r}; there are {', '.join(known)}. {fix}.")
-    chosen = {}
+    chosen: dict[str, DatasetSource] = {}
     for key in dict.fromkeys((*train_keys, *test_keys)):
+        for other in chosen.values():
+            if other.title == known[key].title:
+                raise UsageError(
+                    f"{other.key} and {key} both have the title {other.title!r}. Give one of them another."
+                )
         source, needed = known[key], set()
         if key in train_keys:
             needed |= {"train", "validation"}
@@ -240,14 +247,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"DATASETS_FILE={path}: cannot be read ({error}).") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise UsageError(f"{path}: not JSON that can be read (lists inside each other without end).") from None
     if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
         raise UsageError(f'{path}: expected {{"dialogsum": {{"files": ...}}, ...}}.')
     return content
 
 
 def _added(key: str, entry: dict[str, Any], path: Path) -> DatasetSource:
-    if not _KEY.fullmatch(key):
-        raise UsageError(f"{path}: {key!r} must be made of letters, digits, _ and -.")
+    if not _KEY.fullmatch(key) or key == _RESERVED:
+        raise UsageError(
+            f"{path}: {key[:80]!r} must be made of up to 64 letters, digits, _ and -, and not be {_RESERVED}."
+        )
     for name in ("document", "summary"):
         if name not in entry:
             raise UsageError(f"{path}, {key}: a further data set needs {name}, the name of that column.")
@@ -264,9 +275,14 @@ def _changed(source: DatasetSource, entry: dict[str, Any], path: Path) -> Datase
     if unknown:
         raise UsageError(f"{path}, {key}: no field {unknown[0]!r}; there are {', '.join(_FIELDS)}.")
     for name in _TEXT_FIELDS:
-        if name in entry and not (isinstance(entry[name], str) and entry[name]):
+        if name in entry and not (isinstance(entry[name], str) and entry[name].strip()):
             raise UsageError(f"{path}, {key}: {name} must be a text.")
-    changes: dict[str, Any] = {name: entry[name] for name in _TEXT_FIELDS if name in entry}
+    # In tables and cards a text is one line; the name of a column is what it is.
+    changes: dict[str, Any] = {
+        name: entry[name] if name in _COLUMNS else " ".join(clean_text(entry[name]).split())
+        for name in _TEXT_FIELDS
+        if name in entry
+    }
     if {"repository", "files"} <= set(entry):
         raise UsageError(f"{path}, {key}: give either files or repository.")
     if "repository" in entry and entry["repository"].count("/") != 1:
@@ -299,8 +315,8 @@ def _check_reading(source: DatasetSource, entry: dict[str, Any], path: Path) -> 
     if entry.get("document", source.document) == entry.get("summary", source.summary):
         raise UsageError(f"{path}, {source.key}: document and summary are the same column.")
     try:
-        codecs.lookup(entry.get("encoding", "utf-8"))
-    except LookupError:
+        b"ab".decode(entry.get("encoding", "utf-8"), "replace")
+    except (LookupError, ValueError):  # also hex and idna, which are no encodings of texts
         raise UsageError(f"{path}, {source.key}: there is no encoding {entry['encoding']!r}.") from None
 
 
@@ -329,16 +345,16 @@ def _files(source: DatasetSource, value: Any, path: Path) -> dict[str, tuple[Pat
         given = value[split] if isinstance(value[split], list) else [value[split]]
         if not given or not all(isinstance(item, str) and item for item in given):
             raise UsageError(f"{path}, {source.key}: files for {split!r} must be a path or a list of paths.")
-        files[split] = tuple(
-            file for item in given for file in _expanded(path.parent / Path(item).expanduser(), split, source, path)
-        )
+        try:
+            places = [path.parent / Path(item).expanduser() for item in given]
+            files[split] = tuple(file for place in places for file in _expanded(place, split, source, path))
+        except (OSError, RuntimeError) as error:  # a name that is too long, the home of nobody
+            raise InputError(f"{path}, {source.key}/{split}: {' '.join(str(error).split())[:200]}.") from None
     return files
 
 
 def _expanded(file: Path, split: str, source: DatasetSource, path: Path) -> list[Path]:
     if file.is_dir():
-        from utils.data.discovery import NoFiles, directory_files
-
         try:
             return directory_files(file, source.splits.get(split, split), config=source.config)
         except NoFiles as error:
@@ -348,4 +364,7 @@ def _expanded(file: Path, split: str, source: DatasetSource, path: Path) -> list
         raise InputError(f"{file}: no such file ({path}, {source.key}).")
     if format_of(file) is None:
         raise UsageError(f"{file}: expected {SUFFIX_NAMES} ({path}, {source.key}).")
+    if (called := source.splits.get(split, split)) != split:
+        fix = "Name its directory, or remove the entry from splits"
+        raise UsageError(f"{path}, {source.key}: splits has {called!r} for {split}, but files names a file. {fix}.")
     return [file]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from utils.core.errors import StageError
-from utils.data.cleaning import clean_text, count_words, problem_of
+from utils.data.cleaning import clean_text, count_words, is_written_value, problem_of
 from utils.data.contamination import Fingerprint, Match, OverlapIndex, fingerprint
 from utils.data.readers import Row
 from utils.data.records import TextFacts
@@ -162,7 +162,7 @@ class Worker:
         return TextFacts(
             summary_longer=len(summary) > len(document),
             identical=summary == document,
-            written_list=any(text[0] == "[" and text[-1] == "]" and text[1:2] in "'\"" for text in (document, summary)),
+            written_list=is_written_value(document) or is_written_value(summary),
             characters=sum(map(len, seen.split())),
             unreadable=encoding.unreadable(seen),
             tokens=len(input_ids) + len(labels),

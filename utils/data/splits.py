@@ -135,13 +135,16 @@ class Build:
         if not writer.ids:
             raise StageError(f"{key}: no test row has text.")
         self.index.add(f"{key}/test", writer.ids, marks)
+        digests = {mark.digest for mark in marks}
+        if alike := len(digests & self.test_digests):
+            self._warn([f"{key}/test: {alike:,} documents are in other test sets, too"])
+        self.test_digests |= digests
         if attack:
             size = request.attack_evaluate_size
             self._check_size("attack_evaluate", size, len(attack.ids))
             chosen = draw(attack.ids, size, seed=request.seed, purpose="attack_evaluate")
             self.sets["attack_evaluate"] = attack.finish(chosen)
             self.attack_ids = attack.ids
-            self.test_digests = {mark.digest for mark in marks}
         quick = None
         if not request.use_full_test_sets:
             quick = draw(writer.ids, request.quick_test_size, seed=request.seed, purpose="quick_test")

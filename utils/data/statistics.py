@@ -136,7 +136,8 @@ class SplitStatistics:
         rows = sorted(self._sample, key=lambda item: item[1])
         shares = [novel_ngrams(document, summary) for _, _, document, summary in rows]
         novel = {str(n): _mean(share[n] for share in shares) for n in NOVEL}
-        return {"rows": len(rows), "novel_ngrams": novel, "lead3": lead3_rouge(rows)}
+        alike = Counter(summary for *_, summary in rows).most_common(1)[0][1]
+        return {"rows": len(rows), "novel_ngrams": novel, "lead3": lead3_rouge(rows), "same_summary": alike / len(rows)}
 
 
 def token_bins(limit: int) -> tuple[int, ...]:
