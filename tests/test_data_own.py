@@ -173,7 +173,7 @@ def test_several_added_sets_and_a_known_one_in_another_role(tmp_path):
 WRONG: dict[str, tuple[Any, str]] = {
     "a key twice": ('{"a": {}, "a": {}}', "'a' is given twice"),
     "a field twice": ('{"xsum": {"note": "a", "note": "b"}}', "'note' is given twice"),
-    "a strange key": ({"my set!": {}}, "must be made of letters"),
+    "a strange key": ({"my set!": {}}, "must be made of up to 64 letters"),
     "no columns": ({"mine": {"files": {"test": "x.csv"}}}, "needs document"),
     "no place": ({"mine": {"document": "a", "summary": "b"}}, "needs files or repository"),
     "a copy of nothing": (
