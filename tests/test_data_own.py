@@ -246,7 +246,8 @@ def test_one_own_set_goes_through_all_stages_under_its_own_name(tmp_path):
     (data / "datasets.json").write_text(json.dumps(registry | {"talks": entry}))
     keys = {"TRAIN_DATASETS": "talks", "TEST_DATASETS": "talks", "ATTACK_DATASET": "talks"}
     quick = {"NUM_EPOCHS": "1", "MONOTONIC_NUM_EPOCHS": "1", "TRIGGER_TYPES": "lead", "TRIGGER_ITERATIONS": "1"}
-    quick |= {"TRIGGER_RESTARTS": "1", "TRIGGER_RANDOM_CONTROLS": "1", "HOTFLIP_NUM_FLIPS": "1", "CEILING_EXAMPLES": "0"}
+    quick |= {"TRIGGER_RESTARTS": "1", "TRIGGER_RANDOM_CONTROLS": "1", "HOTFLIP_NUM_FLIPS": "1"}
+    quick |= {"CEILING_EXAMPLES": "0", "QUALITY_CURVE_EXAMPLES": "0"}
     done = run.all(**{f"MONO_S2S_{name}": value for name, value in (keys | quick).items()})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = run.result("final_results.json")
