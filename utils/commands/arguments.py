@@ -206,7 +206,7 @@ def _where(parser: argparse.ArgumentParser, subject: str) -> None:
         help="the small experiment: own corpus and model, minutes on a CPU, runs here unless --slurm",
     )
     executor = parser.add_mutually_exclusive_group()
-    executor.add_argument("--local", action="store_true", help=f"run {subject} here, one after the other")
+    executor.add_argument("--local", action="store_true", help=f"run {subject} here instead of by SLURM")
     executor.add_argument(
         "--slurm", action="store_true", help="hand them to SLURM (what happens unless --local or --demo)"
     )

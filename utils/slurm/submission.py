@@ -82,7 +82,7 @@ def main(options: RunOptions) -> int:
         refuse_to_change_data(plan.wanted, plan.seed, paths, settings, force=options.force)
         record = _frozen(plan, python)
     with _one_local_run(paths, plan.seed):
-        code = run_here(record, plan.wanted, options.force)
+        code = run_here(record, plan.wanted, settings, options.force)
     return code or _tell_report(plan)
 
 
