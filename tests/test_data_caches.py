@@ -106,6 +106,7 @@ def test_without_it_the_message_names_every_cache_and_pre_flight_agrees(hub, tmp
         assert str(place) in str(caught.value)
     finding = look(SOURCE, tmp_path / "own")
     assert not finding.works and not finding.hub_down  # another set may be there
+    assert f"looked in {tmp_path / 'own' / 'hub'}" in finding.reasons[0]
     with pytest.raises(InputError, match=r"looked in .*home/hub"):
         download_model("maker/t5", None, cache_dir=tmp_path / "own", max_retries=1, retry_delay=0.01)
 

@@ -134,8 +134,12 @@ def _advice(source: DatasetSource, problems: list[Exception], down: bool) -> str
 
 def _from_hub(source: DatasetSource, mirror: Mirror, cache_dir: Path | None) -> tuple[str, list[list[Row]]]:
     """The commit and the first rows: from the caches where all files are there, as stage 1 does, else from the hub."""
+    from huggingface_hub import constants
+
     if cache_dir is not None and (found := _from_cache(source, mirror, cache_dir)) is not None:
         return found
+    if cache_dir is not None and constants.HF_HUB_OFFLINE:  # this refuses, and names the caches of the experiment
+        resolve(mirror.repository, mirror.revision, cache_dir=cache_dir, max_retries=1, retry_delay=0.0, known=False)
     with tempfile.TemporaryDirectory() as folder:
         options: RetryOptions = {"cache_dir": Path(folder), "max_retries": TRIES, "retry_delay": DELAY}
         pin = resolve(mirror.repository, mirror.revision, known=False, **options)
