@@ -27,11 +27,12 @@ def main() -> int:
     options = parser.parse_args()
 
     from utils.core.errors import UserError
+    from utils.core.settings import as_typed
 
     try:
         return _aggregate(options.seeds, options.allow_mixed)
     except UserError as error:
-        print(f"aggregate_multi_seed.py: {error}", file=sys.stderr)
+        print(as_typed(f"aggregate_multi_seed.py: {error}"), file=sys.stderr)
         return error.exit_code
 
 

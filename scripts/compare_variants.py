@@ -53,7 +53,7 @@ def _compare(names: list[str], seeds: list[int]) -> int:
     print(variants.table(cells).text())
     print(f"report: {target / 'report.html'}")
     if missing:
-        raise InputError(f"not finished: {'; '.join(missing)}. Run ./run_multi_seed.sh --variants again.")
+        raise InputError(f"not finished: {'; '.join(missing)}. Run ./run_multi_seed.sh --variants FILE again.")
     return 0
 
 

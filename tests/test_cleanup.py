@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ import pytest
 
 from tests.shell_world import World
 from utils.core.paths import Paths
-from utils.operations.cleanup import _checkpoints
+from utils.core.settings import settings_with
+from utils.operations.cleanup import _checkpoints, clean_all
 from utils.training.checkpoints import (
     OPTIMIZER,
     STATE,
@@ -169,6 +171,7 @@ def test_an_unset_scratch_is_said(tmp_path):
 
 
 def refused(world, *named):
+    world.environment["MONO_S2S_QUALITY_CURVE_EXAMPLES"] = "0"  # or clean_checkpoints.sh would find nothing to delete
     before = world.snapshot()
     for command in (["clean_all.sh"], ["clean_all.sh", "--seed", "42"], ["clean_checkpoints.sh"]):
         result = world.run(*command, "--force")
@@ -236,7 +239,37 @@ def test_snapshots_stay_until_stage_6_has_read_them(tmp_path, capsys):
     for epoch in range(1, 12):
         checkpoint(training, epoch)
     (training / "snapshots" / "step_1").mkdir(parents=True)
-    assert training / "snapshots" not in _checkpoints(paths, [4])
-    assert "stage 6 of seed 4 is not done: its quality curve will lack the epochs" in capsys.readouterr().out
+    (training / "epoch_3" / "model.safetensors").write_bytes(b"torn")
+    (training / "step_120").mkdir()
+    assert _checkpoints(paths, [4]) == [training / "epoch_3", training / "step_120"], "what nobody can read goes"
+    assert "kept for stage 6 of seed 4" in capsys.readouterr().out
+    # A flag of other settings or files is none: stage 6 would run again.
     paths.flag("6_hotflip_attacks", 4).write_text("{}")
-    assert training / "snapshots" in _checkpoints(paths, [4]) and not capsys.readouterr().out
+    assert training / "snapshots" not in _checkpoints(paths, [4])
+    capsys.readouterr()
+    with settings_with({"MONO_S2S_QUALITY_CURVE_EXAMPLES": "0"}):
+        gone = {path.name for path in _checkpoints(paths, [4])}
+    assert gone == {"snapshots", "step_120", *(f"epoch_{n}" for n in (*range(1, 9), 10))}
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("profile", ["", "_quick"])
+def test_downloads_that_named_experiments_use_stay(tmp_path, capsys, monkeypatch, profile):
+    monkeypatch.setenv("MONO_S2S_SCRATCH_DIR", str(tmp_path))
+    monkeypatch.setenv("MONO_S2S_PROJECT_DIR", str(tmp_path / "p"))
+    monkeypatch.setattr("utils.operations.cleanup.refuse_while_running", lambda *_: "")
+    work = tmp_path / f"mono_s2s_work{profile}"
+    for made in ("mono_s2s_work", "mono_s2s_work_quick", "mono_s2s_work_t5-base", "mono_s2s_work_quick_small"):
+        for name in ("hf_cache", "prepared_data"):
+            (tmp_path / made / name).mkdir(parents=True)
+    beside = {"": "t5-base", "_quick": "small"}[profile]
+    variables = {"MONO_S2S_PROFILE": "quick"} if profile else {}
+    with settings_with(variables):
+        assert clean_all(None, force=True) == 0
+    said = capsys.readouterr().out
+    assert {path.name for path in work.iterdir()} == {"hf_cache"} and f"experiments {beside} use it too" in said
+    shutil.rmtree(f"{work}_{beside}/prepared_data")
+    shutil.rmtree(f"{work}_{beside}/hf_cache")  # an empty directory is no experiment
+    with settings_with(variables):
+        assert clean_all(None, force=True) == 0
+    assert not list(work.iterdir())

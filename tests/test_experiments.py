@@ -1,15 +1,20 @@
 """Named experiments: directories of their own, one preparation of the same data, no model replaced by accident."""
 
 import os
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from tests.pipeline_world import Run, run_script
+from tests.shell_world import World
 from tests.tiny import write_model
 from utils.core.paths import Paths
-from utils.core.settings import command_prefix, load_settings, run_command, settings_with
+from utils.core.settings import as_typed, load_settings, run_command, settings_with
+from utils.operations.causes import CAUSES
+from utils.operations.check import Check
+from utils.operations.pending_reasons import REASONS
 
 
 def test_a_named_experiment_has_directories_of_its_own_as_a_profile_has(tmp_path, monkeypatch):
@@ -24,10 +29,81 @@ def test_a_named_experiment_has_directories_of_its_own_as_a_profile_has(tmp_path
     ]
     with settings_with({}):
         plain = load_settings()
-        assert plain.BATCH_SIZE == 4 and command_prefix(plain) == "" and Paths.of(plain).work.name == "mono_s2s_work"
+        assert (
+            plain.BATCH_SIZE == 4
+            and run_command(plain) == "./run_all.sh"
+            and Paths.of(plain).work.name == "mono_s2s_work"
+        )
         assert Paths.of(plain).cache == paths.cache, "downloads are shared"
     with settings_with({"MONO_S2S_EXPERIMENT": "b", "MONO_S2S_PROFILE": "quick"}):
         assert Paths.of(load_settings()).results_root.name == "mono_s2s_results_quick_b"
+
+
+COMMAND = re.compile(r"((?:MONO_S2S_\w+=\S+ )*)\./\w+\.sh[^\n&]*")
+
+
+def foreign(text: str, variables: dict[str, str], option: str = "") -> list[str]:
+    """The commands in a text that are not about the experiment that these variables name."""
+    commands = list(COMMAND.finditer(text))
+    wanted = {f"{name}={value}" for name, value in variables.items()}
+    return [c[0] for c in commands if not wanted <= set(c[1].split()) or (option and c[0].count(option) != 1)]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "End: ./run_all.sh --cancel 4   Or (./clean_all.sh), ./x.sh, /a/run_all.sh && A=1 ./run_all.sh --demo"),
+        ({"EXPERIMENT": "b"}, "End: MONO_S2S_EXPERIMENT=b ./run_all.sh --cancel 4   Or (MONO_S2S_EXPERIMENT=b "
+         "./clean_all.sh), ./x.sh, /a/run_all.sh && A=1 MONO_S2S_EXPERIMENT=b ./run_all.sh --demo"),
+        ({"PROFILE": "demo"}, "End: ./run_all.sh --demo --cancel 4   Or (./clean_all.sh --demo), ./x.sh, "
+         "/a/run_all.sh && A=1 ./run_all.sh --demo"),
+        ({"PROFILE": "quick", "EXPERIMENT": "b"}, "End: MONO_S2S_PROFILE=quick MONO_S2S_EXPERIMENT=b ./run_all.sh "
+         "--cancel 4   Or (MONO_S2S_PROFILE=quick MONO_S2S_EXPERIMENT=b ./clean_all.sh), ./x.sh, /a/run_all.sh && "
+         "A=1 MONO_S2S_PROFILE=quick MONO_S2S_EXPERIMENT=b ./run_all.sh --demo"),
+    ],
+)  # fmt: skip
+def test_a_command_in_a_message_is_about_the_experiment_it_speaks_of(variables, expected):
+    text = "End: ./run_all.sh --cancel 4   Or (./clean_all.sh), ./x.sh, /a/run_all.sh && A=1 ./run_all.sh --demo"
+    with settings_with({f"MONO_S2S_{name}": value for name, value in variables.items()}):
+        assert as_typed(text) == expected and as_typed(expected) == expected
+    with settings_with({"MONO_S2S_BATCH_SIZE": "many"}):
+        assert as_typed(text) == text, "wrong settings are told by others"
+
+
+def test_every_remedy_that_is_printed_is_about_the_named_experiment(capsys):
+    remedies = [cause.remedy for cause in CAUSES]
+    remedies += [reason.remedy_for("7", "./run_all.sh --cancel 4", "./run_all.sh 4") for reason in REASONS]
+    assert sum("./" in remedy for remedy in remedies) > 15
+    for variables, option in (({"MONO_S2S_EXPERIMENT": "b"}, ""), ({"MONO_S2S_PROFILE": "demo"}, "--demo")):
+        with settings_with(variables):
+            for remedy in remedies:
+                Check("warning", "x", remedy, remedy).show()
+        assert not foreign(capsys.readouterr().out, {} if option else variables, option)
+
+
+@pytest.mark.slow
+def test_every_command_that_a_run_of_a_named_experiment_suggests_is_about_it(tmp_path):
+    world = World(tmp_path)
+    named = {"MONO_S2S_EXPERIMENT": "b"}
+    made_with = {"MONO_S2S_LEARNING_RATE": "0.001", "MONO_S2S_TRAIN_DATASETS": "dialogsum,arxiv"}
+    world.behave(s4_evaluate={"fail": "cannot write /a: free space (./clean_checkpoints.sh)"})
+    asked = [
+        world.all("7", "--local", **named, **made_with),
+        world.run("check_training_status.sh", **named),
+        world.run("diagnose_and_recover.sh", "7", **named),
+        world.run("run_multi_seed.sh", "7", "8", "--cancel", **named),
+    ]
+    said = [result.stdout + result.stderr for result in asked]
+    assert asked[2].returncode == 1 and all(re.search(COMMAND, text) for text in said[:3]), said
+    assert not [line for text in said for line in foreign(text, named)]
+    # This shell has other settings than the experiment was made with: the command brings them along.
+    typed = next(line for line in said[2].splitlines() if line.startswith("then: "))
+    assert not foreign(typed, named | made_with), typed
+    world.behave()
+    words = shlex.split(typed.removeprefix("then: "))
+    variables = dict(word.split("=", 1) for word in words if "=" in word)
+    again = world.all(*words[len(variables) + 1 :], "--dry-run", **variables)
+    assert re.search(r"3_train_monotonic +done", again.stdout) and re.search(r"4_evaluate +will run", again.stdout)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "quick", "quick_b", "-x", "a b", "x" * 61])

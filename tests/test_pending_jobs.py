@@ -31,7 +31,7 @@ ORDINARY = ["Priority", "Resources", "None", "Dependency", "BeginTime", "JobArra
 def test_each_reason_has_a_meaning_and_something_to_do(reason):
     known = explain(reason)
     assert known and known.stuck is (reason in STUCK)
-    said = known.remedy_for("17", 42)
+    said = known.remedy_for("17", "./run_all.sh --cancel 42", "./run_all.sh 42")
     assert known.meaning and said and not re.search(r"[{}]", said)
 
 

@@ -63,9 +63,10 @@ def test_what_it_adds_for_tokens_is_what_autograd_keeps(gated):
 
 
 def test_cards_are_known_by_their_gres():
-    known = {"gpu:a100_80gb:1": 80, "gpu:a100-40gb:2": 40, "gpu:a100:1": 40, "gpu:h200:1": 141, "gpu:v100-32gb": 32,
-             "gpu:1": None, "gpu:nvidia_l40s:4": 48, "gpu:mystery:1": None, "gpu:rtx_pro_6000:1": 96,
-             "gpu:a100_3g.20gb:1": 20, "gpu:1g.10gb:2": 10, "gpu:a100_1g.5gb:1": 5}  # fmt: skip
+    known = {"gpu:a100_80gb:1": (80,), "gpu:a100-40gb:2": (40,), "gpu:a100:1": (40, 80), "gpu:h200:1": (141,),
+             "gpu:v100-32gb": (32,), "gpu:1": (), "gpu:nvidia_l40s:4": (48,), "gpu:mystery:1": (), "gpu": (), "": (),
+             "gpu:rtx_pro_6000:1": (96,), "gpu:a100_3g.20gb:1": (20,), "gpu:1g.10gb:2": (10,),
+             "gpu:a100_1g.5gb:1": (5,), "gpu:v100:1,lscratch:10": (16, 32), "x:1,gpu:h100:2": (80, 94)}  # fmt: skip
     assert {gres: card_gb(gres) for gres in known} == known
 
 
@@ -82,6 +83,27 @@ def test_what_does_not_fit_is_named_with_the_setting_that_makes_it_fit(tmp_path)
     assert small == "ok" and "at micro-batch 4 needs about 7" in words and not fix
     state, _, fix = asked(SLURM_GRES="gpu:h200:1|gpu:a100_80gb:1", BATCH_SIZE=8)
     assert state == "warning" and fix == "set MICRO_BATCH_SIZE=1"
-    state, _, fix = asked(SLURM_GRES="gpu:a100:1")
-    assert state == "PROBLEM" and "larger GPU" in fix
+    state, words, fix = asked(SLURM_GRES="gpu:a100:1")
+    assert state == "warning" and "the GPU has 40 or 80" in words and "larger GPU" in fix and "with its size" in fix
+    state, _, fix = asked(SLURM_GRES="gpu:a100-40gb:1")
+    assert state == "PROBLEM" and "larger GPU" in fix and "with its size" not in fix
     assert memory_check(settings.replaced(DEVICE="cpu"), paths) is None
+
+
+def test_the_gpus_of_a_job_share_its_batch(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(T5_3B))
+    settings = load_settings().replaced(MODEL_NAME=str(tmp_path), SCRATCH_DIR="/s", PROJECT_DIR="/p", DEVICE="cuda")
+
+    def asked(gres, batch, micro=0):
+        changed = settings.replaced(SLURM_GRES=gres, BATCH_SIZE=batch, MICRO_BATCH_SIZE=micro)
+        return memory_check(changed, Paths.of(changed))
+
+    one = asked("gpu:a100_80gb:1", 16)
+    assert one.state == "PROBLEM" and "micro-batch 16 " in one.text
+    four = asked("gpu:a100_80gb:4,lscratch:10", 16)
+    assert "micro-batch 4 " in four.text and "on each of 4 GPUs" in four.text
+    assert "micro-batch 3 " in asked("gpu:a100_80gb:3", 7).text, "the largest share"
+    assert "micro-batch 2 " in asked("gpu:a100_80gb:4", 16, micro=2).text, "the setting still bounds it"
+    # The only thing that two GPUs need more of, for the same rows: gradients in buckets, 4 bytes a parameter.
+    gigabytes = [training_gb(T5_3B, settings, 4, False, gpus) for gpus in (1, 2)]
+    assert gigabytes[1] - gigabytes[0] == pytest.approx(4 * 2.851598336)

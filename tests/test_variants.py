@@ -92,10 +92,8 @@ def test_on_slurm_cells_are_killed_cancelled_and_added_again_and_end_as_if_never
     result = variants(world, MONO_S2S_MAX_PARALLEL_SEEDS="2")
     assert result.returncode == 0, result.stdout + result.stderr
     first, third = runs(world, "slow", 1), runs(world, "fast", 1)
-    setup = cluster("scontrol", "show", "job", third["0_setup"]["job_id"])
-    assert "Dependency=(null)" in setup or first["1_prepare_data"]["job_id"] not in setup, (
-        "other data are not waited for"
-    )
+    # Two side by side: the third cell waits for the end of the first one, and not for its data, which are others.
+    assert third["0_setup"]["dependency"] == f"afterany:{first['7_aggregate']['job_id']}"
     # One cell is killed while it trains, another is cancelled: the rest is left alone.
     cluster.until(lambda: cluster.state(first["2_train_baseline"]["job_id"]) == "RUNNING", 60, "a cell that trains")
     cluster("scancel", "--signal=KILL", "--full", first["2_train_baseline"]["job_id"])

@@ -254,6 +254,7 @@ class Metadata(Surroundings):
     unix_timestamp: Annotated[float, "start of the stage"]
     stage: str
     profile: Literal["full", "quick", "demo"]
+    experiment: Annotated[str, "EXPERIMENT: empty for the one without a name"] = ""
     full_test_sets: bool
     settings: Annotated[dict[str, Any], "every setting that this file depends on"]
     config_fingerprint: Annotated[str, "hash of those settings"]

@@ -119,8 +119,8 @@ def declare_clean_checkpoints(parser: argparse.ArgumentParser) -> None:
     parser.usage = "./clean_checkpoints.sh [SEED...] [OPTIONS]"
     parser.description = """\
 Delete the checkpoints that nothing needs any more. The best model (what evaluation and attacks read) and what training
-needs to resume are kept. Before stage 6 is done the weights of single epochs that go are missing in its quality curve.
-It shows what will be deleted and how big it is, and asks; it refuses while jobs of such a
+needs to resume are kept, and until stage 6 is done the weights of every epoch, which its quality curve needs (unless
+QUALITY_CURVE_EXAMPLES is 0). It shows what will be deleted and how big it is, and asks; it refuses while jobs of such a
 seed wait or run."""
     parser.epilog = "Exit codes: 0 done, nothing to do or not agreed to; 1 failed; 2 wrong usage, or refused."
     _seeds(parser, "training seeds (default: all)")

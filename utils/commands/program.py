@@ -18,6 +18,7 @@ from utils.commands import arguments
 from utils.core.errors import UsageError, UserError, explain
 from utils.core.output import drop_what_cannot_be_written, keep_working_without_reader, open_closed_streams, quiet_end
 from utils.core.seeds import parse_seed
+from utils.core.settings import as_typed
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{command.shown}: {error}", file=sys.stderr)
+        print(as_typed(f"{command.shown}: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return quiet_end()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.core.errors import UsageError
 from utils.core.names import MODEL_KEYS, STANDARD
-from utils.core.settings import Settings, command_prefix
+from utils.core.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -22,15 +22,13 @@ def models_of(settings: Settings) -> tuple[str, ...]:
 class Paths:
     """Directories of one profile and experiment. `suffix` keeps quick runs and named experiments apart.
 
-    cache: downloads of the hub, which the experiments share. prefix: what stands before a command about them, or it
-    would be about those of the unnamed experiment.
+    cache: downloads of the hub, which the experiments share.
     """
 
     scratch: Path
     project: Path
     suffix: str = ""
     cache: Path = Path()
-    prefix: str = ""
 
     @classmethod
     def of(cls, settings: Settings) -> Paths:
@@ -44,7 +42,7 @@ class Paths:
         profile = "_quick" if settings.PROFILE == "quick" else ""
         suffix = f"{profile}_{settings.EXPERIMENT}" if settings.EXPERIMENT else profile
         cache = Path(settings.HF_CACHE_DIR or Path(settings.SCRATCH_DIR) / f"mono_s2s_work{profile}" / "hf_cache")
-        return cls(Path(settings.SCRATCH_DIR), Path(settings.PROJECT_DIR), suffix, cache, command_prefix(settings))
+        return cls(Path(settings.SCRATCH_DIR), Path(settings.PROJECT_DIR), suffix, cache)
 
     def check_writable(self, *seeds: int) -> None:
         """UsageError unless all directories that a run writes to exist or can be made, and take files; touches nothing.

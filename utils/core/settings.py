@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -91,14 +92,47 @@ def load_settings() -> Settings:
     return Settings(**{name: value for name, value in vars(module).items() if name.isupper()})
 
 
+# A command of the checkout in a message, with the variables before it; and where the words that belong to it end.
+_COMMAND = re.compile(
+    r"((?:MONO_S2S_\w+=\S+ )*)(?<![\w/])"
+    r"(\./(?:run_all|run_multi_seed|check_training_status|diagnose_and_recover|validate_setup|clean_\w+)\.sh)\b"
+)
+_END = re.compile(r"[\n;,)]|  | && | \./|$")
+
+
 def run_command(settings: Settings) -> str:
     """What a user types to run the experiment of this profile, as messages name it; a seed may follow."""
-    return command_prefix(settings) + ("./run_all.sh --demo" if settings.PROFILE == "demo" else "./run_all.sh")
+    return for_experiment("./run_all.sh", settings)
 
 
-def command_prefix(settings: Settings) -> str:
-    """What stands before a command about a named experiment; "" for the one without a name."""
-    return f"MONO_S2S_EXPERIMENT={settings.EXPERIMENT} " if settings.EXPERIMENT else ""
+def for_experiment(text: str, settings: Settings) -> str:
+    """`text` with every command of the checkout in it as it has to be typed to concern this profile and experiment."""
+    variables = {
+        "MONO_S2S_PROFILE": "quick" if settings.PROFILE == "quick" else "",
+        "MONO_S2S_EXPERIMENT": settings.EXPERIMENT,
+    }
+
+    def typed(command: re.Match[str]) -> str:
+        before, name = command.groups()
+        before += "".join(f"{key}={value} " for key, value in variables.items() if value and f"{key}=" not in before)
+        end = _END.search(text, command.end())
+        words = text[command.end() : end.start() if end else None]
+        return before + name + (" --demo" if settings.PROFILE == "demo" and "--demo" not in words else "")
+
+    return _COMMAND.sub(typed, text)
+
+
+def as_typed(text: str) -> str:
+    """A message with its commands `for_experiment` of this process; as it is where the settings are wrong."""
+    try:
+        return for_experiment(text, load_settings())
+    except UsageError:
+        return text
+
+
+def variable_text(value: Any) -> str:
+    """A setting as the text of its variable."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def freeze(settings: Settings, path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from utils.core.settings import as_typed
 from utils.core.text import printable
 
 OK, WARNING, PROBLEM = "ok", "warning", "PROBLEM"
@@ -25,6 +26,6 @@ class Check:
         """Print it; in colour on a terminal."""
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         word = f"{COLOURS[self.state]}{self.state:<8}\033[0m" if colour else f"{self.state:<8}"
-        print(f"{word} {self.name:<18} {printable(self.text)}", flush=True)
+        print(f"{word} {self.name:<18} {as_typed(printable(self.text))}", flush=True)
         if self.fix:
-            print(f"{'':<8} {'':<18} -> {printable(self.fix)}", flush=True)
+            print(f"{'':<8} {'':<18} -> {as_typed(printable(self.fix))}", flush=True)

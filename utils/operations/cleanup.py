@@ -18,12 +18,14 @@ from utils.core.settings import load_settings
 from utils.core.text import byte_size, printable
 from utils.operations.running import refuse_while_running
 from utils.operations.seed_facts import known_seeds
+from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
 from utils.slurm.run_record import records
 from utils.training.checkpoints import not_needed_to_resume
 from utils.training.snapshots import DIRECTORY as SNAPSHOTS
 
 CACHES = ("pretrained", "prepared_data", "hf_cache", "demo_corpus", "demo_model")  # made by stages 0 and 1
+CURVE = next(stage for stage in STAGES if stage.name == "hotflip_attacks")
 OURS = ("runs", "stage_logs")
 
 
@@ -67,6 +69,9 @@ def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
         return [*flags, paths.work / f"seed_{seed}", paths.results(seed), *logs, *runs]
     shared = {path.name for stage in STAGES if not stage.per_seed for path in _files_of_shared(paths, stage.key)}
     kept = {*CACHES, *shared} if keep_cache else set()
+    if others := _experiments_beside(paths):
+        kept.add(paths.cache.name)
+        print(f"left alone, experiments {', '.join(others)} use it too: {printable(paths.cache)}")
     known = [path for path in sorted(_children(paths.work)) if _is_ours(path) and path.name not in kept]
     made = {path for stage in STAGES if not stage.per_seed for path in stage.outputs(paths, 0)}
     results = [path for path in sorted(_children(paths.results_root)) if _is_ours(path) or path in made]
@@ -83,18 +88,33 @@ def _all_of(paths: Paths, seed: int | None, keep_cache: bool) -> list[Path]:
 
 
 def _checkpoints(paths: Paths, seeds: list[int]) -> list[Path]:
-    """Checkpoints that resuming does not need; `best/`, the export that the later stages read, is none of them."""
-    trainings = [path for seed in seeds for path in sorted((paths.work / f"seed_{seed}").glob("*_model"))]
-    surplus = [path for training in trainings for path in not_needed_to_resume(training)]
-    # Stage 6 attacks the snapshots and the weights of every epoch: early ones go when it is done, not before.
-    done = [seed for seed in seeds if paths.flag("6_hotflip_attacks", seed).exists()]
-    waiting = [seed for seed in seeds if seed not in done]
-    if surplus and waiting:
-        print(
-            f"note: stage 6 of seed {', '.join(map(str, waiting))} is not done: its quality curve will lack the epochs."
-        )
-    early = [path / SNAPSHOTS for seed in done for path in sorted((paths.work / f"seed_{seed}").glob("*_model"))]
-    return surplus + early
+    """Checkpoints that nothing needs any more: neither resuming, nor the curve of equal quality that stage 6 makes.
+
+    `best/`, the export that the later stages read, is none of them.
+    """
+    surplus = []
+    settings = load_settings()
+    for seed in seeds:
+        trainings = sorted((paths.work / f"seed_{seed}").glob("*_model"))
+        # Stage 6 attacks the snapshots and the weights of every epoch.
+        curve = settings.QUALITY_CURVE_EXAMPLES and problem_of(CURVE, seed, paths, settings) is not None
+        surplus += [path for training in trainings for path in not_needed_to_resume(training, keep_epochs=bool(curve))]
+        if curve and trainings:
+            print(
+                f"kept for stage 6 of seed {seed}, which is not done: early snapshots and the weights of every epoch "
+                "(QUALITY_CURVE_EXAMPLES=0 does without them)"
+            )
+        surplus += [] if curve else [training / SNAPSHOTS for training in trainings]
+    return surplus
+
+
+def _experiments_beside(paths: Paths) -> list[str]:
+    """Names of other experiments that have work beside this one and take their downloads from below it."""
+    if paths.cache.parent != paths.work or not paths.cache.exists():
+        return []
+    names = [path.name.removeprefix(f"{paths.work.name}_") for path in paths.work.parent.glob(f"{paths.work.name}_*")]
+    mine = [name for name in names if paths.suffix or not f"{name}_".startswith("quick_")]  # that has its own downloads
+    return sorted(name for name in mine if _children(Path(f"{paths.work}_{name}")))
 
 
 def _is_ours(path: Path) -> bool:

@@ -8,6 +8,7 @@ incomplete stage, unless a cause is known that repeating cannot help. Nothing he
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +17,16 @@ from pathlib import Path
 from utils.core.errors import UserError
 from utils.core.files import TEMPORARY_SUFFIX
 from utils.core.paths import CHECKOUT, Paths
-from utils.core.settings import Settings, load_settings
+from utils.core.settings import Settings, as_typed, load_settings
 from utils.core.text import printable
 from utils.operations.causes import Cause
 from utils.operations.evidence import cause_of, evidence_of
 from utils.operations.pending_reasons import explain
 from utils.operations.running import refuse_while_running
 from utils.operations.seed_facts import SeedFacts, collect
-from utils.operations.status import BEHIND, NOT_BROKEN, SeedStatus, StageStatus, status_of
+from utils.operations.status import BEHIND, NOT_BROKEN, SeedStatus, StageStatus, commands_about, status_of
 from utils.pipeline.flags import Completion
 from utils.pipeline.stages import STAGES
-from utils.slurm.run_record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,15 @@ class Finding:
     repeat: bool
 
     def __str__(self) -> str:
-        name = self.row.stage if self.row.stage.startswith("aggregate") else f"stage {self.row.stage}"
         return (
-            f"{name}: {self.row.state}. Cause: {self.cause.name}.\n"
+            f"{_name(self.row)}: {self.row.state}. Cause: {self.cause.name}.\n"
             f"  evidence: {self.evidence}\n  log:      {self.row.log}\n  to do:    {self.cause.remedy}"
         )
+
+
+def _name(row: StageStatus) -> str:
+    """Names of stages begin with their number, those of aggregates and pages do not."""
+    return row.stage if row.stage[0].isalpha() else f"stage {row.stage}"
 
 
 def main(seed: int, *, fix: bool = False) -> int:
@@ -61,7 +65,7 @@ def main(seed: int, *, fix: bool = False) -> int:
     behind = [row for row in broken if row.detail == BEHIND]
     if behind:
         _say(f"behind it: {', '.join(f'{row.stage} ({row.state})' for row in behind)}")
-    waiting = _explain_waiting(rows, seed)
+    waiting = _explain_waiting(rows, facts)
     busy = _busy(status, paths)
     torn = [] if busy else torn_files(paths, seed)  # what is being written now is not torn
     for path in torn:
@@ -72,11 +76,14 @@ def main(seed: int, *, fix: bool = False) -> int:
     repeated = _repeated(status, facts, paths)
     for stage, problem in repeated.items():
         _say(f"note: with the settings of this shell stage {stage}, which is done, would run again: {problem}")
-    command = _again(facts)
+    helping = {name for finding in findings for name in finding.cause.settings}
+    cancel, command = commands_about(status.stages[0], facts, changed=helping)
     if fix:
         return _fix(torn, command, findings, broken, busy, repeated)
     if broken:
-        _say(f"\nthen:  {_first(rows, seed)}{' '.join(command)}")
+        # Jobs that can never start stand in the way of a new submission.
+        first = f"{cancel} && " if any(row.state in ("never satisfiable", "stuck") for row in rows) else ""
+        _say(f"\nthen:  {first}{command}")
     _say(f"--fix does what is safe of it:  ./diagnose_and_recover.sh {seed} --fix")
     return 1
 
@@ -104,15 +111,16 @@ def repeating_helps(cause: Cause, row: StageStatus, then: Settings, now: Setting
     return cause.repeat or changed
 
 
-def _explain_waiting(rows: Sequence[StageStatus], seed: int) -> list[StageStatus]:
+def _explain_waiting(rows: Sequence[StageStatus], facts: SeedFacts) -> list[StageStatus]:
     """Say why pending jobs do not start, where it is more than waiting for a turn; returns their rows."""
     told = []
     for row in rows:
         known = explain(row.reason) if row.state in ("stuck", "queued") and row.reason else None
         if known:
             verb = "cannot start" if known.stuck else "may wait long"
-            _say(f"stage {row.stage}: {verb}. Job {row.job_id} is pending: {row.reason}.")
-            _say(f"  meaning:  {known.meaning}\n  to do:    {known.remedy_for(row.job_id, seed)}")
+            _say(f"{_name(row)}: {verb}. Job {row.job_id} is pending: {row.reason}.")
+            remedy = known.remedy_for(row.job_id, *commands_about(row, facts))
+            _say(f"  meaning:  {known.meaning}\n  to do:    {remedy}")
             told.append(row)
     return told
 
@@ -162,25 +170,9 @@ def torn_files(paths: Paths, seed: int) -> list[Path]:
 # ---- what to do -----------------------------------------------------------------------------------------------------
 
 
-def _again(facts: SeedFacts) -> list[str]:
-    """The command that goes on where the seed's last run ran."""
-    words = ["./run_all.sh", str(facts.seed)]
-    newest: RunRecord | None = facts.runs[0] if facts.runs else None
-    if newest and newest.profile == "demo":
-        words.append("--demo")
-        return [*words, "--slurm"] if newest.executor == "slurm" else words
-    return [*words, "--local"] if newest and newest.executor == "local" else words
-
-
-def _first(rows: Sequence[StageStatus], seed: int) -> str:
-    """What has to be typed before a new submission: jobs that can never start stand in its way."""
-    never = any(row.state in ("never satisfiable", "stuck") for row in rows)
-    return f"./run_all.sh --cancel {seed} && " if never else ""
-
-
 def _fix(
     torn: Sequence[Path],
-    command: Sequence[str],
+    command: str,
     findings: Sequence[Finding],
     broken: Sequence[StageStatus],
     busy: str,
@@ -203,11 +195,13 @@ def _fix(
     in_vain = [finding for finding in findings if not finding.repeat]
     if in_vain:
         names = ", ".join(f"{finding.row.stage}: {finding.cause.name}" for finding in in_vain)
-        _say(f"not run again, it would end the same way ({names}). Do what is said above, then: {' '.join(command)}")
+        _say(f"not run again, it would end the same way ({names}). Do what is said above, then: {command}")
         return 1
-    _say(f"\n{' '.join(command)}")
-    os.execv(str(CHECKOUT / "run_all.sh"), [str(CHECKOUT / "run_all.sh"), *command[1:]])
+    _say(f"\n{command}")
+    *variables, script, seed = (words := shlex.split(command))[: words.index("./run_all.sh") + 2]
+    environment = os.environ | dict(variable.split("=", 1) for variable in variables)
+    os.execve(CHECKOUT / script, [str(CHECKOUT / script), seed, *words[len(variables) + 2 :]], environment)
 
 
 def _say(text: str) -> None:
-    print(printable(text), flush=True)
+    print(as_typed(printable(text)), flush=True)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-RESUBMIT = "./run_all.sh --cancel {seed} && ./run_all.sh {seed}"
+RESUBMIT = "{cancel} && {again}"
 EDIT = "edit {settings} in configs/experiment_config.py, then "
 
 
 @dataclass(frozen=True)
 class PendingReason:
-    """A reason by pattern (of the whole word), its meaning, and what to do; {job} and {seed} are filled in.
+    """A reason by pattern (of the whole word), its meaning, and what to do.
+
+    {job} is filled in, and commands: {cancel}, and {again} that queues what was cancelled.
 
     `stuck`: the job does not start unless somebody does something. Otherwise it may, but hours or days later.
     """
@@ -24,8 +26,8 @@ class PendingReason:
     remedy: str
     stuck: bool = True
 
-    def remedy_for(self, job_id: str, seed: int | str) -> str:
-        return self.remedy.format(job=job_id, seed=seed)
+    def remedy_for(self, job_id: str, cancel: str, again: str) -> str:
+        return self.remedy.format(job=job_id, cancel=cancel, again=again)
 
 
 def _edit(settings: str) -> str:

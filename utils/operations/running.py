@@ -43,14 +43,11 @@ def running(facts: SeedFacts, paths: Paths, *, shared: bool) -> Iterator[str]:
     seed = facts.seed
     if facts.live_ids:
         ids = ", ".join(facts.live_ids)
-        yield f"seed {seed} has jobs in the queue ({ids}). Cancel them: {paths.prefix}./run_all.sh --cancel {seed}"
+        yield f"seed {seed} has jobs in the queue ({ids}). Cancel them: ./run_all.sh --cancel {seed}"
     for aggregate in facts.aggregates:
         if aggregate.job.live:
-            names = " ".join(map(str, aggregate.seeds))
-            yield (
-                f"the aggregate of seeds {names} is in the queue ({aggregate.job.job_id}). "
-                f"Cancel it: {paths.prefix}./run_multi_seed.sh {names} --cancel"
-            )
+            record = aggregate.record
+            yield f"the {record} is in the queue ({aggregate.job.job_id}). Cancel it: {record.command} --cancel"
     for stage in (stage for stage in facts.stages if stage.stage.per_seed or shared):
         yield from (f"{job}. Cancel it: scancel {job.state.job_id}" for job in stage.by_hand)
     yield from at_work_here(seed, paths, shared=shared)

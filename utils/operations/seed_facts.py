@@ -18,8 +18,8 @@ from utils.pipeline.stages import STAGES, Stage
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import rows_of
 from utils.slurm.live_jobs import is_at_work, is_elsewhere
-from utils.slurm.queue import AGGREGATE, Queue, UnrecordedJob, ask_queue, unrecorded_jobs
-from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, records
+from utils.slurm.queue import Queue, UnrecordedJob, ask_queue, unrecorded_jobs
+from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, records, variant_pages
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class AggregateFacts:
-    """The aggregate of several seeds that run_multi_seed.sh queued last for exactly these seeds."""
+    """The aggregate (or page of variants) that run_multi_seed.sh queued last for exactly these seeds (and variants)."""
 
-    seeds: tuple[int, ...]
+    record: AggregateRecord
     job: JobFacts
 
 
@@ -136,7 +136,7 @@ def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True, read_all:
 def known_seeds(paths: Paths) -> list[int]:
     """Every seed that was ever run here: submitted, or started by hand."""
     names = [path.name.removeprefix("seed_") for path in paths.work.glob("seed_*")]
-    recorded = {run.seed for run in records(paths)}
+    recorded = {run.seed for run in records(paths)} | {seed for page in variant_pages(paths) for seed in page.seeds}
     return sorted(recorded | {int(name) for name in names if name.isdigit()})
 
 
@@ -188,13 +188,14 @@ def _live_ids(runs: Sequence[RunRecord], queue: Queue) -> Iterator[str]:
 
 
 def _newest_aggregates(paths: Paths) -> list[AggregateRecord]:
-    """The newest record of each set of seeds that was ever queued together."""
-    newest = {tuple(sorted(record.seeds)): record for record in reversed(aggregates(paths))}
+    """The newest record of each set of seeds (and of variants) that was ever queued together."""
+    queued = [*reversed(aggregates(paths)), *reversed(variant_pages(paths))]
+    newest = {(tuple(sorted(record.variants)), tuple(sorted(record.seeds))): record for record in queued}
     return list(newest.values())
 
 
 def _aggregate_of(record: AggregateRecord, queue: Queue) -> AggregateFacts:
-    return AggregateFacts(record.seeds, _job_facts(record.job, AGGREGATE, record.directory.name, queue))
+    return AggregateFacts(record, _job_facts(record.job, record.key, record.directory.name, queue))
 
 
 def _job_facts(job: JobRecord, key: str, run_id: str, queue: Queue) -> JobFacts:

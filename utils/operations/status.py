@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from utils.core.paths import Paths
 from utils.core.seeds import DEFAULT_SEED
-from utils.core.settings import load_settings
+from utils.core.settings import as_typed, load_settings, variable_text
 from utils.core.text import duration, printable
 from utils.operations.logs import last_words
 from utils.operations.pending_reasons import explain
@@ -83,7 +84,7 @@ def main(seeds: Sequence[int], *, watch: bool = False, as_json: bool = False) ->
     try:
         while True:
             found = statuses(seeds or known_seeds(paths) or [DEFAULT_SEED], paths)
-            text = json.dumps([asdict(item) for item in found], indent=1) if as_json else show(found)
+            text = json.dumps([asdict(item) for item in found], indent=1) if as_json else as_typed(show(found))
             print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
             if not watch:
                 return 0
@@ -127,7 +128,7 @@ def _row(facts: StageFacts, seed: SeedFacts, paths: Paths) -> StageStatus:
         row = _with_log(_job_row(row, job, seed, facts.problem), job, facts.log)
     elif facts.by_hand:
         state = facts.by_hand[0].state
-        row = _live_row(replace(row, job_id=state.job_id), state, "", seed.seed)
+        row = _live_row(replace(row, job_id=state.job_id), state, "", seed)
         row = replace(row, detail=f"{row.detail} (submitted by hand)")
     elif not facts.locked and facts.problem != "not done yet":
         row = replace(row, state="stale", detail=facts.problem)
@@ -157,14 +158,14 @@ def _job_row(row: StageStatus, job: JobFacts, seed: SeedFacts, problem: str) -> 
     if not job.live:
         return replace(row, state="stale", detail=problem)  # COMPLETED, and yet its flag does not hold
     state = min((task for task in job.tasks if task.live), key=lambda task: task.state != "RUNNING")
-    row = _live_row(row, state, job.dependency, seed.seed)
+    row = _live_row(row, state, job.dependency, seed)
     if len(job.tasks) > 1:
         ended = sum(not task.live for task in job.tasks)
         row = replace(row, detail=f"{row.detail} ({ended} of {len(job.tasks)} array tasks ended)")
     return row
 
 
-def _live_row(row: StageStatus, state: JobState, dependency: str, seed: int) -> StageStatus:
+def _live_row(row: StageStatus, state: JobState, dependency: str, seed: SeedFacts) -> StageStatus:
     row = replace(row, reason=state.reason)
     if state.state == "RUNNING":
         return replace(row, state="running", detail=f"on {state.node}")
@@ -177,8 +178,32 @@ def _live_row(row: StageStatus, state: JobState, dependency: str, seed: int) -> 
     known = explain(state.reason) if state.state not in ("CONFIGURING", "COMPLETING") else None
     if known is None:
         return replace(row, state="queued", detail=f"{state.state.lower()}: {state.reason}")
-    detail = f"{state.reason}: {known.meaning}. {known.remedy_for(row.job_id, seed)}"
+    detail = f"{state.reason}: {known.meaning}. {known.remedy_for(row.job_id, *commands_about(row, seed))}"
     return replace(row, state="stuck" if known.stuck else "queued", detail=detail)
+
+
+def commands_about(row: StageStatus, facts: SeedFacts, changed: Collection[str] = ()) -> tuple[str, str]:
+    """What cancels the row's job, with those submitted together with it, and what queues them again, where they ran.
+
+    With the settings that what is done was made with (of a named experiment all that make it): this shell may have
+    others. `changed`: settings that were changed on purpose.
+    """
+    for aggregate in facts.aggregates:
+        if str(aggregate.record) == row.stage:
+            return f"{aggregate.record.command} --cancel", aggregate.record.command
+    newest = facts.runs[0] if facts.runs else None
+    options = ["--local"] if newest and newest.executor == "local" else []
+    if newest and newest.profile == "demo":
+        options = ["--demo", *([] if options else ["--slurm"])]
+    named = newest and facts.settings.EXPERIMENT
+    names = sorted({name for item in facts.stages if named or item.problem is None for name in item.stage.settings})
+    then, now = facts.settings.subset(names), load_settings().subset(names)
+    variables = [
+        f"MONO_S2S_{name}={shlex.quote(variable_text(then[name]))}"
+        for name in names
+        if then[name] != now[name] and name not in changed
+    ]
+    return f"./run_all.sh --cancel {facts.seed}", " ".join([*variables, "./run_all.sh", str(facts.seed), *options])
 
 
 def _ended_row(row: StageStatus, state: JobState, words: str) -> StageStatus:
@@ -222,8 +247,7 @@ def _mark_never_satisfiable(rows: Sequence[StageStatus], facts: SeedFacts) -> tu
 
 def _aggregate_row(aggregate: AggregateFacts, facts: SeedFacts) -> StageStatus:
     """The aggregate of several seeds. It has no flag: done is what SLURM, or else its log, says."""
-    name = f"aggregate of seeds {', '.join(map(str, aggregate.seeds))}"
-    row = _job_row(StageStatus(name, "not started"), aggregate.job, facts, "")
+    row = _job_row(StageStatus(str(aggregate.record), "not started"), aggregate.job, facts, "")
     row = _with_log(row, aggregate.job, None)
     ends = re.search(r"exit status (\d+)", last_words(Path(row.log)))
     if row.state == "stale" or (row.state == "unknown" and ends and ends[1] == "0"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import urllib.request
@@ -15,11 +16,11 @@ from utils.operations.check import OK, PROBLEM, WARNING, Check
 from utils.pipeline.external_inputs import model_directory
 
 HUB_SECONDS = 10
-# GB of cards whose GRES does not tell; of those that come in several sizes the smaller one.
+# GB of cards whose GRES does not tell, in every size that they are sold in.
 CARD_GB = {
-    "v100": 16, "p100": 16, "t4": 16, "a30": 24, "rtx6000": 24, "a10": 24, "l4": 24, "mi100": 32, "a100": 40, "a40": 48,
-    "l40": 48, "l40s": 48, "a6000": 48, "rtxpro6000": 96, "gh200": 96, "h100": 80, "h200": 141, "b200": 180,
-    "mi300x": 192,
+    "v100": (16, 32), "p100": (12, 16), "t4": (16,), "a30": (24,), "rtx6000": (24, 48), "a10": (24,), "l4": (24,),
+    "mi100": (32,), "a100": (40, 80), "a40": (48,), "l40": (48,), "l40s": (48,), "a6000": (48,), "rtxpro6000": (96,),
+    "gh200": (96, 144), "h100": (80, 94), "h200": (141,), "b200": (180,), "mi300x": (192,),
 }  # fmt: skip
 # Bytes that autograd keeps for a token in a layer, for each unit of d_model, of heads × d_kv and of d_ff; for a label
 # token for each word of the vocabulary. Read off `saved_tensors_hooks` of T5s of several shapes under bf16 autocast.
@@ -34,23 +35,32 @@ def memory_check(settings: Settings, paths: Paths) -> Check | None:
     config = None if settings.DEVICE == "cpu" else _config(settings, paths)
     if config is None:
         return None
-    micro = settings.MICRO_BATCH_SIZE or settings.BATCH_SIZE
-    needed = training_gb(config, settings, micro, settings.GRADIENT_CHECKPOINTING)
+    requests = settings.SLURM_GRES.split("|")
+    gpus = min(map(gpu_count, requests))
+    share = math.ceil(settings.BATCH_SIZE / gpus)  # of every batch, which the GPUs of a job have between them
+    micro = min(settings.MICRO_BATCH_SIZE or share, share)
+    needed = training_gb(config, settings, micro, settings.GRADIENT_CHECKPOINTING, gpus)
     words = f"{settings.MODEL_NAME} at micro-batch {micro} needs about {needed:.0f} GB"
-    cards = [gb for gb in map(card_gb, settings.SLURM_GRES.split("|")) if gb]
-    if not cards:
+    words += f" on each of {gpus} GPUs" if gpus > 1 else ""
+    sizes = sorted({gb for request in requests for gb in card_gb(request)})
+    if not sizes:
         return Check(OK, "GPU memory", words)
-    if needed <= min(cards):
-        return Check(OK, "GPU memory", f"{words} of {min(cards)}")
+    told = " or ".join(map(str, sizes))
+    if needed <= sizes[0]:
+        return Check(OK, "GPU memory", f"{words} of {told}")
     ways = [(1, settings.GRADIENT_CHECKPOINTING, "MICRO_BATCH_SIZE=1")] if micro > 1 else []
     ways += [(1, True, "MICRO_BATCH_SIZE=1 and GRADIENT_CHECKPOINTING=true")]
-    fitting = [name for rows, again, name in ways if training_gb(config, settings, rows, again) <= min(cards)]
+    fitting = [name for rows, again, name in ways if training_gb(config, settings, rows, again, gpus) <= sizes[0]]
     fix = f"set {fitting[0]}" if fitting else "name a larger GPU in SLURM_GRES"
-    return Check(WARNING if needed <= max(cards) else PROBLEM, "GPU memory", f"{words}, the GPU has {min(cards)}", fix)
+    if needed > sizes[-1]:
+        return Check(PROBLEM, "GPU memory", f"{words}, the GPU has {told}", fix)
+    if any(len(card_gb(request)) > 1 for request in requests):
+        fix += ", or name the GPU with its size (sinfo -o '%P %G')"
+    return Check(WARNING, "GPU memory", f"{words}, the GPU has {told}", fix)
 
 
-def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpointing: bool) -> float:
-    """Peak of a step of the monotonic arm under bfloat16, in GB, `rows` full-length examples at once."""
+def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpointing: bool, gpus: int = 1) -> float:
+    """Peak of a step of the monotonic arm under bfloat16, in GB on each GPU, `rows` full-length examples at once."""
     d, ff, heads = config["d_model"], config["d_ff"], config["num_heads"]
     encoder, decoder = layers(config)
     inputs, labels = rows * settings.MAX_INPUT_LENGTH, rows * settings.MAX_TARGET_LENGTH
@@ -63,7 +73,8 @@ def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpoin
     bias = rows * heads * settings.MAX_INPUT_LENGTH**2 * (8 + 2 * (1 if checkpointing else encoder))
     logits = labels * config["vocab_size"] * WORD_BYTES
     constrained = 4 * (3 if _gated(config) else 2) * d * ff * (encoder + decoder)  # W = softplus(V), float32
-    state = parameters(config) * (STATE_BYTES + COPY_BYTES) + constrained
+    # DistributedDataParallel sends gradients in buckets, float32, which take as much as the gradients themselves.
+    state = parameters(config) * (STATE_BYTES + COPY_BYTES + (4 if gpus > 1 else 0)) + constrained
     return float(state + inputs * deep + labels * high + bias + logits + LIBRARIES) / 1e9
 
 
@@ -85,13 +96,23 @@ def layers(config: dict[str, Any]) -> tuple[int, int]:
     return config["num_layers"], config.get("num_decoder_layers") or config["num_layers"]
 
 
-def card_gb(gres: str) -> int | None:
-    """Memory of the card that a GRES names (gpu:a100_80gb:1, gpu:h200:2), None where its name does not tell."""
-    kind = re.sub(r"(:\d+)?$", "", gres.strip().lower()).rpartition(":")[2]
+def card_gb(gres: str) -> tuple[int, ...]:
+    """Memory that the card of a GRES (gpu:a100_80gb:1, gpu:a100:2) may have, smallest first; () if nothing tells."""
+    kind = re.sub(r"(:\d+)?$", "", _gpu_part(gres)).rpartition(":")[2]
     # The last number: of a part of a card (a100_3g.20gb, 1g.10gb) the first one counts its processors.
     if sizes := re.findall(r"(\d+)\s*gb\b", re.sub(r"[_.-]", " ", kind)):
-        return int(sizes[-1])
-    return CARD_GB.get(re.sub(r"[^a-z0-9]|nvidia|geforce|tesla", "", kind))
+        return (int(sizes[-1]),)
+    return CARD_GB.get(re.sub(r"[^a-z0-9]|nvidia|geforce|tesla", "", kind), ())
+
+
+def gpu_count(gres: str) -> int:
+    """How many GPUs a GRES asks for (gpu:2, gpu:a100:1,lscratch:10): one where it names no number."""
+    count = re.search(r":(\d+)$", _gpu_part(gres))
+    return int(count[1]) if count else 1
+
+
+def _gpu_part(gres: str) -> str:
+    return next((part for part in gres.strip().lower().split(",") if part.strip().startswith("gpu")), "").strip()
 
 
 def _gated(config: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from utils.data.hub import known_pin
 from utils.data.registry import DatasetSource
 from utils.operations.check import OK, PROBLEM, WARNING, Check
 from utils.operations.cluster_checks import cluster_checks
-from utils.operations.training_memory import memory_check
+from utils.operations.training_memory import gpu_count, memory_check
 from utils.pipeline.external_inputs import model_directory
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
@@ -253,8 +253,7 @@ def _needs(settings: Settings) -> str:
     """What one seed asks of the cluster, by stage; hours are limits, not expectations."""
     lines = ["one seed asks for (limits, not expectations):"]
     gpu_minutes = 0
-    last = settings.SLURM_GRES.split("|")[0].rpartition(":")[2].strip()
-    gpus = int(last) if last.isdigit() else 1
+    gpus = gpu_count(settings.SLURM_GRES.split("|")[0])
     for stage in STAGES:
         minutes, tasks = sbatch.time_limit(stage, settings), sbatch.array_tasks(stage, settings)
         gpu_minutes += minutes * tasks * gpus if stage.gpu else 0

@@ -41,7 +41,7 @@ from utils.core.paths import Paths
 from utils.core.provenance import code_revision, new_run_id, surroundings, timestamp
 from utils.core.results import write_result
 from utils.core.seeds import DEFAULT_SEED, seed_argument
-from utils.core.settings import Settings, load_settings, run_command
+from utils.core.settings import Settings, as_typed, load_settings, run_command
 from utils.pipeline.flags import (
     Basis,
     Flag,
@@ -101,6 +101,7 @@ class StageContext:
             "unix_timestamp": self.started,
             "stage": self.stage.key,
             "profile": about["PROFILE"],
+            "experiment": self.settings.EXPERIMENT,
             "full_test_sets": about["USE_FULL_TEST_SETS"],
             "settings": self.settings.subset(names),
             "config_fingerprint": fingerprint(self.settings.subset(names)),
@@ -139,7 +140,7 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
         paths.check_writable()
         return _run(stage, work, options, settings, paths)
     except UserError as error:
-        print(f"stage {stage.key}: {error}", file=sys.stderr)
+        print(as_typed(f"stage {stage.key}: {error}"), file=sys.stderr)
         return error.exit_code
     finally:
         drop_what_cannot_be_written()
@@ -213,13 +214,16 @@ def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
         log.info("%s", done)
         return 0
     except UserError as error:
-        log.error("failed: %s", error)
+        log.error("failed: %s", as_typed(str(error)))
         return error.exit_code
     except OSError as error:
         if not is_disk_full(error):
             log.exception("failed: %s", explain(error))
             return 1
-        log.error("failed: no space left for %s. Free some (clean_checkpoints.sh), then run again.", error.filename)
+        log.error(
+            "failed: no space left for %s. Free some (%s), then run again.",
+            *(error.filename, as_typed("./clean_checkpoints.sh")),
+        )
         return 1
     except Exception as error:  # the one place where a bug becomes an exit code
         if is_missing_package(error):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from utils.analysis.final import FinalResults
@@ -20,6 +20,12 @@ class Step:
 
 def next_steps(results: FinalResults, metadata: Mapping[str, Any]) -> list[Step]:
     """Everything worth doing, what matters most first; the last one is to check the numbers."""
+    steps = _steps(results, metadata)
+    prefix = f"MONO_S2S_EXPERIMENT={name} " if (name := metadata.get("experiment")) else ""
+    return [replace(step, command=prefix + step.command) if ".sh" in step.command else step for step in steps]
+
+
+def _steps(results: FinalResults, metadata: Mapping[str, Any]) -> list[Step]:
     check = Step("To check every number, table and figure of this page:", "python scripts/verify_results.py DIR")
     if metadata["profile"] != "full":
         return [Step("This was a small run, to try the software out. The experiment itself:", "./run_all.sh"), check]

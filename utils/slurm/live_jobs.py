@@ -58,8 +58,8 @@ def refuse_if_live(seed: int, paths: Paths) -> None:
         if ids:
             raise UsageError(
                 f"seed {seed} has jobs in the queue already ({', '.join(ids)}, run {run.run_id}). "
-                f"Watch them: {paths.prefix}./check_training_status.sh {seed}   "
-                f"End them: {paths.prefix}./run_all.sh --cancel {seed}"
+                f"Watch them: ./check_training_status.sh {seed}   "
+                f"End them: ./run_all.sh --cancel {seed}"
             )
     for sentence in _started_by_hand([seed], paths):
         raise UsageError(f"seed {seed} is in work already: {sentence}")

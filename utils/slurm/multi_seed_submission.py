@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from utils.core.errors import CommandStopped, UserError
 from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
-from utils.core.settings import Settings, command_prefix, freeze, load_settings
+from utils.core.settings import Settings, as_typed, freeze, load_settings
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch, submission
 from utils.slurm.cluster import JobState
@@ -102,7 +102,7 @@ def _here(options: MultiSeedOptions, paths: Paths) -> int:
             first = 2 if options.force and codes.get(options.seeds[0]) == 0 else 0
             codes[seed] = submission.main(_one(options, seed, first=first))
         except UserError as error:
-            print(f"run_multi_seed.sh: seed {seed}: {error}", file=sys.stderr)
+            print(as_typed(f"run_multi_seed.sh: seed {seed}: {error}"), file=sys.stderr)
             codes[seed] = error.exit_code
         if stopped:
             name = signal.Signals(stopped[0]).name
@@ -186,12 +186,11 @@ def _submit_aggregate(
     seeds = ", ".join(map(str, options.seeds))
     print(f"\naggregate of seeds {seeds}: job {job.job_id}, after {', '.join(request.after) or '-'}")
     for record in earlier:
-        names = ", ".join(map(str, record.seeds))
         print(
-            f"note: the aggregate of seeds {names} (job {record.job.job_id}) stays in the queue. Both write to "
+            f"note: the {record} (job {record.job.job_id}) stays in the queue. Both write to "
             f"{paths.multi_seed}; this one runs last."
         )
-    print(f"watch:   {command_prefix(settings)}./check_training_status.sh {' '.join(map(str, options.seeds))}")
+    print(as_typed(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}"))
     print(f"results: {paths.multi_seed}. You can log out.")
     return job.job_id
 
@@ -203,7 +202,7 @@ def _cancel(seeds: Sequence[int], paths: Paths) -> int:
         if set(record.seeds) <= set(seeds):
             _cancel_aggregate(record)
         else:
-            print(f"left alone: {record.job.job_id} (the aggregate of seeds {', '.join(map(str, record.seeds))})")
+            print(f"left alone: {record.job.job_id} (the {record})")
     newest = {seed: runs[0].unix_timestamp for seed in seeds if (runs := records(paths, seed))}
     # The last one first: jobs that a later seed waits for are left alone while that one is in the queue.
     return max(cancel_seeds([seed], paths) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))

@@ -19,9 +19,7 @@ from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
 from utils.slurm.cluster import JobState, NoAnswer
 from utils.slurm.identity import NAME
-from utils.slurm.run_record import AggregateRecord, RunRecord
-
-AGGREGATE = "multi_seed"
+from utils.slurm.run_record import AGGREGATE, AggregateRecord, RunRecord
 
 
 @dataclass

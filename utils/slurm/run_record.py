@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import socket
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from utils.core.paths import CHECKOUT, Paths
 from utils.core.provenance import code_revision, new_run_id, timestamp
 
 log = logging.getLogger("mono_s2s.runs")
+AGGREGATE, PAGE = "multi_seed", "variants"  # what is made of several seeds, and of several experiments
 
 
 @dataclass(frozen=True)
@@ -121,26 +123,53 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class AggregateRecord:
-    """The aggregate of several seeds in the queue; `directory` holds settings.json and multi_seed.json."""
+    """The aggregate of several seeds in the queue; `directory` holds settings.json and multi_seed.json.
+
+    variants, file: of a page about experiments (variants.json) their names, and the file that describes them.
+    """
 
     directory: Path
     seeds: tuple[int, ...]
     job: JobRecord
     cluster_name: str = ""
+    variants: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def key(self) -> str:
+        return PAGE if self.variants else AGGREGATE
+
+    @property
+    def command(self) -> str:
+        """What was typed to queue it; with --cancel it ends it."""
+        words = ["./run_multi_seed.sh", *map(str, self.seeds)]
+        return " ".join([*words, "--variants", shlex.quote(self.file)] if self.file else words)
+
+    def __str__(self) -> str:
+        of_seeds = f"of seeds {', '.join(map(str, self.seeds))}"
+        return f"page of variants {', '.join(self.variants)}, {of_seeds}" if self.variants else f"aggregate {of_seeds}"
 
     @property
     def settings_file(self) -> Path:
         return self.directory / "settings.json"
 
-    def saved(self, name: str = "multi_seed") -> AggregateRecord:
-        """Write multi_seed.json (or another name) atomically, and return the record."""
-        facts = {"seeds": list(self.seeds), "cluster_name": self.cluster_name, **self.job.to_json()}
-        write_json(self.directory / f"{name}.json", facts)
+    def saved(self) -> AggregateRecord:
+        """Write multi_seed.json (of a page variants.json) atomically, and return the record."""
+        about = {"variants": list(self.variants), "file": self.file} if self.variants else {}
+        facts = {"seeds": list(self.seeds), "cluster_name": self.cluster_name, **about, **self.job.to_json()}
+        write_json(self.directory / f"{self.key}.json", facts)
         return self
 
     @classmethod
     def from_json(cls, directory: Path, facts: Mapping[str, Any]) -> AggregateRecord:
-        return cls(directory, tuple(facts["seeds"]), JobRecord.from_json(facts), facts.get("cluster_name", ""))
+        return cls(
+            directory,
+            tuple(facts["seeds"]),
+            JobRecord.from_json(facts),
+            facts.get("cluster_name", ""),
+            tuple(facts.get("variants", ())),
+            facts.get("file", ""),
+        )
 
 
 def new_record(
@@ -194,12 +223,12 @@ def records(paths: Paths, seed: int | None = None) -> list[RunRecord]:
 
 def aggregates(paths: Paths) -> list[AggregateRecord]:
     """The aggregates of several seeds that were submitted, newest first."""
-    return _aggregates(paths, "multi_seed")
+    return _aggregates(paths, AGGREGATE)
 
 
 def variant_pages(paths: Paths) -> list[AggregateRecord]:
     """The pages about several variants that were submitted, newest first."""
-    return _aggregates(paths, "variants")
+    return _aggregates(paths, PAGE)
 
 
 def _aggregates(paths: Paths, name: str) -> list[AggregateRecord]:

@@ -40,7 +40,7 @@ def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str
         if changed:
             raise UsageError(
                 f"run {record.run_id} is at stage {stage.key} with other settings ({', '.join(changed)}). Wait for it, "
-                f"or end it: {paths.prefix}./run_all.sh --cancel {record.seed}"
+                f"or end it: ./run_all.sh --cancel {record.seed}"
             )
         found[stage.key] = replace(job, shared_with=record.run_id, dependency="", line="")
     return found
@@ -69,7 +69,7 @@ def refuse_to_change_data(steps: list[Step], seed: int, paths: Paths, settings: 
             raise UsageError(
                 f"{names} would be made anew with {why}, but seed {record.seed} has jobs in the queue that need them "
                 f"as they are ({', '.join(waiting)}, run {record.run_id}). Wait for them, or cancel them: "
-                f"{paths.prefix}./run_all.sh --cancel {record.seed}"
+                f"./run_all.sh --cancel {record.seed}"
             )
 
 

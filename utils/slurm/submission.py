@@ -17,7 +17,7 @@ from pathlib import Path
 from utils.core.errors import UsageError
 from utils.core.locks import LockHeld, file_lock
 from utils.core.paths import CHECKOUT, Paths
-from utils.core.settings import Settings, command_prefix, freeze, load_settings
+from utils.core.settings import Settings, as_typed, freeze, load_settings
 from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
@@ -194,11 +194,10 @@ def _tell_submitted(record: RunRecord, plan: RunPlan) -> None:
     for key, job in record.jobs.items():
         after = f"shared with run {job.shared_with}" if job.shared_with else job.dependency or "-"
         print(f"  {key:<{width}}  {job.job_id:<10}  {after}")
-    demo, prefix = " --demo" if plan.options.demo else "", command_prefix(plan.settings)
     print(f"\nsbatch lines and settings: {record.directory}")
-    print(f"watch:   {prefix}./check_training_status.sh {plan.seed}{demo}")
+    print(as_typed(f"watch:   ./check_training_status.sh {plan.seed}"))
     print(f"logs:    {CHECKOUT}/logs/")
-    print(f"cancel:  {prefix}./run_all.sh --cancel {plan.seed}{demo}")
+    print(as_typed(f"cancel:  ./run_all.sh --cancel {plan.seed}"))
     print(f"results: {plan.paths.results(plan.seed)}, then {plan.paths.final(plan.seed)}. You can log out.")
 
 

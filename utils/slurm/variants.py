@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from utils.core.errors import CommandStopped, UsageError, UserError
 from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
-from utils.core.settings import Settings, freeze, load_settings, settings_with
+from utils.core.settings import Settings, as_typed, freeze, load_settings, settings_with, variable_text
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, multi_seed_submission, sbatch
 from utils.slurm.identity import NAME, rows_of
@@ -25,11 +24,10 @@ from utils.slurm.local_run import run_wrapper
 from utils.slurm.multi_seed_submission import AGGREGATE, Chain
 from utils.slurm.options import MultiSeedOptions
 from utils.slurm.requests import JobRequest
-from utils.slurm.run_record import AggregateRecord, new_directory, variant_pages
+from utils.slurm.run_record import PAGE, AggregateRecord, new_directory, variant_pages
 from utils.slurm.site import resolve
 
 NOT_OF_A_VARIANT = ("EXPERIMENT", "PROFILE", "SCRATCH_DIR", "PROJECT_DIR")
-PAGE = "variants"
 DATA = STAGES[1]
 
 
@@ -51,14 +49,14 @@ def main(options: MultiSeedOptions) -> int:
                 if not options.cancel:
                     multi_seed_submission.check(options, settings, paths)
             except UserError as error:
-                raise type(error)(f"variant {variant.name}: {error}") from None
+                raise _named(variant, error) from None
     settings = load_settings()
     paths = Paths.of(settings)
     check_directory("PROJECT_DIR", paths.variants)
     if options.cancel or options.dry_run or options.executor == "local":
         codes = [_one(variant, options) for variant in variants]
         if options.cancel:
-            _cancel_pages(paths, options.seeds)
+            _cancel_pages(paths, [variant.name for variant in variants], options.seeds)
         elif options.dry_run:
             print(f"\nthen quality against robustness of {_names(variants)} into {paths.variants}")
         else:
@@ -81,13 +79,9 @@ def read_variants(path: Path) -> list[Variant]:
         if wrong := sorted(set(values) & set(NOT_OF_A_VARIANT)):
             raise UsageError(f"--variants {path}: {name} sets {wrong[0]}, which is the same for all variants.")
     return [
-        Variant(name, {f"MONO_S2S_{key}": _text(value) for key, value in (values | {"EXPERIMENT": name}).items()})
-        for name, values in content.items()
+        Variant(name, {f"MONO_S2S_{key}": variable_text(value) for key, value in settings.items()})
+        for name, settings in ((name, values | {"EXPERIMENT": name}) for name, values in content.items())
     ]
-
-
-def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _one(variant: Variant, options: MultiSeedOptions) -> int:
@@ -98,13 +92,19 @@ def _one(variant: Variant, options: MultiSeedOptions) -> int:
         except CommandStopped:
             raise
         except UserError as error:  # the others are done none the less
-            print(f"run_multi_seed.sh: variant {variant.name}: {error}", file=sys.stderr)
+            print(f"run_multi_seed.sh: {_named(variant, error)}", file=sys.stderr)
             return error.exit_code
+
+
+def _named(variant: Variant, error: UserError) -> UserError:
+    """The error with the variant's name; commands in it are about this variant."""
+    return type(error)(as_typed(f"variant {variant.name}: {error}"))
 
 
 def _submit(variants: list[Variant], options: MultiSeedOptions, settings: Settings, paths: Paths) -> int:
     """All cells, at most MAX_PARALLEL_SEEDS side by side; a variant's data wait for the same data of another."""
     chain, last = Chain(), []
+    names = tuple(variant.name for variant in variants)
     data: dict[str, str] = {}  # job of stage 1 by the settings that it reads
     for variant in variants:
         print(f"\n######## {variant.name} ########", flush=True)
@@ -112,11 +112,15 @@ def _submit(variants: list[Variant], options: MultiSeedOptions, settings: Settin
             theirs = Paths.of(own := load_settings())
             key = json.dumps(own.subset(DATA.settings))
             chain.data = (data[key],) if key in data else ()
-            last.append(multi_seed_submission.submit(options, theirs, own, chain))
+            try:
+                last.append(multi_seed_submission.submit(options, theirs, own, chain))
+            except UserError as error:
+                rest = "The variants before it are in the queue: the same command adds the rest, --cancel ends all."
+                raise type(error)(f"{_named(variant, error)}" + (f"\n{rest}" if last else "")) from None
             made = next((run.jobs.get(DATA.key) for run in multi_seed_submission.records(theirs)), None)
             if made and key not in data:
                 data[key] = made.job_id
-    _cancel_pages(paths, options.seeds)
+    earlier = _cancel_pages(paths, names, options.seeds)
     directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_variants")
     settings_file = directory / "settings.json"
     freeze(settings, settings_file)
@@ -129,24 +133,34 @@ def _submit(variants: list[Variant], options: MultiSeedOptions, settings: Settin
             *("--settings", str(settings_file)),
         ),
         settings_file=settings_file,
-        after=tuple(last),
+        after=(*last, *(record.job.job_id for record in earlier)),
     )
     job = replace(request.submit(settings, resolve(settings), {}), submitted_at=timestamp(time.time()))
-    AggregateRecord(directory, options.seeds, job).saved(PAGE)
-    print(f"\nquality against robustness of {_names(variants)}: job {job.job_id}, after {', '.join(last)}")
-    print(f"results: {paths.variants}. One cell: MONO_S2S_EXPERIMENT=NAME ./check_training_status.sh SEED, ", end="")
-    print("and the same before ./run_all.sh --cancel SEED")
+    file = str(Path(options.variants).absolute())
+    record = AggregateRecord(directory, options.seeds, job, variants=names, file=file).saved()
+    print(f"\nquality against robustness of {_names(variants)}: job {job.job_id}, after {', '.join(request.after)}")
+    for other in earlier:
+        print(f"note: the {other} (job {other.job.job_id}) stays in the queue. This one runs last: both write there.")
+    print(f"results: {paths.variants}. Watch, or end all:")
+    for name in names:
+        print(f"  MONO_S2S_EXPERIMENT={name} ./check_training_status.sh")
+    print(as_typed(f"  {record.command} --cancel"))
     return 0
 
 
-def _cancel_pages(paths: Paths, seeds: tuple[int, ...]) -> None:
-    """End the pages about these seeds that wait: of an earlier submission, or because all is cancelled."""
+def _cancel_pages(paths: Paths, names: Collection[str], seeds: Collection[int]) -> list[AggregateRecord]:
+    """End the pages that wait and are about nothing but these cells; returns the others that wait."""
+    others = []
     for record in variant_pages(paths):
         job = record.job
-        rows = rows_of(cluster.queue([job.job_id], job.cluster), job, PAGE)
-        if set(record.seeds) <= set(seeds) and any(state.live for state in rows):
+        if not any(state.live for state in rows_of(cluster.queue([job.job_id], job.cluster), job, PAGE)):
+            continue
+        if set(record.variants) <= set(names) and set(record.seeds) <= set(seeds):
             sbatch.cancel([job.job_id], job.cluster)
-            print(f"cancelled the page of variants {job.job_id} of an earlier submission")
+            print(f"cancelled the {record} (job {job.job_id}) of an earlier submission")
+        else:
+            others.append(record)
+    return others
 
 
 def _page_words(variants: list[Variant], options: MultiSeedOptions, python: str) -> list[str]:

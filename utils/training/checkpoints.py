@@ -107,16 +107,19 @@ def resume_point(complete: Sequence[Checkpoint]) -> tuple[Checkpoint | None, set
     return None, set()
 
 
-def not_needed_to_resume(output_dir: Path) -> list[Path]:
+def not_needed_to_resume(output_dir: Path, *, keep_epochs: bool = False) -> list[Path]:
     """Checkpoint directories that no training could resume from: older than needed, incomplete or corrupt.
 
-    Nothing is named where no checkpoint is resumable: what cannot be judged is not surplus.
+    keep_epochs: complete weights after an epoch are none of them. Nothing is named where no checkpoint is resumable:
+    what cannot be judged is not surplus.
     """
     trainings: dict[str, list[Checkpoint]] = {}
-    for checkpoint in complete_checkpoints(output_dir):
+    complete = complete_checkpoints(output_dir)
+    for checkpoint in complete:
         trainings.setdefault(json.dumps(checkpoint.identity, sort_keys=True), []).append(checkpoint)
     needed = {directory for checkpoints in trainings.values() for directory in resume_point(checkpoints)[1]}
-    return sorted(path for path in _directories(output_dir) if path not in needed) if needed else []
+    epochs = {item.directory for item in complete if keep_epochs and item.directory.name.startswith("epoch_")}
+    return sorted(path for path in _directories(output_dir) if path not in needed | epochs) if needed else []
 
 
 def checkpoint_to_resume(output_dir: Path, identity: dict[str, Any]) -> Checkpoint | None:
