@@ -73,7 +73,7 @@ def test_here_all_cells_run_with_their_own_settings_and_the_page_comes_last(worl
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "cannot be read"),
+        ("{", "not JSON"),
         ('{"a": {}}', "at least two names"),
         ('{"a": {}, "b": {"BATCH": 1}}', "variant b: MONO_S2S_BATCH: no such setting"),
         ('{"a": {}, "b/c": {}}', "variant b/c: EXPERIMENT=b/c"),

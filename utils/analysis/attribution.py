@@ -28,9 +28,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduced:
-    """(arm - baseline) / (monotonic - baseline): 1 where the arm does all that monotonic does, 0 where it does nothing.
+    """A share of monotonic's difference from baseline, 1 for all of it and 0 for nothing, with its interval.
 
-    The interval is a percentile bootstrap over examples.
+    Of a control arm: (arm - baseline) / (monotonic - baseline). Of one seed the interval is a percentile bootstrap over
+    examples, of several Fieller's, with seeds and examples crossed.
     """
 
     share: float

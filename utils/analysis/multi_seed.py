@@ -100,7 +100,9 @@ class SeedAttribution:
 
     worst_case_success: SeedFigure
     rougeL: Annotated[SeedFigure, "on the attack data set"]
-    success_vs_baseline: Annotated[SeedTest, "the arm (b) against a model of the pair (a); Holm over all of all arms"]
+    success_vs_baseline: Annotated[
+        SeedTest, "the arm (b) against a model of the pair (a); Holm over the four tests of every arm"
+    ]
     success_vs_monotonic: SeedTest
     rougeL_vs_baseline: SeedTest
     rougeL_vs_monotonic: SeedTest

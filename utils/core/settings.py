@@ -102,22 +102,19 @@ _END = re.compile(r"[\n;,)]|  | && | \./|$")
 
 def run_command(settings: Settings) -> str:
     """What a user types to run the experiment of this profile, as messages name it; a seed may follow."""
-    return for_experiment("./run_all.sh", settings)
+    return for_experiment("./run_all.sh", settings.EXPERIMENT, settings.PROFILE)
 
 
-def for_experiment(text: str, settings: Settings) -> str:
+def for_experiment(text: str, experiment: str, profile: str = "full") -> str:
     """`text` with every command of the checkout in it as it has to be typed to concern this profile and experiment."""
-    variables = {
-        "MONO_S2S_PROFILE": "quick" if settings.PROFILE == "quick" else "",
-        "MONO_S2S_EXPERIMENT": settings.EXPERIMENT,
-    }
+    variables = {"MONO_S2S_PROFILE": "quick" if profile == "quick" else "", "MONO_S2S_EXPERIMENT": experiment}
 
     def typed(command: re.Match[str]) -> str:
         before, name = command.groups()
         before += "".join(f"{key}={value} " for key, value in variables.items() if value and f"{key}=" not in before)
         end = _END.search(text, command.end())
         words = text[command.end() : end.start() if end else None]
-        return before + name + (" --demo" if settings.PROFILE == "demo" and "--demo" not in words else "")
+        return before + name + (" --demo" if profile == "demo" and "--demo" not in words else "")
 
     return _COMMAND.sub(typed, text)
 
@@ -125,9 +122,10 @@ def for_experiment(text: str, settings: Settings) -> str:
 def as_typed(text: str) -> str:
     """A message with its commands `for_experiment` of this process; as it is where the settings are wrong."""
     try:
-        return for_experiment(text, load_settings())
+        settings = load_settings()
     except UsageError:
         return text
+    return for_experiment(text, settings.EXPERIMENT, settings.PROFILE)
 
 
 def variable_text(value: Any) -> str:

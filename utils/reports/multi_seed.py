@@ -89,20 +89,8 @@ def _tests(results: dict[str, Any]) -> Table:
     titles = seed_titles(results)
     level, seeds = f"{100 * results['confidence']:g} %", len(results["seeds"])
     for name, test in results["monotonic_minus_baseline"].items():
-        if test.get("p_value") is None:
-            rows.append((_titled(name, titles), *(NOT_AVAILABLE,) * 4, str(test["num_common"])))
-            continue
-        corrected = test.get("p_value_holm")
-        rows.append(
-            (
-                _titled(name, titles),
-                signed(test["difference"], [test["lower"], test["upper"]], digits=4),
-                p_value(test["p_value"]),
-                "-" if corrected is None else p_value(corrected),
-                f"{test['agree']} of {seeds}",
-                str(test["num_common"]),
-            )
-        )
+        agree = NOT_AVAILABLE if test.get("p_value") is None else f"{test['agree']} of {seeds}"
+        rows.append((_titled(name, titles), *_tested(test), agree, str(test["num_common"])))
     rows += [(f"{titles[key]} ROUGE-L", *(NOT_AVAILABLE,) * 5) for key in titles if key in results["missing_datasets"]]
     return Table(
         "comparison",
@@ -118,30 +106,34 @@ def _tests(results: dict[str, Any]) -> Table:
 def _attribution(results: dict[str, Any]) -> Table:
     """Control arms against both models of the pair."""
     level = f"{100 * results['confidence']:g} %"
-    measures = {"success": ("success", 100, 1), "rougeL": ("ROUGE-L", 1, 4)}
+    measures = {"success": ("success, points", 100, 1), "rougeL": ("ROUGE-L", 1, 4)}
     rows: list[tuple[str, ...]] = []
     for arm, one in results["attribution"].items():
         for measure, (words, unit, digits) in measures.items():
             for other in TRAINED_KEYS:
                 test = one[f"{measure}_vs_{other}"]
-                shown: tuple[str, ...] = (NOT_AVAILABLE,) * 3
-                if test.get("p_value") is not None:
-                    ends = [unit * test["lower"], unit * test["upper"]]
-                    change = signed(unit * test["difference"], ends, digits=digits)
-                    shown = (change, p_value(test["p_value"]), p_value(test["p_value_holm"]))
                 share = one["reproduced"] if (measure, other) == ("success", BASELINE) else None
                 part = "-" if share is None else f"{100 * share['share']:.0f} %"
                 part += "" if share is None else f" [{100 * share['lower']:.0f}, {100 * share['upper']:.0f}]"
-                rows.append((f"{arm} {words} - {other}'s", *shown, str(test["num_common"]), part))
+                rows.append((f"{arm} - {other}: {words}", *_tested(test, unit, digits), str(test["num_common"]), part))
     return Table(
         "attribution",
         "What did it? Control arms over seeds",
-        ("difference of", f"points [{level}]", "p", "p (Holm)", "examples", "reproduced"),
+        ("figure", f"difference [{level}]", "p", "p (Holm)", "examples", "reproduced"),
         rows,
         "Worst-case success in points, ROUGE-L of unattacked summaries as it is; seeds and examples crossed, Holm over "
         "this table. Reproduced: the arm's difference in success from baseline over monotonic's, with Fieller's "
         "interval (-: monotonic's difference is not shown).",
     )
+
+
+def _tested(test: Mapping[str, Any], unit: float = 1, digits: int = 4) -> tuple[str, str, str]:
+    """Difference with interval, p, and p by Holm (-: in no family) of a SeedTest."""
+    if test.get("p_value") is None:
+        return (NOT_AVAILABLE,) * 3
+    ends, corrected = [unit * test["lower"], unit * test["upper"]], test.get("p_value_holm")
+    change = signed(unit * test["difference"], ends, digits=digits)
+    return change, p_value(test["p_value"]), "-" if corrected is None else p_value(corrected)
 
 
 def _titled(name: str, titles: Mapping[str, str]) -> str:

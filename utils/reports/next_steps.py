@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.core.settings import for_experiment
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,8 @@ class Step:
 
 def next_steps(results: FinalResults, metadata: Mapping[str, Any]) -> list[Step]:
     """Everything worth doing, what matters most first; the last one is to check the numbers."""
-    steps = _steps(results, metadata)
-    prefix = f"MONO_S2S_EXPERIMENT={name} " if (name := metadata.get("experiment")) else ""
-    return [replace(step, command=prefix + step.command) if ".sh" in step.command else step for step in steps]
+    name = metadata.get("experiment", "")
+    return [replace(step, command=for_experiment(step.command, name)) for step in _steps(results, metadata)]
 
 
 def _steps(results: FinalResults, metadata: Mapping[str, Any]) -> list[Step]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.core.errors import CommandStopped, UsageError, UserError
+from utils.core.errors import CommandStopped, UsageError, UserError, explain
 from utils.core.paths import CHECKOUT, Paths, check_directory
 from utils.core.provenance import timestamp
 from utils.core.settings import Settings, as_typed, freeze, load_settings, settings_with, variable_text
@@ -71,8 +71,10 @@ def read_variants(path: Path) -> list[Variant]:
     """The variants of a JSON file {"name": {"SETTING": value, ...}, ...}; UsageError where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--variants {path}: cannot be read ({error}).") from None
+    except OSError as error:
+        raise UsageError(f"--variants {explain(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"--variants {path}: not JSON ({error}).") from None
     if not isinstance(content, dict) or len(content) < 2 or not all(isinstance(v, dict) for v in content.values()):
         raise UsageError(f'--variants {path}: expected {{"name": {{"SETTING": value}}, ...}}, at least two names.')
     for name, values in content.items():
