@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import pytest
 from filelock import FileLock
@@ -20,7 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def settings_of_one_test_alone():
-    """A stage that runs in this process names its settings in the environment: the next test must not get them."""
+    """A stage that runs in this process names its settings in the environment: the next test must not get them.
+
+    Nor those that an earlier test read: the module reads the environment once.
+    """
+    sys.modules.pop("configs.experiment_config", None)
     before = {name: value for name, value in os.environ.items() if name.startswith("MONO_S2S_")}
     yield
     for name in [name for name in os.environ if name.startswith("MONO_S2S_") and name not in before]:

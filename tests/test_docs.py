@@ -1,6 +1,7 @@
 """What README and docs/ tell people to type: every command is run here, or the reason why not stands in NOT_HERE."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -130,7 +131,9 @@ def test_what_the_pages_say_about_results_runs(done: Run):
     commands = [command for command in COMMANDS if any(tool in command for tool in ON_RESULTS)]
     assert commands
     for command in commands:
-        typed = command.replace("seed_42", f"seed_{SEED}").replace("python scripts", f"{sys.executable} {ROOT}/scripts")
+        typed = command.replace("seed_42", f"seed_{SEED}").replace(
+            "python scripts", f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT))}/scripts"
+        )
         if "--seed" not in typed and "verify_results" not in typed:
             typed += f" --seed {SEED}"
         result = done("bash", "-euc", typed)

@@ -59,6 +59,16 @@ def multi(world, *words, **environment):
     return world.run("run_multi_seed.sh", *words, **environment)
 
 
+def slow_squeue(world, tmp_path, condition: str) -> str:
+    """A PATH whose squeue answers when a condition of bash is true, in which $real is SLURM's own."""
+    slow = tmp_path / "bin" / "squeue"
+    slow.parent.mkdir()
+    real = shutil.which("squeue", path=world.environment["PATH"])
+    slow.write_text(f'#!/bin/bash\nreal=\'{real}\'\nuntil {condition}; do sleep .1; done\nexec "$real" "$@"\n')
+    slow.chmod(0o755)
+    return f"{slow.parent}:{world.environment['PATH']}"
+
+
 def test_here_the_seeds_run_one_after_the_other_and_a_failed_one_is_named(world):
     assert multi(world, "1", "2", "--local").returncode == 0
     assert aggregated(world) == ["1", "2"]
@@ -92,15 +102,9 @@ def test_a_stage_that_ends_while_a_seed_is_submitted_is_not_queued_again(cluster
     """The plan was made while stage 1 ran; when the queue answers, it has ended: it is in neither, but it is done."""
     queue.behave(s1_prepare_data={"units": 1, "seconds": 6})
     assert queue.run("run_all.sh", "1", "--stop-stage", "1").returncode == 0
-    slow = tmp_path / "bin" / "squeue"
-    slow.parent.mkdir()
-    real = shutil.which("squeue", path=queue.environment["PATH"])
-    slow.write_text(
-        f"#!/bin/bash\nuntil [[ -e '{queue.work}/stage_1_prepare_data.flag' && -z $('{real}' -h -o %i) ]]; "
-        f"do sleep .1; done\nexec '{real}' \"$@\"\n"
+    path = slow_squeue(
+        queue, tmp_path, f"[[ -e '{queue.work}/stage_1_prepare_data.flag' && -z $(\"$real\" -h -o %i) ]]"
     )
-    slow.chmod(0o755)
-    path = f"{slow.parent}:{queue.environment['PATH']}"
     result = queue.run("run_all.sh", "2", "--stop-stage", "2", PATH=path)
     assert result.returncode == 0, result.stderr
     assert "1_prepare_data" in result.stdout and list(jobs(queue, 2)) == ["2_train_baseline"]
@@ -187,9 +191,22 @@ def test_two_submissions_at_once_take_turns(cluster, queue):
 
 @pytest.mark.slurm
 def test_forced_seeds_share_one_forced_setup(cluster, queue):
+    queue.behave(s0_setup={"units": 1, "seconds": 6})  # it is not done when the second seed comes
     result = multi(queue, "1", "2", "--force")
     assert result.returncode == 0, result.stdout + result.stderr
     assert jobs(queue, 1)["1_prepare_data"] == jobs(queue, 2)["1_prepare_data"]
+    assert cluster.wait(aggregate_job(queue), "COMPLETED") and aggregated(queue) == ["1", "2"]
+
+
+@pytest.mark.slurm
+def test_a_forced_setup_that_ends_before_the_next_seed_comes_is_not_forced_again(cluster, queue, tmp_path):
+    """Every question to the queue after the first seed's jobs waits until its setup and data are done."""
+    first = f"compgen -G '{queue.work}/runs/*_seed1/run.json' >/dev/null"
+    path = slow_squeue(queue, tmp_path, f"! {first} || [[ -e '{queue.work}/stage_1_prepare_data.flag' ]]")
+    result = multi(queue, "1", "2", "--force", PATH=path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert list(jobs(queue, 1))[:2] == ["0_setup", "1_prepare_data"]
+    assert next(iter(jobs(queue, 2))) == "2_train_baseline" and len(jobs(queue, 2)) == 6
     assert cluster.wait(aggregate_job(queue), "COMPLETED") and aggregated(queue) == ["1", "2"]
 
 

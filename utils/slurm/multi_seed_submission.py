@@ -124,6 +124,7 @@ def submit(options: MultiSeedOptions, paths: Paths, settings: Settings, chain: C
 
 def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, chain: Chain) -> str:
     last: dict[int, str] = {}
+    made_by = ""  # the run that makes setup and data anew, where all is forced
     for seed in options.seeds:  # before anything is queued: a seed that cannot be completed now would be left out
         if not _all_queued(seed, paths):
             refuse_if_live(seed, paths)
@@ -137,10 +138,13 @@ def _submit(options: MultiSeedOptions, python: str, paths: Paths, settings: Sett
         place = len(chain.last) - settings.MAX_PARALLEL_SEEDS
         before = tuple(filter(None, chain.last[place : place + 1])) if place >= 0 else ()
         try:
-            submission.main(replace(_one(options, seed, after=before), after_for_data=chain.data))
+            one = replace(_one(options, seed, after=before), after_for_data=chain.data, made_by=made_by)
+            submission.main(one)
         except UserError as error:
             rest = "The seeds before it are in the queue: the same command adds the rest, --cancel ends all."
             raise type(error)(f"seed {seed} was not submitted: {error}" + (f"\n{rest}" if count else "")) from None
+        if options.force and not made_by:
+            made_by = records(paths, seed)[0].run_id
         queued = _all_queued(seed, paths)
         if queued:
             last[seed] = _last_job(queued)

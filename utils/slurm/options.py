@@ -10,7 +10,7 @@ class RunOptions:
     """run_all.sh. `executor` is slurm or local; stages `first` to `last` are wanted.
 
     `after`: job ids that have to end, however they end, before the seed's own stages start; `after_for_data`: before
-    setup and data.
+    setup and data. `made_by`: id of a run of the same command that makes setup and data for this seed, too.
     """
 
     seed: int
@@ -23,6 +23,7 @@ class RunOptions:
     cancel: bool = False
     after: tuple[str, ...] = ()
     after_for_data: tuple[str, ...] = ()
+    made_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ import contextlib
 import functools
 import os
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.core.errors import UsageError
 from utils.core.locks import LockHeld, file_lock
 from utils.core.paths import CHECKOUT, Paths
 from utils.core.settings import Settings, as_typed, freeze, load_settings
+from utils.pipeline.flags import Completion
 from utils.pipeline.plan import Step, make_plan, table, to_run
 from utils.pipeline.stages import STAGES
 from utils.slurm import sbatch
@@ -29,7 +30,7 @@ from utils.slurm.local_run import run_here
 from utils.slurm.options import RunOptions
 from utils.slurm.project_claim import claim, refuse_if_claimed
 from utils.slurm.requests import requests_of, submit_graph, with_placeholders, wrapper_arguments
-from utils.slurm.run_record import JobRecord, RunRecord, new_record
+from utils.slurm.run_record import JobRecord, RunRecord, new_record, records
 from utils.slurm.shared_jobs import refuse_other_model, refuse_to_change_data, shared_jobs, tell_stale_seeds
 from utils.slurm.site import resolve
 
@@ -110,7 +111,7 @@ def submit(plan: RunPlan, python: str) -> RunRecord | None:
         shared = shared_jobs(plan.wanted, paths, settings)
         # Flags are read again after the queue: a job that ended since the first plan is in neither, and would be queued
         # once more.
-        plan = plan_of(options, settings, paths)
+        plan = _without_what_was_made(plan_of(options, settings, paths), shared)
         if not plan.wanted:
             return None
         shared = {step.stage.key: shared[step.stage.key] for step in plan.wanted if step.stage.key in shared}
@@ -131,6 +132,21 @@ def submit(plan: RunPlan, python: str) -> RunRecord | None:
             after_for_data=options.after_for_data,
         )
         return submit_graph(record, requests, settings, site)
+
+
+def _without_what_was_made(plan: RunPlan, shared: Mapping[str, JobRecord]) -> RunPlan:
+    """The plan without the setup and data that this command has made by now for an earlier seed: forced is once."""
+    if not plan.options.made_by:
+        return plan
+    earlier = next(record for record in records(plan.paths) if record.run_id == plan.options.made_by)
+    completion = Completion(plan.seed, plan.paths, plan.settings)
+
+    def made(step: Step) -> bool:
+        key = step.stage.key
+        ours = not step.stage.per_seed and key in earlier.own_jobs and key not in shared
+        return ours and completion.problem(step.stage) is None
+
+    return replace(plan, steps=tuple(replace(step, reason=None) if made(step) else step for step in plan.steps))
 
 
 def print_plan(plan: RunPlan) -> int:
