@@ -21,7 +21,7 @@ from utils.core.codec import from_json
 from utils.core.files import sha256_of
 from utils.core.fingerprint import fingerprint
 from utils.reports.files import write_report
-from utils.verification.models import audits, regenerated
+from utils.verification.models import audits, regenerated, weights_of_mechanism
 from utils.verification.provenance import SeedDirectory, identity
 from utils.verification.seed import verify
 from utils.verification.written import checks_of_report, differing_files, same_picture
@@ -500,6 +500,20 @@ def test_the_audit_is_made_again(copied):
         envelope(path, lambda r, m: m.update(inputs={}))
     check = audits(SeedDirectory(copied))
     assert not check.problems and "baseline_training_history.json (the model standard is not here" in check.unseen[0]
+
+
+def test_what_the_mechanism_panel_says_of_the_weights_is_made_again(copied):
+    def edit(results, metadata):
+        results["monotonic"]["spectral_norm"] *= 2
+        results["baseline"]["ffn_change"] += 0.1
+        next(iter(results["baseline"]["matrices"].values()))["stable_rank"] += 1
+
+    assert not weights_of_mechanism(SeedDirectory(copied)).problems
+    envelope(copied / "mechanism_results.json", edit)
+    found = weights_of_mechanism(SeedDirectory(copied)).problems
+    for words in ("monotonic.spectral_norm", "baseline.ffn_change:", "baseline.matrices"):
+        assert any(words in line for line in found), found
+    assert len(found) == 3, found
 
 
 def test_summaries_that_the_model_did_not_write_are_found(copied):

@@ -64,42 +64,61 @@ def panel(
     size = size or PanelSize()
     order = np.random.default_rng(seed).permutation(len(inputs))[: size.examples]
     examples = [(list(inputs[i]), list(labels[i])) for i in order.tolist()]
-    parts = {name: _decomposed(linear.weight.detach()) for name, linear in ffn_layers(model)}
-    whole = {name: linear.weight.detach().clone() for name, linear in ffn_layers(model)}
-    zeroed = {name: torch.zeros_like(weight) for name, weight in whole.items()}
-    ones = {name: part.rank_one.to(whole[name]) for name, part in parts.items()}
-    rests = {name: whole[name] - one for name, one in ones.items()}
+    parts = _parts(model)
     blocks = firing(model, examples)
-    changes = _changes(model, pretrained, arm, epsilon)
-    losses = {}
-    for name, weights in (("loss", whole), ("zeroed", zeroed), ("rank_one", ones), ("without", rests)):
-        with replaced(model, weights):
-            losses[name] = mean_loss(model, examples)
+    weights = weight_figures(model, pretrained, arm, epsilon)
+    losses = {"loss": mean_loss(model, examples)}
+    others: dict[str, Replacement] = {
+        "zeroed": lambda _, weight: torch.zeros_like(weight),
+        "rank_one": lambda name, weight: parts[name].rank_one().to(weight),
+        "without": lambda name, weight: weight - parts[name].rank_one().to(weight),
+    }
+    for kind, other in others.items():
+        with replaced(model, other):
+            losses[kind] = mean_loss(model, examples)
     gains = [gain(model, ids, target) for ids, target in examples[: size.gains]]
-    matrices = {name: part.figures for name, part in parts.items()}
     return Mechanism(
         num_examples=len(examples),
-        spectral_norm=max(one.spectral_norm for one in matrices.values()),
-        stable_rank=fmean(one.stable_rank for one in matrices.values()),
-        first_direction=fmean(one.first_direction for one in matrices.values()),
+        **weights,
         dead_units=fmean(one.dead_units for one in blocks.values()),
         always_on_units=fmean(one.always_on_units for one in blocks.values()),
-        **changes,
         loss=losses["loss"],
         loss_zeroed=losses["zeroed"],
         loss_rank_one=losses["rank_one"],
         loss_without_rank_one=losses["without"],
         gain=Gain(median=float(np.median(gains)), most=max(gains), num_examples=len(gains)),
         premise=premise(model, examples[: size.changes], seed),
-        matrices=matrices,
         blocks=blocks,
     )
+
+
+def weight_figures(
+    model: T5ForConditionalGeneration, pretrained: T5ForConditionalGeneration, arm: str | None, epsilon: float
+) -> dict[str, Any]:
+    """The fields of `Mechanism` that the weights alone decide; `pretrained` is changed, as by `panel`."""
+    matrices = {name: part.figures for name, part in _parts(model).items()}
+    return {
+        "spectral_norm": max(one.spectral_norm for one in matrices.values()),
+        "stable_rank": fmean(one.stable_rank for one in matrices.values()),
+        "first_direction": fmean(one.first_direction for one in matrices.values()),
+        "matrices": matrices,
+        **_changes(model, pretrained, arm, epsilon),
+    }
 
 
 @dataclass(frozen=True)
 class _Decomposed:
     figures: MatrixFigures
-    rank_one: torch.Tensor  # float64, shape of the matrix: s_1 u_1 v_1^T (Eckart and Young 1936)
+    left: torch.Tensor  # float64 [rows], right: [columns]; of the two, one has length 1, the other s_1
+    right: torch.Tensor
+
+    def rank_one(self) -> torch.Tensor:
+        """float64, shape of the matrix: s_1 u_1 v_1^T (Eckart and Young 1936); not kept, all together are large."""
+        return torch.outer(self.left, self.right)
+
+
+def _parts(model: nn.Module) -> dict[str, _Decomposed]:
+    return {name: _decomposed(linear.weight.detach()) for name, linear in ffn_layers(model)}
 
 
 def _decomposed(weight: torch.Tensor) -> _Decomposed:
@@ -113,19 +132,22 @@ def _decomposed(weight: torch.Tensor) -> _Decomposed:
         stable_rank=energy / first if first else 0.0,
         first_direction=first / energy if energy else 0.0,
     )
-    rank_one = torch.outer(u, u @ w)  # u_1 u_1^T W = s_1 u_1 v_1^T
-    return _Decomposed(figures, rank_one if weight.shape[0] <= weight.shape[1] else rank_one.T)
+    scaled = u @ w  # u_1^T W = s_1 v_1^T
+    return _Decomposed(figures, *((u, scaled) if weight.shape[0] <= weight.shape[1] else (scaled, u)))
+
+
+Replacement = Callable[[str, torch.Tensor], torch.Tensor]  # name and weight of a matrix -> the weight it gets
 
 
 @contextmanager
-def replaced(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def replaced(model: nn.Module, other: Replacement) -> Iterator[None]:
     """`model` with other FFN weights, by matrix; they are as they were afterwards, bit by bit."""
     layers = dict(ffn_layers(model))
-    before = {name: layers[name].weight.detach().clone() for name in weights}
+    before = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     try:
         with torch.no_grad():
-            for name, weight in weights.items():
-                layers[name].weight.copy_(weight)
+            for name, weight in before.items():
+                layers[name].weight.copy_(other(name, weight))
         yield
     finally:
         with torch.no_grad():
@@ -226,9 +248,12 @@ def gain(model: T5ForConditionalGeneration, ids: Sequence[int], target: Sequence
     try:
         given = _tensors(model, (ids, target))
         embedded = model.get_input_embeddings()(given["input_ids"]).detach()  # [1, T, d_model]
+        # Detached: nothing is kept for gradients by the weights, which nobody asks for.
+        weights = {name: weight.detach() for name, weight in model.named_parameters()}
 
         def logits(x: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = model(inputs_embeds=x, labels=given["labels"], use_cache=False).logits
+            known = {"inputs_embeds": x, "labels": given["labels"], "use_cache": False}
+            out: torch.Tensor = torch.func.functional_call(model, weights, kwargs=known).logits
             return out
 
         shape = logits(embedded).shape  # [1, U, vocabulary]
@@ -253,25 +278,37 @@ def gain(model: T5ForConditionalGeneration, ids: Sequence[int], target: Sequence
 @torch.no_grad()
 def _changes(model: nn.Module, pretrained: nn.Module, arm: str | None, epsilon: float) -> dict[str, float]:
     """How far the weights are from the pretrained ones and from where the arm started: fields of `Mechanism`."""
-    ffn = {f"{name}.weight": linear.weight.double() for name, linear in ffn_layers(model)}
-    others = {name: p.double() for name, p in model.named_parameters() if name not in ffn}
-    before = {name: p.detach().double() for name, p in pretrained.named_parameters()}
-    if arm is not None:
-        constrain(pretrained, eps=epsilon, arm=arm)
-    start = {f"{name}.weight": linear.weight.detach().double() for name, linear in ffn_layers(pretrained)}
-    still = sum(int(((w - start[name]).abs() <= UNMOVED * start[name].abs()).sum()) for name, w in ffn.items())
-    return {
-        "ffn_change": _distance(ffn, start),
+    names = {f"{name}.weight" for name, _ in ffn_layers(model)}
+    ffn = {name: p for name, p in model.named_parameters() if name in names}
+    others = {name: p for name, p in model.named_parameters() if name not in names}
+    before = dict(pretrained.named_parameters())
+    changes = {
         "ffn_change_from_pretrained": _distance(ffn, before),
         "other_change": _distance(others, before),
-        "unmoved_share": still / sum(w.numel() for w in ffn.values()),
+    }
+    if arm is not None:
+        constrain(pretrained, eps=epsilon, arm=arm)
+    start = {f"{name}.weight": linear.weight for name, linear in ffn_layers(pretrained)}
+    still = 0
+    for name, weight in ffn.items():
+        old = start[name].double()
+        still += int(((weight.double() - old).abs() <= UNMOVED * old.abs()).sum())
+    return changes | {
+        "ffn_change": _distance(ffn, start),
+        "unmoved_share": still / sum(weight.numel() for weight in ffn.values()),
     }
 
 
 def _distance(new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor]) -> float:
-    """Frobenius norm of all changes together, over that of all old weights; 0 where these are all 0."""
-    moved = sum(float(((w - old[name]) ** 2).sum()) for name, w in new.items())
-    norm = sum(float((old[name] ** 2).sum()) for name in new)
+    """Frobenius norm of all changes together, over that of all old weights; 0 where these are all 0.
+
+    In float64, one matrix at a time: copies of all of them took a gigabyte for T5-small.
+    """
+    moved = norm = 0.0
+    for name, weight in new.items():
+        was = old[name].double()
+        moved += float(((weight.double() - was) ** 2).sum())
+        norm += float((was**2).sum())
     return (moved / norm) ** 0.5 if norm else 0.0
 
 

@@ -39,12 +39,12 @@ def tried(check: Callable[[], Iterable[str]]) -> list[str]:
         return [f"cannot be recomputed: {type(error).__name__}: {error}"]
 
 
-def close(made: float, found: float, absolute: float = 1e-12) -> bool:
+def close(made: float, found: float, absolute: float = 1e-12, relative: float = TOLERANCE) -> bool:
     """Whether two numbers are one, but for the order in which a processor adds."""
-    return math.isclose(made, found, rel_tol=TOLERANCE, abs_tol=absolute)
+    return math.isclose(made, found, rel_tol=relative, abs_tol=absolute)
 
 
-def unequal(made: Any, found: Any, where: str = "") -> Iterator[str]:
+def unequal(made: Any, found: Any, where: str = "", relative: float = TOLERANCE) -> Iterator[str]:
     """Places where what is in the file is not what was made again, in words."""
     if isinstance(made, dict) and isinstance(found, dict):
         left, right = ({str(key): value for key, value in side.items()} for side in (made, found))
@@ -53,15 +53,15 @@ def unequal(made: Any, found: Any, where: str = "") -> Iterator[str]:
             if key not in left or key not in right:
                 yield f"{path} is {'not in the file' if key in left else 'not to be recomputed'}"
             else:
-                yield from unequal(left[key], right[key], path)
+                yield from unequal(left[key], right[key], path, relative)
     elif isinstance(made, list | tuple) and isinstance(found, list | tuple):
         if len(made) != len(found):
             yield f"{where}: {len(found)} entries in the file, {len(made)} recomputed"
         for number, (one, other) in enumerate(zip(made, found, strict=False)):
-            yield from unequal(one, other, f"{where}[{number}]")
+            yield from unequal(one, other, f"{where}[{number}]", relative)
     elif isinstance(made, float) or isinstance(found, float):
         both = isinstance(made, int | float) and isinstance(found, int | float)
-        if not both or not close(made, found):
+        if not both or not close(made, found, relative=relative):
             yield f"{where}: {found} in the file, {made} recomputed"
     elif json.dumps(made) != json.dumps(found):
         yield f"{where}: {found!r} in the file, {made!r} recomputed"

@@ -1,4 +1,4 @@
-"""What only the exported models can tell: the audit of their weights, summaries made again. Loads torch when asked."""
+"""What only the exported models can tell: what their weights are, summaries made again. Loads torch when asked."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from utils.analysis.aggregate import file_of
 from utils.analysis.records import HotFlipRecord, Prediction, hotflip_row, read_rows
 from utils.core.codec import from_json, to_json
 from utils.core.files import read_jsonl
-from utils.core.names import STANDARD
+from utils.core.names import ARMS, STANDARD
 from utils.verification.check import Check, other_surroundings, tried, unequal
 from utils.verification.numbers import HOTFLIP, PREDICTIONS
 from utils.verification.provenance import SeedDirectory
+
+SAME_START = 1e-4  # relative: a GPU's softplus, where training started, is not the CPU's in the last digits
 
 
 def audits(run: SeedDirectory) -> Check:
@@ -30,6 +32,35 @@ def audits(run: SeedDirectory) -> Check:
         else:
             check.problems += tried(lambda s=section, a=arm: _audit(run, s, a, directories))  # type: ignore[misc]
     return check
+
+
+def weights_of_mechanism(run: SeedDirectory) -> Check:
+    """The panel's figures that the weights alone decide; its losses and gains need the validation data, and minutes."""
+    file = file_of("mechanism")
+    check = Check(f"spectra and changes of weights in {file} from the exported models", [])
+    directories = _directories(run)
+    for model in run.models:
+        if lacking := [name for name in dict.fromkeys((model, STANDARD)) if name not in directories]:
+            check.unseen.append(f"{model} in {file} (the model {' and '.join(lacking)} is not here: taken on trust)")
+        else:
+            check.problems += tried(lambda m=model: _weights(run, m, directories))  # type: ignore[misc]
+    return check
+
+
+def _weights(run: SeedDirectory, model: str, directories: Mapping[str, Path]) -> Iterator[str]:
+    from utils.evaluation.mechanism import weight_figures
+    from utils.modeling.models import load_model
+
+    part = run.parts["mechanism"]
+    made = weight_figures(
+        load_model(directories[model]),
+        load_model(directories[STANDARD]),
+        model if model in ARMS else None,
+        part["_metadata"]["settings"]["MONOTONIC_EPSILON"],
+    )
+    written = part["results"][model]
+    known = {name: written[name] for name in made}
+    yield from unequal(to_json(made), known, f"{file_of('mechanism')}, {model}", SAME_START)
 
 
 def _audit(run: SeedDirectory, section: str, arm: str, directories: Mapping[str, Path]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from utils.core.errors import UsageError
 from utils.core.files import sha256_of
 from utils.core.results import read_result
 from utils.verification.check import Check, other_surroundings, tried
-from utils.verification.models import audits, regenerated
+from utils.verification.models import audits, regenerated, weights_of_mechanism
 from utils.verification.numbers import checks_of_numbers
 from utils.verification.provenance import (
     SeedDirectory,
@@ -47,6 +47,7 @@ def verify(directory: Path, regenerate: int = 0) -> Iterator[Check]:
     yield from checks_of_numbers(run)
     yield from checks_of_report(run)
     yield audits(run)
+    yield weights_of_mechanism(run)
     if regenerate:
         yield regenerated(run, regenerate)
 
