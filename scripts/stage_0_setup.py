@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.pipeline.runner import StageContext, run_stage
+from utils.slurm.shared_jobs import refuse_by_hand
 
 
 def work(context: StageContext) -> None:
@@ -64,4 +65,4 @@ def work(context: StageContext) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_stage(0, work))
+    sys.exit(run_stage(0, work, may_start=refuse_by_hand))

@@ -36,6 +36,7 @@ from utils.core.errors import Interrupted, StageError
 from utils.core.files import append_jsonl, read_jsonl, write_text
 from utils.pipeline.shards import join_shards
 from utils.pipeline.runner import run_stage
+from utils.slurm.shared_jobs import refuse_by_hand
 
 def work(context):
     told = context.paths.scratch.parent / "behaviour.json"
@@ -71,7 +72,8 @@ def work(context):
 
     join_shards(context, units.parent, {"units": [{"unit": unit} for unit in mine]}, finish)
 
-sys.exit(run_stage(NUMBER, work))
+may_start = {"may_start": refuse_by_hand} if NUMBER < 2 else {}  # as the real scripts
+sys.exit(run_stage(NUMBER, work, **may_start))
 '''
 
 

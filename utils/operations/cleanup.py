@@ -17,9 +17,9 @@ from utils.core.paths import Paths
 from utils.core.settings import load_settings
 from utils.core.text import byte_size, printable
 from utils.operations.running import refuse_while_running
-from utils.operations.seed_facts import known_seeds
 from utils.pipeline.flags import problem_of
 from utils.pipeline.stages import STAGES
+from utils.slurm.live_jobs import known_seeds
 from utils.slurm.run_record import records
 from utils.training.checkpoints import not_needed_to_resume
 from utils.training.snapshots import DIRECTORY as SNAPSHOTS

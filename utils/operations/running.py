@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from utils.core.errors import UsageError
 from utils.core.locks import is_locked
 from utils.core.paths import Paths
-from utils.core.seeds import DEFAULT_SEED
-from utils.operations.seed_facts import SeedFacts, collect, known_seeds
+from utils.operations.seed_facts import SeedFacts, collect
 from utils.slurm import cluster
 from utils.slurm.cluster import NoAnswer
 from utils.slurm.live_jobs import at_work_here
@@ -22,9 +21,8 @@ def refuse_while_running(paths: Paths, seeds: Sequence[int] | None) -> str:
 
     NoAnswer where SLURM does not say what became of recorded jobs. Returns what could not be looked at, in sentences.
     """
-    chosen = (known_seeds(paths) or [DEFAULT_SEED]) if seeds is None else seeds
     silence = ""
-    for facts in collect(chosen, paths, flags=False):
+    for facts in collect(seeds, paths, flags=False):
         for text in running(facts, paths, shared=seeds is None):
             raise UsageError(text)
         if facts.unknown:

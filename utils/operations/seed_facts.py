@@ -12,12 +12,13 @@ from pathlib import Path
 
 from utils.core.hashes import Allowance
 from utils.core.paths import Paths
+from utils.core.seeds import DEFAULT_SEED
 from utils.core.settings import Settings, load_settings
 from utils.pipeline.flags import Completion, Flag, read_flag
 from utils.pipeline.stages import STAGES, Stage
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import rows_of
-from utils.slurm.live_jobs import is_at_work, is_elsewhere
+from utils.slurm.live_jobs import is_at_work, is_elsewhere, known_seeds
 from utils.slurm.queue import Queue, UnrecordedJob, ask_queue, unrecorded_jobs
 from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, records, variant_pages
 
@@ -101,8 +102,12 @@ class SeedFacts:
 READ_NOW = 5 * 10**8  # bytes that a status may hash, half a second; the rest is compared by later looks, or when used
 
 
-def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True, read_all: bool = False) -> list[SeedFacts]:
+def collect(
+    seeds: Sequence[int] | None, paths: Paths, *, flags: bool = True, read_all: bool = False
+) -> list[SeedFacts]:
     """The facts of these seeds, each under the settings of its newest run (of this shell, where it has none).
+
+    None: of every seed that was ever run here or that a job in the queue names.
 
     flags: False does not look at what is done. read_all: compare the content of large files, too, whose times changed.
     """
@@ -113,6 +118,9 @@ def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True, read_all:
     now = load_settings()
     allowance = None if read_all else Allowance(READ_NOW)
     here = [job for job in unrecorded if not job.elsewhere]
+    if seeds is None:
+        named = {job.seed for job in here if job.seed is not None}
+        seeds = sorted({*known_seeds(paths), *named}) or [DEFAULT_SEED]
     found = []
     for seed in seeds:
         mine = [run for run in runs if run.seed == seed]
@@ -131,13 +139,6 @@ def collect(seeds: Sequence[int], paths: Paths, *, flags: bool = True, read_all:
             )
         )
     return found
-
-
-def known_seeds(paths: Paths) -> list[int]:
-    """Every seed that was ever run here: submitted, or started by hand."""
-    names = [path.name.removeprefix("seed_") for path in paths.work.glob("seed_*")]
-    recorded = {run.seed for run in records(paths)} | {seed for page in variant_pages(paths) for seed in page.seeds}
-    return sorted(recorded | {int(name) for name in names if name.isdigit()})
 
 
 def _stage_facts(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.core.paths import Paths
-from utils.core.seeds import DEFAULT_SEED
 from utils.core.settings import as_typed, load_settings, variable_text
 from utils.core.text import duration, printable
 from utils.operations.logs import last_words
@@ -27,7 +26,6 @@ from utils.operations.seed_facts import (
     SeedFacts,
     StageFacts,
     collect,
-    known_seeds,
 )
 from utils.slurm.cluster import JobState
 
@@ -83,7 +81,7 @@ def main(seeds: Sequence[int], *, watch: bool = False, as_json: bool = False) ->
     paths = Paths.of(load_settings())
     try:
         while True:
-            found = statuses(seeds or known_seeds(paths) or [DEFAULT_SEED], paths)
+            found = statuses(seeds or None, paths)
             text = json.dumps([asdict(item) for item in found], indent=1) if as_json else as_typed(show(found))
             print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
             if not watch:
@@ -93,8 +91,8 @@ def main(seeds: Sequence[int], *, watch: bool = False, as_json: bool = False) ->
         return 0
 
 
-def statuses(seeds: Sequence[int], paths: Paths) -> list[SeedStatus]:
-    """All eight stages of each seed, under the settings of its newest run (of this shell, where it has none)."""
+def statuses(seeds: Sequence[int] | None, paths: Paths) -> list[SeedStatus]:
+    """All eight stages of each seed (None: of all), under the settings of its newest run, or else of this shell."""
     return [status_of(facts, paths) for facts in collect(seeds, paths)]
 
 

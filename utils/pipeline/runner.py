@@ -122,8 +122,18 @@ class StageContext:
         return path
 
 
-def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str] | None = None) -> int:
-    """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale)."""
+def run_stage(
+    number: int,
+    work: Callable[[StageContext], None],
+    argv: list[str] | None = None,
+    *,
+    may_start: Callable[[StageContext, str], None] = lambda context, reason: None,
+) -> int:
+    """Run stage `number` as a command; returns the exit code (0 done, 1 failed, 2 usage, 3 inputs missing or stale).
+
+    may_start: raises a UserError where it must not be made now, for `reason`. Asked where it is typed by hand: of what
+    a run of run_all.sh started, that has been asked.
+    """
     stage = STAGES[number]
     open_closed_streams()
     options = _options(stage, argv)
@@ -138,7 +148,7 @@ def run_stage(number: int, work: Callable[[StageContext], None], argv: list[str]
         settings = load_settings()
         paths = Paths.of(settings)
         paths.check_writable()
-        return _run(stage, work, options, settings, paths)
+        return _run(stage, work, options, settings, paths, may_start)
     except UserError as error:
         print(as_typed(f"stage {stage.key}: {error}"), file=sys.stderr)
         return error.exit_code
@@ -152,6 +162,7 @@ def _run(
     options: argparse.Namespace,
     settings: Settings,
     paths: Paths,
+    may_start: Callable[[StageContext, str], None],
 ) -> int:
     seed = options.seed
     log = _open_log(stage, seed, paths)
@@ -168,14 +179,16 @@ def _run(
             stop_requested=context.stop_requested,
             log=log,
         ):
-            return _work(context, work)
+            return _work(context, work, (lambda *_: None) if _of_a_run(options, paths) else may_start)
     except Interrupted:
         again = " (without --force, which starts anew)" if forced.startswith(_TYPED) else ""
         log.warning("Interrupted by %s. Progress saved; run the same command%s to resume.", context.stop_signal, again)
         return 1
 
 
-def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
+def _work(
+    context: StageContext, work: Callable[[StageContext], None], may_start: Callable[[StageContext, str], None]
+) -> int:
     stage, seed, settings, paths, log = context.stage, context.seed, context.settings, context.paths, context.log
     started = context.started = time.time()  # waiting for another process is not part of the work
     problem = problem_of(stage, seed, paths, settings)
@@ -191,6 +204,7 @@ def _work(context: StageContext, work: Callable[[StageContext], None]) -> int:
     if missing:
         log.error("inputs missing or stale: %s. Run that first: %s %d", missing, run_command(settings), seed)
         return InputError.exit_code
+    may_start(context, problem or "forced")
     clear_flag(stage, seed, paths)
     try:
         if context.forced:
@@ -266,9 +280,14 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _forced_run(options: argparse.Namespace, paths: Paths) -> str:
     """Names what --force was given for: a run of run_all.sh or a SLURM job keeps its name when it is requeued."""
-    if options.settings and options.settings.resolve().parent.parent == paths.runs.resolve():
+    if _of_a_run(options, paths):
         return f"run {options.settings.resolve().parent.name}"
     return options.forced_by or _TYPED + uuid.uuid4().hex
+
+
+def _of_a_run(options: argparse.Namespace, paths: Paths) -> bool:
+    """Whether a run of run_all.sh started this, or queued it."""
+    return bool(options.settings) and options.settings.resolve().parent.parent == paths.runs.resolve()
 
 
 def _remove_progress_once(context: StageContext) -> None:

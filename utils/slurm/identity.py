@@ -15,15 +15,16 @@ def is_same_job(state: JobState, job: JobRecord, key: str) -> bool:
 
     The number was equal already. Numbers begin anew on another cluster, after a controller was installed again and
     after MaxJobId, so name, time of submission and the run's own settings file have to agree as well. A requeue gives
-    a job a later time of submission, never an earlier one.
+    a job a later time of submission, never an earlier one. A job may have the empty name: whether SLURM tells names at
+    all, its time of submission shows.
     """
-    if state.name and not state.name.startswith(job.name or f"{NAME}{key}"):
-        return False
+    if state.name or state.submitted:
+        same = state.name == job.name if job.name else state.name.startswith(f"{NAME}{key}")
+        if not same:
+            return False
     if state.submitted and job.submit_time and state.submitted < job.submit_time:
         return False
-    if job.settings_file and "--settings " in state.command:
-        return f"--settings {job.settings_file}" in state.command
-    return True
+    return not (job.settings_file and state.command) or f"--settings {job.settings_file}" in state.command
 
 
 def rows_of(states: Iterable[JobState], job: JobRecord, key: str) -> tuple[JobState, ...]:

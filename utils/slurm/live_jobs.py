@@ -12,7 +12,7 @@ from utils.slurm import cluster, sbatch
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import rows_of
 from utils.slurm.queue import ask_queue, unrecorded_jobs
-from utils.slurm.run_record import RunRecord, aggregates, records
+from utils.slurm.run_record import RunRecord, aggregates, records, variant_pages
 
 
 def live_jobs(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
@@ -46,6 +46,14 @@ def is_elsewhere(run: RunRecord) -> bool:
 def own_ids(run: RunRecord) -> list[str]:
     """The jobs that this run queued itself."""
     return [job.job_id for job in run.own_jobs.values()]
+
+
+def known_seeds(paths: Paths) -> list[int]:
+    """Every seed that was ever run here: submitted, or started by hand."""
+    names = [path.name.removeprefix("seed_") for path in paths.work.glob("seed_*")]
+    names += [path.name.split("_seed")[1].split(".")[0] for path in paths.work.glob("stage_logs/stage_*_seed*")]
+    recorded = {run.seed for run in records(paths)} | {seed for page in variant_pages(paths) for seed in page.seeds}
+    return sorted(recorded | {int(name) for name in names if name.isdigit()})
 
 
 def refuse_if_live(seed: int, paths: Paths) -> None:

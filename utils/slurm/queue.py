@@ -6,6 +6,7 @@ However many runs there are, SLURM gets one squeue and at most one sacct a clust
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,8 +19,8 @@ from utils.core.seeds import DEFAULT_SEED
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster
 from utils.slurm.cluster import JobState, NoAnswer
-from utils.slurm.identity import NAME
-from utils.slurm.run_record import AGGREGATE, AggregateRecord, RunRecord
+from utils.slurm.identity import is_same_job
+from utils.slurm.run_record import AGGREGATE, AggregateRecord, JobRecord, RunRecord
 
 
 @dataclass
@@ -74,12 +75,16 @@ def unrecorded_jobs(
     queue: Queue, runs: Sequence[RunRecord], aggregates: Sequence[AggregateRecord], paths: Paths
 ) -> list[UnrecordedJob]:
     """Live jobs that run a wrapper of this checkout, or settings of this work directory, and are in no run's record."""
-    known = {(run.cluster, job.job_id) for run in runs for job in run.jobs.values()}
-    known |= {(aggregate.job.cluster, aggregate.job.job_id) for aggregate in aggregates}
+    recorded: dict[tuple[str, str], list[tuple[JobRecord, str]]] = {}
+    for run in runs:
+        for key, job in run.jobs.items():
+            recorded.setdefault((run.cluster, job.job_id), []).append((job, key))
+    for aggregate in aggregates:
+        recorded.setdefault((aggregate.job.cluster, aggregate.job.job_id), []).append((aggregate.job, aggregate.key))
     found = []
     for place, tasks in queue.tasks.items():
         state = next((task for task in tasks if task.live), None)
-        if state is None or (place in known and state.name.startswith(NAME)):
+        if state is None or any(is_same_job(state, job, key) for job, key in recorded.get(place, ())):
             continue
         parts = re.match(r"(.*?\.sh)(?: (.*))?$", state.command)
         if not parts:
@@ -90,13 +95,24 @@ def unrecorded_jobs(
         stage = _stage_of(wrapper)
         if not stage or not (below or _is_of_checkout(wrapper)):
             continue
-        if settings and Path(settings[1]).parents[2].name != paths.work.name:
-            continue  # another experiment or profile: it writes nothing that this one writes
+        if settings and not below and not _writes_where(Path(settings[1]), paths):
+            continue
         seed = re.search(r"--seed[ =](\d+)", words)
         number = int(seed[1]) if seed else DEFAULT_SEED
         shared = any(item.key == stage and not item.per_seed for item in STAGES) or stage == AGGREGATE
         found.append(UnrecordedJob(state, stage, None if shared else number, settings is not None and not below))
     return found
+
+
+def _writes_where(settings_file: Path, paths: Paths) -> bool:
+    """Whether a run in another work directory writes what this one writes: same experiment, profile and PROJECT_DIR."""
+    if settings_file.parents[2].name != paths.work.name:
+        return False
+    try:
+        frozen = json.loads(settings_file.read_text(encoding="utf-8"))["settings"]
+        return Path(frozen["PROJECT_DIR"]) == paths.project
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # not known: better seen in vain than not at all
 
 
 def _is_of_checkout(wrapper: Path) -> bool:

@@ -9,13 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.core.errors import InputError, UsageError
+from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.results import read_result
 from utils.core.settings import Settings
 from utils.pipeline.flags import problem_of
 from utils.pipeline.plan import Step
+from utils.pipeline.runner import StageContext
 from utils.pipeline.stages import STAGES, Stage
-from utils.slurm.live_jobs import live_jobs
+from utils.slurm.cluster import NoAnswer
+from utils.slurm.live_jobs import at_work_here, is_at_work, known_seeds, live_jobs
 from utils.slurm.run_record import JobRecord, RunRecord, records
 
 
@@ -46,31 +49,63 @@ def shared_jobs(steps: list[Step], paths: Paths, settings: Settings) -> dict[str
     return found
 
 
-def refuse_to_change_data(steps: list[Step], seed: int, paths: Paths, settings: Settings, *, force: bool) -> None:
-    """UsageError where setup or data would be made anew while another seed's queued stages rely on them as they are.
+def refuse_to_change_data(
+    steps: list[Step], seed: int | None, paths: Paths, settings: Settings, *, force: bool
+) -> None:
+    """UsageError where setup or data would be made anew while another seed's stages rely on them as they are.
 
-    Prepared data are shared by all seeds: made with other settings, or forced, they change under whoever waits.
+    Prepared data are shared by all seeds: made with other settings, from other files, or forced, they change under
+    whoever waits in the queue or runs here. seed: whose own work does not count; None: everybody's does.
     """
-    shared = [step.stage for step in steps if not step.stage.per_seed]
+    shared = [step for step in steps if not step.stage.per_seed]
     if not shared:
         return
+    names = " and ".join(step.stage.key for step in shared)
+    keys = {step.stage.key for step in shared}
+    in_work = any(is_at_work(step.stage, 0, paths) for step in shared)  # it reads the files as they are now
+    files = [] if in_work else [str(step.reason) for step in shared if str(step.reason).startswith("its input")]
     others = [record for record in records(paths) if record.seed != seed]
     live = live_jobs(others)
     for record in others:
         waiting = [
             job.job_id
             for key, job in record.own_jobs.items()
-            if job.job_id in live.get(record.run_id, []) and key not in {stage.key for stage in shared}
+            if job.job_id in live.get(record.run_id, []) and key not in keys
         ]
-        changed = [text for stage in shared for text in _differences(record, stage, settings)]
-        if waiting and (changed or force):
-            why = f"other settings ({', '.join(dict.fromkeys(changed))})" if changed else "--force"
-            names = " and ".join(stage.key for stage in shared)
+        if waiting and (why := _why(_changes(record, shared, settings), files, force)):
             raise UsageError(
                 f"{names} would be made anew with {why}, but seed {record.seed} has jobs in the queue that need them "
                 f"as they are ({', '.join(waiting)}, run {record.run_id}). Wait for them, or cancel them: "
                 f"./run_all.sh --cancel {record.seed}"
             )
+    newest = {record.seed: record for record in reversed(others)}
+    for other in (number for number in known_seeds(paths) if number != seed):
+        sentences = list(at_work_here(other, paths))
+        by_run = is_locked(paths.runs / f"seed_{other}.lock") and other in newest  # else nobody knows its settings
+        reasons = [str(step.reason) for step in shared if str(step.reason).startswith("settings changed")]
+        changes = _changes(newest[other], shared, settings) if by_run else reasons
+        if sentences and (why := _why(changes, files, force)):
+            raise UsageError(f"{names} would be made anew with {why}, but {sentences[0]}")
+
+
+def refuse_by_hand(context: StageContext, reason: str) -> None:
+    """The same for setup or data that somebody starts by hand: no submission has looked at the queue for it."""
+    step = Step(context.stage, reason)
+    try:
+        refuse_to_change_data([step], None, context.paths, context.settings, force=bool(context.forced))
+    except NoAnswer as error:
+        context.log.warning("whether jobs in the queue need %s as it is, is not known: %s", context.stage.key, error)
+
+
+def _changes(record: RunRecord, shared: list[Step], settings: Settings) -> list[str]:
+    return [text for step in shared for text in _differences(record, step.stage, settings)]
+
+
+def _why(changes: list[str], files: list[str], force: bool) -> str:
+    for words, texts in (("other settings", changes), ("other files", files)):
+        if texts:
+            return f"{words} ({', '.join(dict.fromkeys(texts))})"
+    return "--force" if force else ""
 
 
 def refuse_other_model(seed: int, paths: Paths, settings: Settings) -> None:
