@@ -43,6 +43,7 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     from utils.core.codec import to_json
     from utils.core.errors import UsageError
     from utils.core.files import sha256_of
+    from utils.core.locks import file_lock
     from utils.core.paths import Paths
     from utils.core.provenance import surroundings, timestamp
     from utils.core.results import write_result
@@ -76,11 +77,13 @@ def _aggregate(seeds: list[int], allow_mixed: bool) -> int:
     }
     metadata["inputs"] = inputs_of(runs)
     target = paths.multi_seed
-    for name in ("tables", "figures"):  # what an earlier aggregate had and this one has not must not stay
-        shutil.rmtree(target / name, ignore_errors=True)
-    write_report(results, metadata, target)
-    metadata["files"] = hashes_below(target, without=COMBINED)
-    write_result(target / COMBINED, results, metadata)
+    # Of two at once, perhaps of two work directories, the directory holds one and not files of both.
+    with file_lock(target.parent / f".{target.name}.lock", unprotected="two aggregates at once would mix their files"):
+        for name in ("tables", "figures"):  # what an earlier aggregate had and this one has not must not stay
+            shutil.rmtree(target / name, ignore_errors=True)
+        write_report(results, metadata, target)
+        metadata["files"] = hashes_below(target, without=COMBINED)
+        write_result(target / COMBINED, results, metadata)
     print((target / "multi_seed_summary.txt").read_text(encoding="utf-8"))
     print(f"report: {target / 'report.html'}")
     print(f"sha256 of {COMBINED}: {sha256_of(target / COMBINED)}")

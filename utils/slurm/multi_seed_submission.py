@@ -25,7 +25,9 @@ from utils.slurm.interpreter import interpreter_for
 from utils.slurm.live_jobs import cancel_seeds, live_jobs, refuse_if_live
 from utils.slurm.local_run import run_wrapper
 from utils.slurm.options import MultiSeedOptions, RunOptions
+from utils.slurm.queue import ask_queue, unrecorded_jobs
 from utils.slurm.requests import JobRequest
+from utils.slurm.run_record import AGGREGATE as AGGREGATES
 from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, new_directory, records
 from utils.slurm.site import resolve
 
@@ -174,6 +176,10 @@ def _submit_aggregate(
             _cancel_aggregate(record)  # it would run before the seeds that were added now
         else:
             earlier.append(record)
+    runs, together = records(paths), aggregates(paths)
+    others = [
+        job for job in unrecorded_jobs(ask_queue(runs, together), runs, together, paths) if job.stage == AGGREGATES
+    ]
     directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
     settings_file = directory / "settings.json"
     freeze(settings, settings_file)
@@ -183,7 +189,7 @@ def _submit_aggregate(
         job=AGGREGATE,
         arguments=(*_aggregate_words(options, python), "--settings", str(settings_file)),
         settings_file=settings_file,
-        after=(*after, *(record.job.job_id for record in earlier)),
+        after=(*after, *(record.job.job_id for record in earlier), *(other.state.job_id for other in others)),
     )
     job = replace(request.submit(settings, resolve(settings), {}), submitted_at=timestamp(time.time()))
     AggregateRecord(directory, options.seeds, job).saved()
@@ -194,6 +200,8 @@ def _submit_aggregate(
             f"note: the {record} (job {record.job.job_id}) stays in the queue. Both write to "
             f"{paths.multi_seed}; this one runs last."
         )
+    for other in others:
+        print(f"note: {other}, writes to {paths.multi_seed} as well; this one runs last.")
     print(as_typed(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}"))
     print(f"results: {paths.multi_seed}. You can log out.")
     return job.job_id
