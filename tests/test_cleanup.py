@@ -224,7 +224,12 @@ def test_it_refuses_while_jobs_that_were_typed_by_hand_wait_or_run(cluster, tmp_
     run = tmp_path / "other scratch" / "mono_s2s_work" / "runs" / "some_run"
     run.mkdir(parents=True)
     (run / "settings.json").write_text("{}")
+    unknown = subprocess.run([*words[:-1], "77"], env=world.environment, capture_output=True, text=True).stdout.strip()
     cluster("scancel", job)
+    said = world.run("clean_all.sh", "--force")  # of a seed that nobody ever ran here
+    assert said.returncode == 2 and f"job {unknown} (2_train_baseline, seed 77" in said.stderr
+    assert "seed 77" in world.run("check_training_status.sh").stdout
+    cluster("scancel", unknown)
     cluster.until(lambda: not cluster("squeue", "-h").strip(), 20, "an empty queue")
     words = [*words[:-3], str(world.checkout / "jobs" / "job_2_baseline.sh"), "--seed", "42"]
     subprocess.run([*words, "--settings", str(run / "settings.json")], env=world.environment, check=True)

@@ -12,9 +12,10 @@ from utils.core import hashes
 from utils.core.errors import Interrupted
 from utils.core.files import append_jsonl, write_text
 from utils.core.paths import Paths
+from utils.core.results import write_result
 from utils.core.settings import Settings
 from utils.pipeline import runner
-from utils.pipeline.flags import Flag, problem_of, read_flag
+from utils.pipeline.flags import Flag, clear_flag, problem_of, read_flag
 from utils.pipeline.stages import STAGES
 
 SEED = 7
@@ -65,6 +66,37 @@ def experiment(tmp_path, monkeypatch):
 def run_both(experiment) -> None:
     assert [experiment.run(0), experiment.run(1)] == [0, 0]
     assert [experiment.problem(0), experiment.problem(1)] == [None, None]
+
+
+# ---- what counts ----------------------------------------------------------------------------------
+
+
+def write_results(context: runner.StageContext) -> None:
+    """Result files in their envelope, with times; beside them what has none."""
+    for path in context.stage.outputs(context.paths, context.seed):
+        if path.suffix == ".json":
+            write_result(path, context.stage.key, {"unix_timestamp": time.time(), "checkpoints": {"monotonic": "a"}})
+        else:
+            write_text(path if path.suffix else path / "file", context.stage.key)
+
+
+def test_a_result_that_is_written_again_makes_no_later_stage_stale_but_its_copies(experiment):
+    for number in range(8):
+        assert experiment.run(number, work=write_results) == 0
+    history = experiment.paths.results(SEED) / "baseline_training_history.json"
+    before = history.read_bytes()
+    history.unlink()  # a purge of scratch
+    assert "baseline_training_history.json is gone" in experiment.problem(2)
+    assert experiment.run(2, work=write_results) == 0
+    assert history.read_bytes() != before  # times
+    assert [experiment.problem(number) for number in range(7)] == [None] * 7
+    assert experiment.problem(7) == "stage 2_train_baseline has written its files again"
+    assert experiment.run(7, work=write_results) == 0
+    for changed in ({"results": "better"}, {"_metadata": {"checkpoints": {"monotonic": "b"}}}):
+        write_text(history, json.dumps(json.loads(before) | changed))
+        clear_flag(STAGES[2], SEED, experiment.paths)
+        assert experiment.run(2, work=lambda context: None) == 0
+        assert "has other outputs now" in experiment.problem(4)
 
 
 # ---- what lies outside ----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Whose job is it: a number alone is not believed, other clusters are left alone, one PROJECT has one writer."""
 
+import logging
 import os
 import signal
 from dataclasses import replace
@@ -10,15 +11,18 @@ import pytest
 from tests.shell_world import World
 from tests.test_shell import SLOW, start, until_begun
 from utils.core.errors import UsageError
-from utils.core.paths import Paths
+from utils.core.locks import file_lock
+from utils.core.paths import CHECKOUT, Paths
 from utils.core.settings import freeze, load_settings
 from utils.pipeline.plan import Step
+from utils.pipeline.runner import StageContext
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, live_jobs, shared_jobs
 from utils.slurm.cluster import JobState
 from utils.slurm.identity import is_same_job
+from utils.slurm.queue import Queue, unrecorded_jobs
 from utils.slurm.run_record import JobRecord, RunRecord
-from utils.slurm.shared_jobs import refuse_to_change_data, tell_stale_seeds
+from utils.slurm.shared_jobs import refuse_by_hand, refuse_to_change_data, tell_stale_seeds
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +53,22 @@ def test_the_recorded_job_is_believed_also_after_a_requeue_and_where_slurm_says_
         {"submitted": "2026-11-24T09:00:00"},
         {"command": COMMAND.replace("20261125_seed42", "20261101_seed42")},
         {"command": COMMAND.replace("/scratch/work", "/other/work")},
+        {"name": ""},
+        {"name": f"{OURS.name}3"},
+        {"command": "(null)"},  # sbatch --wrap
+        {"command": "/x/jobs/job_4_evaluate.sh --seed 42"},
     ],
-    ids=["another program", "another stage", "submitted before ours", "another run", "another work directory"],
+    ids=[
+        "another program",
+        "another stage",
+        "submitted before ours",
+        "another run",
+        "another work directory",
+        "no name",
+        "a longer name",
+        "no wrapper",
+        "typed by hand",
+    ],
 )
 def test_another_job_of_its_number_is_not(other):
     assert not is_same_job(replace(OURS, **other), RECORDED, "4_evaluate")
@@ -126,6 +144,47 @@ def test_forced_data_are_refused_while_another_seed_needs_them(waiting):
     with pytest.raises(UsageError, match=r"anew with --force, but seed 42"):
         refuse_to_change_data(ANEW, 7, paths, settings, force=True)
     refuse_to_change_data(ANEW, 7, paths, settings, force=False)  # the same data again
+    edited = [Step(STAGES[1], "its input DATASETS_FILE/dialogsum/train[0]/a.jsonl was changed (a.jsonl)")]
+    with pytest.raises(UsageError, match=r"other files \(its input .*a.jsonl.*seed 42"):
+        refuse_to_change_data(edited, 7, paths, settings, force=False)
+
+
+def test_data_are_not_changed_under_a_seed_that_runs_here_nor_by_a_stage_that_is_typed(waiting, monkeypatch):
+    settings, paths = waiting
+    other = [Step(STAGES[1], "settings changed: MAX_INPUT_LENGTH 512 -> 256")]
+    changed = settings.replaced(MAX_INPUT_LENGTH=256)
+    context = StageContext(STAGES[1], 42, changed, paths, logging.getLogger("test"), 0.0)
+    with pytest.raises(UsageError, match=r"MAX_INPUT_LENGTH.*seed 42 has jobs in the queue"):
+        refuse_by_hand(context, other[0].reason)
+    monkeypatch.setattr(shared_jobs, "live_jobs", lambda runs: {})
+    refuse_by_hand(context, other[0].reason)
+    with file_lock(paths.lock("2_train_baseline", 1337), unprotected=""):  # typed by hand: no record
+        for seed, force in ((7, False), (7, True), (42, False)):
+            with pytest.raises(UsageError, match="stage 2_train_baseline of seed 1337 is running"):
+                refuse_to_change_data(other, seed, paths, changed, force=force)
+        refuse_to_change_data(other, 1337, paths, changed, force=False)
+        refuse_to_change_data([Step(STAGES[1], "its output x is gone")], 7, paths, settings, force=False)
+    refuse_to_change_data(other, 7, paths, changed, force=False)
+    for number, name in ((0, "setup"), (1, "prepare_data")):
+        script = (Path(__file__).parents[1] / "scripts" / f"stage_{number}_{name}.py").read_text()
+        assert f"run_stage({number}, work, may_start=refuse_by_hand)" in script
+
+
+def test_a_number_of_ours_that_another_of_our_jobs_has_now_is_seen(tmp_path):
+    paths = Paths(tmp_path / "scratch", tmp_path / "project")
+    run = RunRecord(paths.runs / "20261125_100000_seed42", 42, "full", "slurm", jobs={"4_evaluate": RECORDED})
+    typed = replace(OURS, name="mono_s2s_4_evaluate", command=f"{CHECKOUT}/jobs/job_4_evaluate.sh --seed 77")
+
+    def seen(state: JobState) -> list[int | None]:
+        return [job.seed for job in unrecorded_jobs(Queue({("", "101"): [state]}), [run], [], paths)]
+
+    assert seen(OURS) == [] and seen(typed) == [77]
+    # A run in another SCRATCH counts where it writes into the same PROJECT.
+    for project, expected in ((tmp_path / "project", [5]), (tmp_path / "other", [])):
+        file = tmp_path / "scratch2" / "mono_s2s_work" / "runs" / "x" / "settings.json"
+        freeze(load_settings().replaced(PROJECT_DIR=str(project)), file)
+        command = f"{CHECKOUT}/jobs/job_4_evaluate.sh --seed 5 --settings {file} --python p"
+        assert seen(replace(typed, command=command)) == expected
 
 
 def test_finished_seeds_that_rest_on_the_data_are_named(waiting, capsys):

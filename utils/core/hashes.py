@@ -23,10 +23,15 @@ from utils.core.fingerprint import fingerprint
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or directory as it was: `sha256` (64 hex digits) of its content, `stamp` of its names, sizes and times."""
+    """A file or directory as it was: `sha256` (64 hex digits) of its content, `stamp` of its names, sizes and times.
+
+    content: of a result file, names its results and the weights they are about: the same file written again at another
+    time has the same. "" of others.
+    """
 
     sha256: str
     stamp: str
+    content: str = ""
 
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from utils.core.files import write_json
 from utils.core.fingerprint import fingerprint
 from utils.core.hashes import Allowance, Artifact, describe, describe_anew, is_unchanged
 from utils.core.paths import Paths
+from utils.core.results import read_result
 from utils.core.settings import Settings
 from utils.pipeline.stages import STAGES, Stage
 
@@ -30,7 +31,8 @@ _BY_CONTENT = "(a local path: its content counts)"
 class Basis:
     """What a stage's work starts from.
 
-    settings: those of `Stage.settings`, JSON values. needs: token of each stage whose outputs are read, by its number.
+    settings: those of `Stage.settings`, JSON values. needs: token of each stage whose outputs are read, by its number,
+    and the bytes of those that are copied.
     inputs: the user's own files, by name.
     """
 
@@ -70,9 +72,15 @@ class Flag:
     def token(self) -> str:
         """Names what later stages read of this one: settings, needs and content of its outputs; no times, no ids."""
         reports = next(stage.reports for stage in STAGES if stage.key == self.stage)
-        read = sorted((Path(path).name, item.sha256) for path, item in self.outputs.items())
+        read = sorted((Path(path).name, item.content or item.sha256) for path, item in self.outputs.items())
         content = [(name, digest) for name, digest in read if name not in reports]
-        return fingerprint(self.stage, self.seed, self.settings, self.needs, content)
+        needs = {key: token for key, token in self.needs.items() if key.isdigit()}
+        return fingerprint(self.stage, self.seed, self.settings, needs, content)
+
+    @property
+    def files(self) -> str:
+        """Names the bytes of the outputs, for a stage that copies them with the times that are in them."""
+        return fingerprint(sorted((Path(path).name, item.sha256) for path, item in self.outputs.items()))
 
     def to_json(self) -> dict[str, Any]:
         """The flag with its format, its token, and a seal that shows later edits."""
@@ -97,7 +105,10 @@ def basis_of(stage: Stage, seed: int, paths: Paths, settings: Settings) -> Basis
     """What the stage would start from now; its needed stages must be done. Files that are missing are left out."""
     return Basis(
         settings=_settings_of(stage, settings),
-        needs={str(n): read_flag(STAGES[n], seed, paths).token for n in stage.needs},
+        needs={
+            **{str(n): read_flag(STAGES[n], seed, paths).token for n in stage.needs},
+            **{_files_of(n): read_flag(STAGES[n], seed, paths).files for n in stage.copies},
+        },
         inputs={name: describe(path) for name, path in stage.external(settings).items() if path.exists()},
     )
 
@@ -120,7 +131,9 @@ def write_flag(
         settings=basis.settings,
         needs=basis.needs,
         inputs=basis.inputs,
-        outputs={str(path): describe_anew(path) for path in stage.outputs(paths, seed)},
+        outputs={
+            str(path): replace(describe_anew(path), content=_content_of(path)) for path in stage.outputs(paths, seed)
+        },
         forced=forced,
         **facts,
     )
@@ -195,6 +208,10 @@ class Completion:
                 return f"needs stage {needed.key}, which must run again ({problem})"
             if flag.needs.get(str(number)) != read_flag(needed, self._seed, self._paths).token:
                 return f"stage {needed.key} has other outputs now than those it was made from"
+        for number in stage.copies:  # flags of older versions do not tell
+            name = _files_of(number)
+            if name in flag.needs and flag.needs[name] != read_flag(STAGES[number], self._seed, self._paths).files:
+                return f"stage {STAGES[number].key} has written its files again"
         if {Path(path) for path in flag.outputs} != set(stage.outputs(self._paths, self._seed)):
             return "its outputs lie elsewhere now (the directories changed)"
         return self._output_problem(stage, reports=False)
@@ -244,6 +261,20 @@ def output_hashes(stage: Stage, seed: int, paths: Paths) -> dict[str, str]:
     """sha256 of each output that later stages read, by path, as the stage's flag recorded it."""
     outputs = read_flag(stage, seed, paths).outputs
     return {path: item.sha256 for path, item in outputs.items() if Path(path).name not in stage.reports}
+
+
+def _files_of(number: int) -> str:
+    """Key of a stage's bytes among `Basis.needs`, beside its token."""
+    return f"files of {number}"
+
+
+def _content_of(path: Path) -> str:
+    """What `Artifact.content` holds; "" where `path` is no result file."""
+    try:
+        envelope = read_result(path) if path.suffix == ".json" else None
+    except InputError:
+        return ""
+    return fingerprint(envelope["results"], envelope["_metadata"].get("checkpoints")) if envelope else ""
 
 
 def _settings_of(stage: Stage, settings: Settings) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Stage:
     (tests/test_stage_settings.py traces what each stage reads). external: files of the user that it reads, by name.
     outputs: files and directories that a finished stage leaves. reports: names of those outputs that tell about the run
     (machine, time) and decide nothing that later stages compute: losing one, or writing it again, makes nothing stale.
+    copies: numbers of the stages whose files it copies as they are, and so again when they were written again.
     progress: what a restarted stage resumes from; --force removes it. resumable: whether the stage saves progress when
     it is asked to stop, and continues from it. per_seed: False for what all seeds share.
     """
@@ -62,6 +63,7 @@ class Stage:
     external: Callable[[Settings], Mapping[str, Path]] = lambda settings: {}
     outputs: Callable[[Paths, int], list[Path]]
     reports: tuple[str, ...] = ()
+    copies: tuple[int, ...] = ()
     progress: Callable[[Paths, int], list[Path]] = lambda paths, seed: []
     resumable: bool = False
     per_seed: bool = True
@@ -257,6 +259,7 @@ STAGES: tuple[Stage, ...] = (
         minutes=15,
         purpose="combine, test, draw, copy to permanent storage",
         settings=("QUALITY_MARGIN",),
+        copies=(2, 3, 4, 5, 6),
         outputs=lambda paths, seed: [
             *_results("final_results.json", "experiment_summary.txt", "report.html")(paths, seed),
             paths.final(seed) / "final_results.json",
