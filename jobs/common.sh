@@ -4,7 +4,7 @@
 
 unset CDPATH     # cd prints where it went if this is set, and may go elsewhere
 trap '' PIPE     # a reader of our output that is gone (| head) must not end the job
-jobs_directory="$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+jobs_directory="$(builtin cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && builtin pwd)"
 checkout="$(dirname -- "$jobs_directory")"
 # Inside a batch job SLURM runs a copy of the wrapper; started by hand in an allocation it must not requeue that.
 batch_job=''

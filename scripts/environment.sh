@@ -7,7 +7,9 @@
 # The interpreter is MONO_S2S_PYTHON, or that of the active environment (venv, conda), or .venv in the checkout.
 # Messages go to stderr: the functions print a path.
 
-unset CDPATH # cd prints where it went if this is set, and may go elsewhere
+unset CDPATH PYTHONINSPECT # cd prints where it went and may go elsewhere; Python would not end
+# What the caller's shell exports under names that are used here (a cd that lists, a squeue with its own columns).
+unset -f cd pwd date sed sort grep env readlink dirname mkdir rm sbatch squeue scontrol python3 python 2>/dev/null || true
 _here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 
 say() { printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >&2; }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every test of the project, and its gates: shellcheck, ruff, mypy, pytest. Makes .venv where no environment is active.
 set -euo pipefail
-checkout="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+checkout="$(CDPATH='' builtin cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && builtin pwd)"
 # shellcheck source=scripts/environment.sh
 source "$checkout/scripts/environment.sh"
 

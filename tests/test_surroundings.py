@@ -36,11 +36,14 @@ def test_cdpath_does_not_lead_elsewhere(world, tmp_path, command):
     done = subprocess.run(
         ["bash", f"{world.checkout.name}/{command}", "--help"],
         cwd=world.root,
-        env=world.environment | {"CDPATH": str(tmp_path)},
+        env=world.environment | {"CDPATH": str(tmp_path), "PYTHONINSPECT": "1", "BASH_FUNC_cd%%": LISTING_CD},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0 and done.stdout.startswith("usage") and not done.stderr
+
+
+LISTING_CD = '() { builtin cd "$@" && ls; }'  # an exported function
 
 
 @pytest.mark.parametrize("command", LOOKING, ids=lambda words: words[0])
