@@ -30,7 +30,7 @@ open_log() {
     log_opened=1
     if [[ "$(readlink "/proc/$$/fd/1")" == /dev/null ]]; then
         mkdir -p -- "$logs" 2>/dev/null || true
-        [[ -w "$logs" ]] || logs="${SLURM_SUBMIT_DIR:-$PWD}"
+        for logs in "$logs" "${SLURM_SUBMIT_DIR:-$PWD}" "${HOME:-}" /tmp; do [[ ! -w "$logs" ]] || break; done
         [[ ! -w "$logs" ]] || exec >>"$logs/$name.out" 2>>"$logs/$name.err"
     fi
     log "host $HOSTNAME" >&2 # what is above belongs to an earlier attempt: diagnosis must not judge it

@@ -136,7 +136,7 @@ def test_a_lock_file_that_was_deleted_while_held_does_not_let_two_in(tmp_path):
         first.wait()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524])
 def test_without_file_locks_work_continues_with_one_plain_warning(tmp_path, monkeypatch, caplog, number):
     def refuse(handle, operation):
         raise OSError(number, "no locks here")

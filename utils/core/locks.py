@@ -19,7 +19,8 @@ from typing import IO
 
 from utils.core.errors import Interrupted
 
-_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+# EINVAL: our call is valid, so it is the file system; 524 is ENOTSUPP, the kernel's own, which some drivers let out.
+_UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, 524}
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries; doubles from the first to the longest
 _PATIENCE = 0.2  # seconds; a probe (is_locked) holds the lock for microseconds, which must not look like an owner
 
