@@ -416,6 +416,19 @@ def test_a_csv_cell_is_data_for_spreadsheets(cell, kept):
 # ---- the pre-flight ------------------------------------------------------------------------------------------
 
 
+def test_a_wide_table_of_a_terminal_has_its_last_cells_below_their_heads():
+    seeds = range(1, 13)
+    rows = [("CNN/DM ROUGE-1 monotonic", *["0.6667"] * 11, "not available"), ("XSum", *["0.1"] * 12)]
+    title, rule, *lines = Table("x", "ROUGE", ("set", *[f"seed {n}" for n in seeds]), rows).text().splitlines()
+    assert title == "ROUGE" and set(rule) == {"-"} and len(lines) == 6 and max(map(len, [rule, *lines])) <= 80
+    heads, first, second = (lines[n] + " " + lines[n + 1] for n in (0, 2, 4))
+    ends = [heads.index(f"seed {n}") + len(f"seed {n}") for n in seeds]
+    assert [first[end - 6 : end] for end in ends[:-1]] == ["0.6667"] * 11 and first.endswith("   n/a")
+    assert [second[end - 6 : end] for end in ends] == ["   0.1"] * 12
+    narrow = Table("x", "T", ("model", "why"), [("baseline", "word " * 30)]).text().splitlines()
+    assert max(map(len, narrow)) <= 80 and " ".join(narrow).count("word") == 30
+
+
 def test_the_preflight_keeps_its_promises_and_sees_broken_ones(done):
     result = done(sys.executable, str(ROOT / "test_improvements.py"))
     assert result.returncode == 0 and "5 of 5 promises are kept" in result.stdout, result.stdout + result.stderr

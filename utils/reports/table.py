@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from utils.core.text import printable
 
 TITLES = {"cnn_dm": "CNN/DM", "xsum": "XSum", "samsum": "SAMSum"}
 NOT_AVAILABLE = "not available"
+INDENT = " " * 4
 
 
 def set_titles(results: FinalResults) -> dict[str, str]:
@@ -49,19 +51,18 @@ class Table:
         object.__setattr__(self, "rows", [tuple(map(_one_line, row)) for row in self.rows])
 
     def text(self, width: int = 80) -> str:
-        """Aligned columns for a terminal. Cells are never cut: where a row is too wide, its last one gets a line."""
-        rows = [self.header, *self.rows]
-        own_line = _narrowest([max(map(len, column)) for column in zip(*rows, strict=True)]) > width
-        shown = [row[:-1] for row in rows] if own_line else rows
-        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-        gap = "  " if sum(widths) + 2 * len(widths) <= width else " "
+        """Aligned columns for a terminal. Nothing is cut: where rows are too wide, a second line has the last cells."""
+        rows = [tuple("n/a" if cell == NOT_AVAILABLE else cell for cell in row) for row in (self.header, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        fit = next(kept for kept in range(len(widths), 0, -1) if kept == 1 or _narrowest(widths[:kept]) <= width)
+        gap = "  " if sum(widths[:fit]) + 2 * fit <= width else " "
         lines = []
-        for row, whole in zip(shown, rows, strict=True):
-            cells = [
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            ]
-            lines.append(gap.join(cells).rstrip() + (f"\n    {whole[-1]}" if own_line else ""))
-        rule = "-" * min(max(len(line.split("\n")[0]) for line in lines), width)
+        for row in rows:
+            words = [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+            lines.append(gap.join(words[:fit]).rstrip())
+            rest = " ".join(words[fit:]) if fit < len(row) - 1 else "".join(row[fit:])  # one alone: no column of it
+            lines += textwrap.wrap(rest, width, initial_indent=INDENT, subsequent_indent=INDENT, break_long_words=False)
+        rule = "-" * min(max(map(len, lines)), width)
         return "\n".join([self.title, rule, *lines])
 
     def csv(self) -> str:
