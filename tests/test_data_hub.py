@@ -6,8 +6,6 @@ import csv
 import io
 import logging
 import os
-import subprocess
-import sys
 import time
 import types
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.data_world import all_rows, arguments, rows, write_file
+from tests.forks import FORKS
 from tests.hub import Hub
 from utils.core.errors import StageError
 from utils.data.hub import with_retries
@@ -58,6 +57,11 @@ def as_parquet(data: list[dict[str, Any]], directory: Path) -> bytes:
 CSV = {f"{split}.csv": as_csv(data) for split, data in DATA.items()} | {"README.md": b"# set", "test.csv": b"x"}
 
 
+def place(url: str) -> dict[str, str]:
+    """Constants of the client that say where the hub is; it read its variables when it was imported."""
+    return {"ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}"}
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that the client in this process talks to; the client's own pauses are 200 times shorter."""
@@ -69,9 +73,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for module in (_http, file_download):
         monkeypatch.setattr(module, "time", quick)
     with Hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        for name, value in place(server.url).items():
+            monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
         monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
         close_session()
@@ -401,18 +404,23 @@ def test_the_real_names_are_accepted_by_the_client():
             assert place.repository.count("/") == 1
 
 
+def _download(url: str, cache: Path) -> None:
+    from huggingface_hub import constants
+
+    vars(constants).update(place(url))
+    check_rows(get(cache)[0])
+
+
 @pytest.mark.slow
 def test_two_processes_fill_one_cache(hub, tmp_path):
     hub.add("maker/set", CSV)
     hub.fault("GET .*train.csv", "stall", seconds=0.7, times=2)
-    script = (
-        "import sys; from pathlib import Path; from tests.test_data_hub import *; "
-        f"check_rows(get(Path({str(tmp_path)!r}))[0])"
-    )
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-c", script]
-    processes = [subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1]) for _ in range(2)]
-    assert [process.wait(timeout=600) for process in processes] == [0, 0]
+    processes = [FORKS.Process(target=_download, args=(hub.url, tmp_path)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0, 0]
     no_leftovers(tmp_path)
 
 
@@ -420,13 +428,12 @@ def test_two_processes_fill_one_cache(hub, tmp_path):
 def test_a_download_killed_in_the_middle_is_made_again_and_what_it_left_is_swept(hub, tmp_path):
     hub.add("maker/set", CSV)
     hub.fault("GET .*train.csv", "hang", seconds=30)  # half of the file, then silence
-    script = f"import sys; from pathlib import Path; from tests.test_data_hub import *; get(Path({str(tmp_path)!r}))"
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment, cwd=Path(__file__).parents[1])
+    process = FORKS.Process(target=_download, args=(hub.url, tmp_path))
+    process.start()
     while not list(tmp_path.rglob("*.incomplete")):
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.join()
     check_rows(get(tmp_path)[0])
     (left,) = tmp_path.rglob("*.incomplete")  # it could be another process's, still at work
     os.utime(left, (0, 0))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from tests.data_world import COLUMNS, all_rows, arguments, rows, tokenizer, write_sets
+from tests.forks import FORKS
 from utils.core.errors import InputError, StageError
 from utils.core.files import read_jsonl, sha256_of
 from utils.data.preparation import load_prepared, missing_datasets, prepare, read_manifest
@@ -81,7 +82,7 @@ def test_the_same_input_gives_the_same_files(plain, tmp_path):
 
 def test_several_processes_give_the_same_files(plain, tmp_path, monkeypatch):
     directory, _ = plain
-    monkeypatch.setattr("utils.data.rows.BYTES_WORTH_PROCESSES", 1)
+    monkeypatch.setattr("utils.data.rows.BYTES_WORTH_PROCESSES", 10_250)  # the three training sets and a held-out one
     monkeypatch.setattr("utils.data.rows.ROWS_PER_TASK", 7)
     prepare(**arguments(tmp_path, sources(directory / "datasets.json"), workers=2))
     assert sha256_of(tmp_path / "prepared") == sha256_of(directory / "prepared")
@@ -201,8 +202,8 @@ def _prepare_slowly(directory: Path, pause: float) -> None:
     prepare(**arguments(directory, sources(directory / "datasets.json")))
 
 
-def _start(directory: Path, pause: float) -> multiprocessing.Process:
-    process = multiprocessing.get_context("spawn").Process(target=_prepare_slowly, args=(directory, pause))
+def _start(directory: Path, pause: float) -> BaseProcess:
+    process = FORKS.Process(target=_prepare_slowly, args=(directory, pause))
     process.start()
     return process
 

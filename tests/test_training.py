@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import random
 import shutil
 import signal
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import utils.training.trainer
+from tests.forks import FORKS
 from tests.tiny import write_model
 from tests.training_world import BATCH, EPOCHS, EXAMPLES, SETTINGS, STEPS, child, rows, run
 from utils.analysis.final import Training
@@ -213,17 +213,9 @@ def test_the_seed_decides_and_decay_and_clip_are_used(pretrained, tmp_path, undi
 # ---- interruptions ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Children of a clean process that has imported everything once: real processes, started in milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training_world", "transformers.trainer"])
-    return context
-
-
-def live_and_die(processes, *arguments, kill_after: float | None = None) -> int:
+def live_and_die(*arguments, kill_after: float | None = None) -> int:
     """Exit code of a child that trains; negative: the signal that killed it."""
-    process = processes.Process(target=child, args=arguments)
+    process = FORKS.Process(target=child, args=arguments)
     process.start()
     if kill_after is not None:
         process.join(kill_after)
@@ -250,23 +242,23 @@ DEATHS = ["step 3", "usr1 4", "model 1", "seal 1", "validate 2", "usr1 2", "stat
 DEATHS += ["best 1"]
 
 
-def test_killed_again_and_again_the_result_is_the_same_to_the_last_bit(processes, pretrained, tmp_path, undisturbed):
+def test_killed_again_and_again_the_result_is_the_same_to_the_last_bit(pretrained, tmp_path, undisturbed):
     output = tmp_path / "run"
     for death in DEATHS:
-        code = live_and_die(processes, pretrained, output, "monotonic", death)
+        code = live_and_die(pretrained, output, "monotonic", death)
         assert code == (1 if death.startswith("usr1") else -signal.SIGKILL), death
         assert not (output / "history.json").exists()
-    assert live_and_die(processes, pretrained, output, "monotonic", "") == 0
+    assert live_and_die(pretrained, output, "monotonic", "") == 0
     history = check_same(output, undisturbed["monotonic"])
     assert history["resumes"] >= 6
     assert any(session["from_step"] % STEPS for session in history["sessions"])  # some within an epoch
 
 
-def test_killed_from_outside_at_any_moment(processes, pretrained, tmp_path, undisturbed):
+def test_killed_from_outside_at_any_moment(pretrained, tmp_path, undisturbed):
     output, rng, deaths = tmp_path / "run", random.Random(0), 0
     while not (output / "history.json").exists():
         patience = rng.uniform(0.02, 0.15) * (1 + deaths / 2)  # short at first: a quick machine must not get away
-        deaths += live_and_die(processes, pretrained, output, "baseline", "", kill_after=patience) != 0
+        deaths += live_and_die(pretrained, output, "baseline", "", kill_after=patience) != 0
     check_same(output, undisturbed["baseline"])
     assert deaths
 

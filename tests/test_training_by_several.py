@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.forks import TorchrunByForks
 from tests.tiny import write_model
 from tests.training_world import SETTINGS, STEPS, rows
 from utils.core.errors import InputError, Interrupted, StageError
@@ -45,9 +47,16 @@ def by_two(world: tuple[Path, Path], output: Path, **more: Any) -> dict[str, Any
     return training_launcher.train_in_processes(2, job, **more)
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torchrun, whose processes import everything anew: the other tests have seen it."""
+    monkeypatch.setattr(training_launcher, "subprocess", SimpleNamespace(Popen=TorchrunByForks))
+    monkeypatch.setattr(training_launcher, "SECONDS_BETWEEN_LOOKS", 0.1)
+
+
 @pytest.fixture(scope="module")
 def together(world: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """History and place of an undisturbed training by two."""
+    """History and place of an undisturbed training by two processes of torchrun."""
     output = tmp_path_factory.mktemp("together")
     return by_two(world, output), output
 
@@ -78,7 +87,7 @@ def test_two_processes_train_as_one_does(
 
 
 def test_a_stop_is_saved_and_resumed_from(
-    world: tuple[Path, Path], together: tuple[dict[str, Any], Path], tmp_path: Path
+    world: tuple[Path, Path], together: tuple[dict[str, Any], Path], forked: None, tmp_path: Path
 ) -> None:
     with pytest.raises(Interrupted, match="the checkpoint is saved"):
         by_two(world, tmp_path, stop_requested=lambda: True)  # noticed when the first epoch ends
@@ -91,7 +100,7 @@ def test_a_stop_is_saved_and_resumed_from(
     assert history["weights_sha256"] == together[0]["weights_sha256"]
 
 
-def test_errors_of_a_process_are_the_stages(world: tuple[Path, Path], tmp_path: Path) -> None:
+def test_errors_of_a_process_are_the_stages(world: tuple[Path, Path], forked: None, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no tokenizer"):
         by_two((tmp_path / "nothing", world[1]), tmp_path / "out")
 
