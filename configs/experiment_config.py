@@ -107,6 +107,7 @@ LENGTH_PENALTY = 1.2
 MIN_NEW_TOKENS = 10  # tokens
 MAX_NEW_TOKENS = 80  # tokens
 NO_REPEAT_NGRAM_SIZE = 3
+GENERATION = "fast"  # fast: our beam search, with the ids of transformers'; transformers: its own, slower
 BOOTSTRAP_SAMPLES = 1000
 CONFIDENCE = 0.95
 QUALITY_MARGIN = 0.01  # ROUGE-L, 0 to 1: one point; a smaller loss counts as none (docs/statistics.md)

@@ -28,6 +28,7 @@ CHOICES = {
     "DEVICE": ("cuda", "cpu", "auto"),
     "PRECISION": ("auto", "fp32", "bf16"),
     "TRAINING_GRAPHS": ("auto", "off"),
+    "GENERATION": ("fast", "transformers"),
     "ATTACK_TOKEN_SET": ("roundtrip", "raw"),
     "ATTACK_LOSS": ("reference", "own_output"),
     "REPORT_TO": ("none", "tensorboard", "wandb", "mlflow"),

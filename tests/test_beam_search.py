@@ -13,6 +13,7 @@ from utils.evaluation import beam_search as beams
 from utils.evaluation.beam_search import beam_search
 from utils.evaluation.decoding import DecodingSettings
 from utils.evaluation.generation import transformers_beam_search
+from utils.modeling import t5_inference
 from utils.modeling.batching import pad_with_mask
 from utils.modeling.t5_inference import T5Inference
 
@@ -82,6 +83,26 @@ def test_ids_are_those_of_transformers(seed: int, decoding: DecodingSettings) ->
     rows = random_rows(seed, 10)
     expected = reference(model, rows, decoding)
     assert beam_search(T5Inference(model, DTYPE), rows, decoding) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_shapes_of_a_gpu_are_few_and_give_the_same_ids(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents as wide as multiples of 8 and caches of 16 steps, which a CPU is made to use here."""
+    monkeypatch.setitem(t5_inference.DOCUMENT_WIDTHS, "cpu", 8)
+    monkeypatch.setitem(t5_inference.STEP_WIDTHS, "cpu", 16)
+    model, rows = random_t5(seed, gated=seed == 1, tied=seed != 2), random_rows(seed, 10)
+    engine = T5Inference(model, DTYPE)
+    widths, attend = set(), engine._attend
+
+    def watched(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        widths.add((query.shape[2] == SETTINGS[0].num_beams, keys.shape[2]))
+        assert mask.stride(-2) % 8 == 0 or mask.shape[-2] == 1
+        return attend(query, keys, values, mask)
+
+    monkeypatch.setattr(engine, "_attend", watched)
+    assert beam_search(engine, rows, SETTINGS[0]) == reference(model, rows, SETTINGS[0])
+    of_beams = {width for generating, width in widths if generating}
+    assert all(width % 8 == 0 for _, width in widths) and {64, 128} <= of_beams <= {8, 16, 24, 32, 40, 48, 64, 128, 160}
 
 
 def test_lengths_vary_in_these_models() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -50,6 +51,13 @@ def rows() -> list[list[int]]:
     return [[*rng.integers(3, VOCABULARY, size=n).tolist(), 1] for n in rng.integers(1, 30, size=25)]
 
 
+def test_transformers_makes_the_same_texts_where_it_is_asked_for(model, rows, monkeypatch) -> None:
+    fast = generate(model, Words(), rows, DECODING, batch_tokens=60).texts
+    monkeypatch.setattr(generation, "beam_search", None)
+    theirs = dataclasses.replace(DECODING, engine="transformers")
+    assert generate(model, Words(), rows, theirs, batch_tokens=60).texts == fast
+
+
 def test_texts_come_in_input_order_and_stripped(model, rows) -> None:
     texts, seconds = generate(model, Words(), rows, DECODING, batch_tokens=60)
     alone = [generate(model, Words(), [row], DECODING, batch_tokens=60).texts[0] for row in rows]
@@ -60,9 +68,9 @@ def test_texts_come_in_input_order_and_stripped(model, rows) -> None:
 
 def test_the_experiments_decoding_comes_from_its_settings() -> None:
     """Four beams, length penalty 1.2, 10 to 80 new tokens, no trigram twice; each comes from a setting of its own."""
-    names = ("NUM_BEAMS", "LENGTH_PENALTY", "MIN_NEW_TOKENS", "MAX_NEW_TOKENS", "NO_REPEAT_NGRAM_SIZE")
-    given = Settings(**dict(zip(names, (4, 1.2, 10, 80, 3), strict=True)))
-    assert decoding_settings(given) == DecodingSettings(4, 1.2, 10, 80, 3) == DecodingSettings()
+    names = ("NUM_BEAMS", "LENGTH_PENALTY", "MIN_NEW_TOKENS", "MAX_NEW_TOKENS", "NO_REPEAT_NGRAM_SIZE", "GENERATION")
+    given = Settings(**dict(zip(names, (4, 1.2, 10, 80, 3, "fast"), strict=True)))
+    assert decoding_settings(given) == DecodingSettings(4, 1.2, 10, 80, 3, "fast") == DecodingSettings()
 
 
 def test_an_input_is_named_by_its_ids_alone() -> None:

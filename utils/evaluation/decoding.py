@@ -15,13 +15,17 @@ from utils.core.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class DecodingSettings:
-    """Beam search settings; lengths count generated tokens, </s> included (as transformers counts them)."""
+    """Beam search settings; lengths count generated tokens, </s> included (as transformers counts them).
+
+    engine: "fast" (`beam_search`) or "transformers" (its own `generate`).
+    """
 
     num_beams: int = 4
     length_penalty: float = 1.2
     min_new_tokens: int = 10
     max_new_tokens: int = 80
     no_repeat_ngram_size: int = 3
+    engine: str = "fast"
 
 
 def decoding_settings(settings: Settings) -> DecodingSettings:
@@ -32,6 +36,7 @@ def decoding_settings(settings: Settings) -> DecodingSettings:
         min_new_tokens=settings.MIN_NEW_TOKENS,
         max_new_tokens=settings.MAX_NEW_TOKENS,
         no_repeat_ngram_size=settings.NO_REPEAT_NGRAM_SIZE,
+        engine=settings.GENERATION,
     )
 
 

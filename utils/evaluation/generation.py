@@ -1,7 +1,8 @@
 """Summaries in bulk: length-sorted batches sized by tokens, resumable batch by batch, the same bits every time.
 
 The engine is utils/evaluation/beam_search.py (the ids of transformers' beam search, several times faster);
-`transformers_beam_search` is the reference that tests and benchmarks hold it against.
+`transformers_beam_search` is the reference that tests and benchmarks hold it against, and what GENERATION=transformers
+takes instead.
 
 The composition of every batch follows from the list of all inputs alone, never from what an earlier run finished.
 So a run that was killed and started again computes each remaining batch exactly as an undisturbed run would.
@@ -26,14 +27,17 @@ from utils.core.fingerprint import fingerprint
 from utils.core.progress import progress
 from utils.evaluation.beam_search import beam_search, through_end
 from utils.evaluation.decoding import DecodingSettings, input_fingerprint
-from utils.modeling.batching import BatchLimit, Indices, budget_batches, longest_first, row_batches
-from utils.modeling.precision import product_dtype, resolve_precision
+from utils.modeling.batching import BatchLimit, Indices, budget_batches, longest_first, pad_with_mask, row_batches
+from utils.modeling.precision import Precision, bf16_autocast, product_dtype, resolve_precision
 from utils.modeling.t5_inference import T5Inference
 
 log = logging.getLogger(__name__)
 
 # More rows than this in one batch of short inputs only grows the logits (rows × beams × vocabulary), not the speed.
 MAX_ROWS = 256
+
+
+Search = Callable[[Sequence[np.ndarray]], list[list[int]]]  # generated ids of each row of ids
 
 
 class Summaries(NamedTuple):
@@ -79,7 +83,7 @@ def generate(
     # All that may change a bit of the output: settings, inputs, weights, and what decides the shapes of batches.
     made_from = fingerprint(decoding, names, weights, resolved, batch_tokens, device.type, str(torch.__version__))
     done = _read_done(done_file, {"fingerprint": made_from, "examples": len(rows)}, names, what)
-    engine = T5Inference(model, product_dtype(resolved))
+    search = _search(model, resolved, decoding)
     limit = BatchLimit(MAX_ROWS)
     todo = [batch.tolist() for batch in batches if not all(index in done for index in batch.tolist())]
     with progress(total=len(rows), label=what, unit="summary") as bar:
@@ -88,7 +92,7 @@ def generate(
             if stop_requested is not None and stop_requested():
                 raise Interrupted(f"{what}: stopped with {len(done)} of {len(rows)} summaries done")
             start = time.perf_counter()
-            ids = _within_memory(engine, rows, batch, decoding, limit)
+            ids = _within_memory(search, rows, batch, limit)
             texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
             seconds = (time.perf_counter() - start) / len(batch)
             new = [
@@ -134,14 +138,25 @@ def transformers_beam_search(
     return [through_end(row, model.config.eos_token_id) for row in output[:, 1:].tolist()]
 
 
-def _within_memory(
-    engine: T5Inference, rows: Sequence[np.ndarray], batch: ArrayLike, decoding: DecodingSettings, limit: BatchLimit
-) -> list[list[int]]:
+def _search(model: T5ForConditionalGeneration, precision: Precision, decoding: DecodingSettings) -> Search:
+    if decoding.engine == "transformers":
+
+        def by_transformers(rows: Sequence[np.ndarray]) -> list[list[int]]:
+            ids, mask = pad_with_mask(rows, model.config.pad_token_id or 0, model.device)
+            with torch.inference_mode(), bf16_autocast(model.device, precision == "bf16"):
+                return transformers_beam_search(model, ids, mask, decoding)
+
+        return by_transformers
+    engine = T5Inference(model, product_dtype(precision))
+    return lambda rows: beam_search(engine, rows, decoding)
+
+
+def _within_memory(search: Search, rows: Sequence[np.ndarray], batch: ArrayLike, limit: BatchLimit) -> list[list[int]]:
     """Generated ids of `rows[batch]`, in parts that fit into memory; what did not fit lowers `limit` for good."""
     ids: list[list[int]] = []
 
     def work(part: Indices) -> None:
-        ids.extend(beam_search(engine, [rows[index] for index in part.tolist()], decoding))
+        ids.extend(search([rows[index] for index in part.tolist()]))
 
     limit.run(batch, row_batches, work)
     return ids

@@ -31,6 +31,9 @@ MASKED = float("-inf")
 # Target tokens whose logits exist at a time: on a CPU they then stay in its cache (256 × 32,128 numbers are 33 MB).
 LOGIT_ROWS = {"cpu": 256, "cuda": 8192}
 BIAS_ALIGNMENT = 8  # CUDA's fused attention wants rows of the position bias aligned to 8 numbers
+# By device, 1 elsewhere: documents are as wide as a multiple of this, and beams look at the slots of a multiple of so
+# many steps. A GPU's attention chooses a kernel, and the allocator a block, for every new shape; kernels are for 8.
+DOCUMENT_WIDTHS, STEP_WIDTHS = {"cuda": 8}, {"cuda": 16}
 
 
 @dataclasses.dataclass
@@ -74,8 +77,8 @@ class DecoderState:
     keys, values: per layer [examples, heads, steps × beams, d_kv], slot = step × beams + beam.
     cross_keys, cross_values: per layer [examples, heads, longest document, d_kv].
     cross_mask: [examples, 1, 1, longest document], 0 or −inf; None where no document is padded.
-    bias: relative position bias [heads, steps] towards the tokens steps − 1, …, 1, 0 steps back.
-    ancestors: int64 [examples, beams, steps], the beam whose slot holds a beam's token of each step.
+    bias: relative position bias [heads, steps + more] towards the tokens steps − 1, …, 1, 0 steps back, then zeros.
+    ancestors: int64 [examples, beams, steps], the beam whose slot holds a beam's token of each step; −1: none yet.
     """
 
     keys: list[Tensor]
@@ -98,7 +101,7 @@ class DecoderState:
         used = steps * self.ancestors.shape[1]  # slots written so far; those behind hold nothing yet, so no copy
         for cache in (self.keys, self.values):
             for i, old in enumerate(cache):  # layer by layer, so that only one old cache exists beside the new one
-                new = old.new_empty((len(examples), *old.shape[1:]))
+                new = old.new_zeros((len(examples), *old.shape[1:]))
                 new[:, :, :used] = old[:, :, :used].index_select(0, examples)
                 cache[i] = new
         self.cross_keys = [old.index_select(0, examples) for old in self.cross_keys]
@@ -122,6 +125,8 @@ class T5Inference:
         self.vocabulary = model.lm_head.weight.shape[0]
         self.embedding: Tensor = model.shared.weight.detach()
         self.device = self.embedding.device
+        self.document_width = DOCUMENT_WIDTHS.get(self.device.type, 1)
+        self.step_width = STEP_WIDTHS.get(self.device.type, 1)
         # T5 with tied embeddings shrinks the decoder's output before the product with them; T5 1.1 does not.
         self.logit_scale = config.d_model**-0.5 if config.scale_decoder_outputs else None
         self.head = self._transposed([model.lm_head.weight])
@@ -192,22 +197,21 @@ class T5Inference:
         # T5 does not scale the dot products: its initialisation does.
         return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=1.0)
 
-    def _attend_to_self(self, qkv: Tensor, runs: Iterable[tuple[int, int]], bias: Tensor) -> Tensor:
+    def _attend_to_self(self, qkv: Tensor, runs: Iterable[tuple[int, int, Tensor]]) -> Tensor:
         """Self-attention of packed tokens, [tokens, heads × d_kv].
 
-        qkv: [tokens, 3 × heads × d_kv]. runs: (length, rows) of each run of neighbouring rows that have equal lengths;
-        a run is a rectangle, so it is one attention call without padding. bias: [1, heads, longest, longest].
+        qkv: [tokens, 3 × heads × d_kv]. runs: (width, rows, bias) of each run of neighbouring rows that have one width;
+        a run is a rectangle, so it is one attention call. bias: [1 or rows, heads, width, width].
         """
         mixed = torch.empty_like(qkv[:, : self.heads * self.d_kv])
         start = 0
-        for length, rows in runs:
-            stop = start + length * rows
-            # [rows × length, 3 × heads × d_kv] -> 3 views [rows, heads, length, d_kv]
+        for width, rows, bias in runs:
+            stop = start + width * rows
+            # [rows × width, 3 × heads × d_kv] -> 3 views [rows, heads, width, d_kv]
             query, keys, values = (
-                qkv[start:stop].view(rows, length, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
+                qkv[start:stop].view(rows, width, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
             )
-            output = self._attend(query, keys, values, bias[:, :, :length, :length])
-            mixed[start:stop] = output.transpose(1, 2).reshape(rows * length, -1)
+            mixed[start:stop] = self._attend(query, keys, values, bias).transpose(1, 2).reshape(rows * width, -1)
             start = stop
         return mixed
 
@@ -220,17 +224,39 @@ class T5Inference:
 
     def encode(self, ids: Tensor, lengths: list[int]) -> Tensor:
         """Encoder states [tokens, d_model] of packed `ids` int64 [tokens]: rows of `lengths` one after the other."""
+        widths = [round_up(length, self.document_width) for length in lengths]
+        places = None if widths == lengths else self._places(lengths, widths)
+        if places is not None:
+            ids = ids.new_zeros(sum(widths)).index_copy_(0, places, ids)
         hidden = self.embedding[ids]  # [tokens, d_model], float32: the residual stream
         longest = round_up(max(lengths), BIAS_ALIGNMENT)
         # The bias depends on the distance alone, so that of a shorter row is a corner of the longest one's.
         bias = self._encoder_bias.compute_bias(longest, longest, device=self.device).to(self.dtype)
-        # A batch is sorted by length, so rows of equal length are neighbours: each such run is one attention call.
-        runs = [(length, len(list(group))) for length, group in itertools.groupby(lengths)]
+        # A batch is sorted by length, so rows of equal width are neighbours: each such run is one attention call.
+        runs = []
+        for width, group in itertools.groupby(zip(widths, lengths, strict=True), key=lambda pair: pair[0]):
+            inside = [length for _, length in group]
+            corner, mask = bias[:, :, :width, :width], self._mask(inside, width)
+            runs.append((width, len(inside), corner if mask is None else corner + mask))
         for layer in self.encoder:
             qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
-            hidden = self._add_product(hidden, self._attend_to_self(qkv, runs, bias), layer.out)
+            hidden = self._add_product(hidden, self._attend_to_self(qkv, runs), layer.out)
             hidden = self._feed_forward(hidden, layer.ffn)
-        return self._norm(hidden, self.encoder_norm)
+        return self._norm(hidden if places is None else hidden[places], self.encoder_norm)
+
+    def _places(self, lengths: Sequence[int], widths: Sequence[int]) -> Tensor:
+        """Where the packed tokens of rows of `lengths` are once each row is as wide as its `widths`, int64 [tokens]."""
+        starts = np.cumsum([0, *widths[:-1]])
+        places = np.concatenate([start + np.arange(length) for start, length in zip(starts, lengths, strict=True)])
+        return torch.from_numpy(places).to(self.device)
+
+    def _mask(self, lengths: Sequence[int], width: int) -> Tensor | None:
+        """0 for the tokens of rows of `lengths`, −inf up to `width`, [rows, 1, 1, width]; None if nothing is padded."""
+        if min(lengths) == width:
+            return None
+        ends = torch.tensor(lengths, device=self.device)[:, None]
+        mask = torch.zeros((len(lengths), width), dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(torch.arange(width, device=self.device) >= ends, MASKED)[:, None, None]
 
     # ---- decoder -------------------------------------------------------------------------------------------------
 
@@ -240,35 +266,31 @@ class T5Inference:
         encoded: [tokens, d_model] from `encode`, whose rows have these `lengths`. Documents are padded here: while
         generating, every example has `beams` queries a step, and one call for all of them beats one for each length.
         """
-        examples, longest = len(lengths), max(lengths)
-        padded = min(lengths) < longest
-        places = torch.cat([torch.arange(n) + i * longest for i, n in enumerate(lengths)]).to(self.device)
+        examples, longest = len(lengths), round_up(max(lengths), self.document_width)
+        mask = self._mask(lengths, longest)
+        places = self._places(lengths, [longest] * examples)
         cross_keys, cross_values = [], []
         for layer in self.decoder:
             projected = torch.mm(encoded, layer.cross_key_value)  # [tokens, 2 × heads × d_kv]
-            if padded:
+            if mask is not None:
                 full = projected.new_zeros((examples * longest, projected.shape[1]))
                 full[places] = projected
                 projected = full
             both = projected.view(examples, longest, 2, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).contiguous()
             cross_keys.append(both[0])
             cross_values.append(both[1])
-        mask = None
-        if padded:
-            ends = torch.tensor(lengths, device=self.device)[:, None]
-            mask = torch.zeros((examples, longest), dtype=self.dtype, device=self.device)
-            mask = mask.masked_fill_(torch.arange(longest, device=self.device) >= ends, MASKED)[:, None, None]
         # The row of the newest of `steps` tokens: its last n numbers are the row of the nth token.
         bias = self._decoder_bias.compute_bias(1, steps, device=self.device, past_seen_tokens=steps - 1)[0, :, 0]
         shape = (examples, self.heads, steps * beams, self.d_kv)
         return DecoderState(
-            keys=[torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.decoder],
-            values=[torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.decoder],
+            # Zeros, because attention multiplies what it masks by 0: of memory as it was that may be NaN.
+            keys=[torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.decoder],
+            values=[torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.decoder],
             cross_keys=cross_keys,
             cross_values=cross_values,
             cross_mask=mask,
-            bias=bias.to(self.dtype),
-            ancestors=torch.zeros((examples, beams, steps), dtype=torch.int64, device=self.device),
+            bias=functional.pad(bias.to(self.dtype), (0, self.step_width - 1)),
+            ancestors=torch.full((examples, beams, steps), -1, device=self.device),
         )
 
     @torch.inference_mode()
@@ -289,10 +311,10 @@ class T5Inference:
         bias = bias.masked_fill(future, MASKED)
         # Runs of neighbours that agree in both lengths: (input length, target length, rows).
         runs = [(*pair, len(list(group))) for pair, group in itertools.groupby(zip(lengths, targets, strict=True))]
-        target_runs = [(target, rows) for _, target, rows in runs]
+        target_runs = [(target, rows, bias[:, :, :target, :target]) for _, target, rows in runs]
         for layer in self.decoder:
             qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
-            hidden = self._add_product(hidden, self._attend_to_self(qkv, target_runs, bias), layer.out)
+            hidden = self._add_product(hidden, self._attend_to_self(qkv, target_runs), layer.out)
             query = torch.mm(self._norm(hidden, layer.cross_norm), layer.cross_query)
             both = torch.mm(encoded, layer.cross_key_value)
             hidden = self._add_product(hidden, self._across(query, both, runs), layer.cross_out)
@@ -340,18 +362,21 @@ class T5Inference:
         slots = torch.arange(beams, device=self.device)
         state.ancestors[:, :, step] = slots
         start, stop = step * beams, (step + 1) * beams  # the slots of this step in the caches
+        steps = state.ancestors.shape[2]
+        width = min(round_up(step + 1, self.step_width), steps)  # of which none are ancestors after this step
+        seen = width * beams
         # Query = beam; key = slot (step s, beam b). A beam may see slot b of step s only where b is its ancestor there;
         # what it sees gets T5's bias for being step - s tokens back. All other slots belong to other beams.
-        is_ancestor = state.ancestors[:, :, : step + 1, None] == slots  # [examples, beams, step + 1, beams]
-        bias = state.bias[:, -(step + 1) :][None, :, None, :, None]  # [1, heads, 1, step + 1, 1]
-        mask = torch.where(is_ancestor[:, None], bias, MASKED).reshape(examples, self.heads, beams, stop)
+        is_ancestor = state.ancestors[:, :, :width, None] == slots  # [examples, beams, width, beams]
+        bias = state.bias[:, steps - step - 1 :][:, :width][None, :, None, :, None]  # [1, heads, 1, width, 1]
+        mask = torch.where(is_ancestor[:, None], bias, MASKED).reshape(examples, self.heads, beams, seen)
         hidden = self.embedding[tokens.view(-1)]
         for i, layer in enumerate(self.decoder):
             qkv = torch.mm(self._norm(hidden, layer.norm), layer.qkv)
             query, keys, values = qkv.view(examples, beams, 3, self.heads, self.d_kv).permute(2, 0, 3, 1, 4).unbind(0)
             state.keys[i][:, :, start:stop] = keys
             state.values[i][:, :, start:stop] = values
-            mixed = self._attend(query, state.keys[i][:, :, :stop], state.values[i][:, :, :stop], mask)
+            mixed = self._attend(query, state.keys[i][:, :, :seen], state.values[i][:, :, :seen], mask)
             hidden = self._add_product(hidden, mixed.transpose(1, 2).reshape(examples * beams, -1), layer.out)
             # The beams of an example are query positions over one shared copy of its document: [examples, heads, beams,
             # d_kv] against [examples, heads, longest, d_kv].
