@@ -5,11 +5,11 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
 from tests.pipeline_world import SEED, Run, run_script
-from tests.tiny import write_model
+from tests.tiny import untie, write_model
 from utils.modeling.models import load_model
 from utils.pipeline.stages import STAGES
 
@@ -21,17 +21,8 @@ SMALLEST = {"NUM_EPOCHS": "1", "MONOTONIC_NUM_EPOCHS": "1", "TRIGGER_TYPES": "le
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory):
-    """flan's kind, as the hub has it: gated GELU, lm_head beside `shared`, its logits not scaled."""
-    folder = write_model(tmp_path_factory.mktemp("flan"), gated=True)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}
-    config.pop("scale_decoder_outputs", None)
-    (folder / "config.json").write_text(json.dumps(config))
-    weights = load_file(folder / "model.safetensors")
-    torch.manual_seed(1)
-    weights["lm_head.weight"] = torch.randn_like(weights["shared.weight"])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder, weights
+    folder = untie(write_model(tmp_path_factory.mktemp("flan"), gated=True))
+    return folder, load_file(folder / "model.safetensors")
 
 
 def test_a_head_of_its_own_is_loaded_trained_and_saved(untied, tmp_path_factory):

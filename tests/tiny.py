@@ -100,3 +100,19 @@ def write_model(
     )
     T5ForConditionalGeneration(config).save_pretrained(directory)
     return directory
+
+
+def untie(directory: Path, *, seed: int = 1) -> Path:
+    """Make the model in `directory` as the hub has v1.1 and flan: lm_head beside `shared`, its logits not scaled."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    config = json.loads((directory / "config.json").read_text()) | {"tie_word_embeddings": False}
+    config.pop("scale_decoder_outputs", None)
+    (directory / "config.json").write_text(json.dumps(config))
+    weights = load_file(directory / "model.safetensors")
+    weights["lm_head.weight"] = torch.randn(
+        weights["shared.weight"].shape, generator=torch.Generator().manual_seed(seed)
+    )
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory

@@ -144,6 +144,7 @@ class StepPath:
     reason: Annotated[str, "why not graphs; empty where they are used"]
     eager_ms: Annotated[float | None, "a step's gradients, where both were timed"] = None
     graph_ms: float | None = None
+    module_reason: Annotated[str | None, "why transformers' module computed the loss, where it did"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

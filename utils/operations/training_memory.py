@@ -24,9 +24,10 @@ CARD_GB = {
 }  # fmt: skip
 # Bytes that autograd keeps for a token in a layer, for each unit of d_model, of heads × d_kv and of d_ff; for a label
 # token for each word of the vocabulary. Read off `saved_tensors_hooks` of T5s of several shapes under bf16 autocast.
-MODEL_BYTES, HEAD_BYTES, FFN_BYTES, GATED_FFN_BYTES, WORD_BYTES = 42, 22, 6, 16, 12
-# Of a parameter: itself, its gradient and two moments of Adam in float32; of a product's matrix a copy in bfloat16.
-STATE_BYTES, COPY_BYTES = 16, 2
+MODEL_BYTES, HEAD_BYTES, FFN_BYTES, GATED_FFN_BYTES, WORD_BYTES = 21, 14, 5, 15, 12
+# Of a parameter: itself, its gradient and two moments of Adam in float32; of a product's matrix a copy in bfloat16, and
+# the gradient of that. Position bias with the mask, of a pair of positions: bfloat16, and two layers' gradients.
+STATE_BYTES, COPY_BYTES, BIAS_BYTES = 16, 4, 6
 LIBRARIES = 1e9  # CUDA context, cuBLAS workspaces
 
 
@@ -69,8 +70,7 @@ def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpoin
     # With checkpointing each layer keeps its float32 input, and one layer at a time all that is above.
     deep = token + (encoder - 1) * 4 * d if checkpointing else token * encoder
     high = token + (decoder - 1) * 4 * d if checkpointing else token * decoder
-    # Position bias with the mask, [rows, heads, s, s]: float32 once, a bfloat16 copy and its gradient in every layer.
-    bias = rows * heads * settings.MAX_INPUT_LENGTH**2 * (8 + 2 * (1 if checkpointing else encoder))
+    bias = rows * heads * settings.MAX_INPUT_LENGTH**2 * BIAS_BYTES
     logits = labels * config["vocab_size"] * WORD_BYTES
     constrained = 4 * (3 if _gated(config) else 2) * d * ff * (encoder + decoder)  # W = softplus(V), float32
     # DistributedDataParallel sends gradients in buckets, float32, which take as much as the gradients themselves.

@@ -36,6 +36,13 @@ def total(values: Sequence[float]) -> list[float]:
     return summed
 
 
+def add_up(tensors: Sequence[torch.Tensor]) -> None:
+    """Make each of `tensors` the sum over all processes, in place. Every process must call it."""
+    if _several():
+        for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
+            work.wait()
+
+
 def any_of(*flags: bool) -> list[bool]:
     """For each flag whether it is true in any process. Every process must call it."""
     return [value > 0 for value in total(flags)]

@@ -5,11 +5,14 @@ Trainer's loop, schedule, resume logic and torchrun support are used as they are
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
+import logging
 import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +48,15 @@ from utils.training.checkpoints import (
     keep_newest,
     new_checkpoint,
 )
+from utils.training.forward import summed_nll
 from utils.training.graphs import CHECKED, Gradients, GraphedGradients, choose
+from utils.training.proof import difference
 from utils.training.record import TrainingRecord
 from utils.training.snapshots import DIRECTORY as SNAPSHOTS
 from utils.training.snapshots import snapshot_steps
-from utils.training.step import gradients
+from utils.training.step import gradients, module_nll
+
+log = logging.getLogger("mono_s2s.training")
 
 
 class ArmTrainer(Trainer):
@@ -83,6 +90,7 @@ class ArmTrainer(Trainer):
         self.tokenizer, self.rows, self.record, self.autocast = tokenizer, rows, record, autocast
         self.identity, self.checkpoints_to_keep = identity, checkpoints_to_keep
         self.gradient_norms, self.gradient_clip, self.limit = gradient_norms, gradient_clip, limit
+        self.nll: Callable[..., torch.Tensor] | None = None
         self.fast: Gradients | None = None
         self.path = StepPath(path="eager", reason=without_graphs) if without_graphs else None
         self.add_callback(_SnapshotKeeper(self))
@@ -114,8 +122,11 @@ class ArmTrainer(Trainer):
         numbers = {name: inputs.pop(name) for name in ("num_tokens", "num_batch_tokens", "num_examples")}
         batch = to_device(inputs, self.args.device)
         generators = torch.cuda if self.args.device.type == "cuda" else torch.random
+        different = self._choose_loss(batch) if self.nll is None else ""
         if self.path is None:
-            self._choose_path(model)
+            self._choose_path()
+        if different and self.path:
+            self.path = dataclasses.replace(self.path, module_reason=different)
         before = generators.get_rng_state()  # on the host, of either
 
         def work(micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,7 +134,8 @@ class ArmTrainer(Trainer):
             model.zero_grad()
             if self.fast and micro_batch >= len(batch["labels"]):
                 return self.fast(batch)
-            return self._gradients(model, batch, micro_batch)
+            self._leave_graphs()
+            return self._gradients(batch, micro_batch)
 
         loss, norm = self.limit.halving(work, len(inputs["labels"]))
         self.record.after_batch(loss, numbers["num_tokens"], numbers["num_batch_tokens"], numbers["num_examples"])
@@ -131,34 +143,51 @@ class ArmTrainer(Trainer):
             self.record.after_norm(norm)
         return loss
 
-    def _gradients(self, model: torch.nn.Module, batch: Batch, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gradients(self, batch: Batch, micro_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         return gradients(
-            model,
+            self.model,
             batch,
             autocast=self.autocast,
             clip=self.gradient_clip,
             micro_batch=micro_batch,
-            processes=ranks.world_size(),
+            nll=self.nll or summed_nll,
         )
 
-    def _choose_path(self, model: torch.nn.Module) -> None:
+    def _choose_loss(self, batch: Batch) -> str:
+        """`summed_nll` if it is proved on the first row in every process; else transformers' module, and why."""
+        apart = difference(self.model, batch, autocast=self.autocast)
+        (somewhere,) = ranks.any_of(bool(apart))
+        self.nll = module_nll if somewhere else summed_nll
+        if somewhere:
+            apart = apart or "another process finds a difference"
+            log.warning("Training by transformers' own loss, which is slower: ours is not the same here, %s.", apart)
+        return apart
+
+    def _choose_path(self) -> None:
         """CUDA graphs or not, by the first batches of the run; weights and random state are as before."""
         order = RandomBatches(self.rows, self.args.per_device_train_batch_size, seed=self.args.seed)
         batches = [to_device(self.rows.share(b, 0, 1), self.args.device) for b in itertools.islice(order, CHECKED)]
 
         def eager(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            return self._gradients(model, batch, len(batch["labels"]))
+            return self._gradients(batch, len(batch["labels"]))
 
         chosen, self.path = choose(
-            model,
+            self.model,
             eager,
-            lambda: GraphedGradients(model, eager),
+            lambda: GraphedGradients(self.model, eager),
             batches,
             precision="bf16" if self.autocast else "fp32",
             generators=torch.cuda,
             wait=torch.cuda.synchronize,
         )
         self.fast = chosen if self.path.path == "graphs" else None
+
+    def _leave_graphs(self) -> None:
+        """From the batch on that did not fit into memory: the graphs are for whole batches, and hold memory."""
+        if self.fast and self.path:
+            self.fast = None
+            self.path = dataclasses.replace(self.path, path="eager", reason="out of memory with a whole batch")
+            torch.cuda.empty_cache()  # does nothing without a GPU
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: Trainer's walks over all parameters at every step, for a number that nobody reads."""
