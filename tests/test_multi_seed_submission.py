@@ -142,7 +142,7 @@ def test_a_seed_whose_first_stages_alone_are_queued_is_not_left_out(cluster, que
     queue.behave(s0_setup={"units": 100, "seconds": 1})
     assert queue.all("1", "--stop-stage", "1").returncode == 0
     setup = jobs(queue, 1)["0_setup"]
-    result = multi(queue, "1", "2")
+    result = multi(queue, "2", "1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "in the queue already" not in result.stdout
     assert "7_aggregate" in jobs(queue, 1) and jobs(queue, 1)["0_setup"] == jobs(queue, 2)["0_setup"] == setup
@@ -153,6 +153,9 @@ def test_a_seed_whose_first_stages_alone_are_queued_is_not_left_out(cluster, que
     refused = multi(queue, "3", "2")
     assert refused.returncode == 2 and "seed 2 has jobs in the queue already" in refused.stderr, refused.stderr
     assert {*cluster("squeue", "-h", "-o", "%A").split()} == before
+    cancelled = multi(queue, "1", "2", "--cancel")  # the first run's setup, for which only these two waited, as well
+    assert cancelled.returncode == 0 and "left alone" not in cancelled.stdout, cancelled.stdout
+    cluster.until(lambda: not cluster("squeue", "-h", "-o", "%A").split(), 20, "an empty queue")
 
 
 @pytest.mark.slurm
@@ -168,6 +171,8 @@ def test_an_aggregate_of_other_seeds_stays_and_one_of_fewer_is_replaced(cluster,
     more = multi(queue, "1", "2", "3")
     assert more.returncode == 0 and f"cancelled the aggregate {first}" in more.stdout
     assert not {first, second} & set(cluster("squeue", "-h", "-o", "%A").split())
+    said = queue.run("check_training_status.sh", "2").stdout
+    assert said.count("aggregate of seeds") == said.count("aggregate of seeds 1, 2, 3") == 1
 
 
 @pytest.mark.slurm

@@ -214,6 +214,15 @@ def test_what_no_partition_allows_is_a_problem_though_sbatch_accepts_it(world, s
     assert any(all(words in text for words in said) for text in problems), problems
 
 
+def test_a_longer_time_than_the_qos_allows_is_a_problem_though_sbatch_accepts_it(world, site):
+    names = "case $* in *MaxWall*) printf 'gpu-short|01:00:00\\ngpu-long|7-00:00:00\\ncpu|\\n' ;; "
+    site(sacctmgr=names + "*) printf 'gpu-short\\ngpu-long\\ncpu\\n' ;; esac")
+    cpu, *problems = check_cluster(world, SLURM_QOS="gpu-short", SLURM_CPU_QOS="cpu")
+    assert cpu.startswith("ok") and len(problems) == 4 and all(text.startswith("PROBLEM") for text in problems)
+    assert all("QoS gpu-short allows 01:00:00 at most" in text for text in problems)
+    assert [text[:2] for text in check_cluster(world, SLURM_QOS="gpu-long", SLURM_CPU_QOS="cpu")] == ["ok", "ok"]
+
+
 def test_all_wrong_settings_are_named_at_once(world, site):
     site()
     (line,) = check_cluster(world, SLURM_PARTITION="nosuch", SLURM_CPU_PARTITION="neither", SLURM_GRES="gpu:h900:1")

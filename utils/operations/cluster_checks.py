@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from utils.core.environment import for_sbatch
@@ -82,10 +82,11 @@ def cluster_checks(settings: Settings) -> Iterator[Check]:
     except UserError as error:
         yield Check(PROBLEM, "SLURM", str(error), "edit the cluster's lines in configs/experiment_config.py")
         return
-    wanted = requests(settings, site)
+    wanted, limits = requests(settings, site), qos_minutes()
     for name, gpu in (("CPU jobs", False), ("GPU jobs", True)):
         mine = {request: stages for request, stages in wanted.items() if stages[0].gpu == gpu}
-        refused = [check for request, stages in mine.items() if (check := _try(request, stages, settings, site, kinds))]
+        checks = [_try(request, stages, settings, site, kinds, limits) for request, stages in mine.items()]
+        refused = [check for check in checks if check]
         if refused:
             yield from (replace(check, name=name) for check in refused)
             continue
@@ -114,11 +115,16 @@ def requests(settings: Settings, site: Site) -> dict[Request, list[sbatch.Job]]:
 
 
 def _try(
-    request: Request, stages: Sequence[sbatch.Job], settings: Settings, site: Site, kinds: Sequence[NodeKind]
+    request: Request,
+    stages: Sequence[sbatch.Job],
+    settings: Settings,
+    site: Site,
+    kinds: Sequence[NodeKind],
+    limits: Mapping[str, float],
 ) -> Check | None:
-    """None if the request is within the partition's limits and sbatch would take it."""
+    """None if the request is within the limits of partition and QoS, and sbatch would take it."""
     names = ", ".join(stage.key if isinstance(stage, Stage) else "the aggregate of seeds" for stage in stages)
-    if problem := beyond_limits(request, kinds):
+    if problem := beyond_limits(request, kinds) or _beyond_qos(request, limits):
         text, fix = problem
         return Check(PROBLEM, "", f"{names} ({request}): {text}", fix)
     words = sbatch.command(stages[0], settings, site, name="mono_s2s_validate", arguments=["--seed", "42"])
@@ -165,6 +171,28 @@ def beyond_limits(request: Request, kinds: Sequence[NodeKind]) -> tuple[str, str
         if not any(test(kind) for kind in mine):
             return _too_much(thing, max(value(kind) for kind in mine), where, request, kinds)
     return f"no single node of {where} gives all of it", EDIT
+
+
+def _beyond_qos(request: Request, limits: Mapping[str, float]) -> tuple[str, str] | None:
+    """`beyond_limits` of the request's QoS: sbatch accepts a longer job, which is then pending for ever."""
+    if request.minutes <= (most := limits.get(request.qos, math.inf)):
+        return None
+    longer = sorted(name for name, minutes in limits.items() if minutes >= request.minutes)
+    return (
+        f"QoS {request.qos} allows {slurm_time(int(most))} at most: the job would wait for ever",
+        "lower SLURM_TIME_SCALE (progress is saved, jobs requeue themselves), or another SLURM_QOS or SLURM_CPU_QOS"
+        + (f"; QoS that allow it: {', '.join(longer)}" if longer else ""),
+    )
+
+
+def qos_minutes() -> dict[str, float]:
+    """The time limit of each QoS, inf where it has none; empty where the cluster keeps no accounts."""
+    try:
+        text = cluster.ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,MaxWall")
+    except NoAnswer:
+        return {}
+    parts = (line.partition("|") for line in text.splitlines() if line.strip())
+    return {name: minutes_of(limit) for name, _, limit in parts}
 
 
 def _too_much(thing: str, most: float, where: str, request: Request, kinds: Sequence[NodeKind]) -> tuple[str, str]:

@@ -189,10 +189,19 @@ def _live_ids(runs: Sequence[RunRecord], queue: Queue) -> Iterator[str]:
 
 
 def _newest_aggregates(paths: Paths) -> list[AggregateRecord]:
-    """The newest record of each set of seeds (and of variants) that was ever queued together."""
-    queued = [*reversed(aggregates(paths)), *reversed(variant_pages(paths))]
-    newest = {(tuple(sorted(record.variants)), tuple(sorted(record.seeds))): record for record in queued}
-    return list(newest.values())
+    """The newest record of each set of seeds (and of variants) that was ever queued together.
+
+    Without those that a later one for all of their seeds has replaced.
+    """
+    newest: list[AggregateRecord] = []
+    for record in [*aggregates(paths), *variant_pages(paths)]:
+        if not any(set(record.seeds) <= set(later.seeds) and _same_page(record, later) for later in newest):
+            newest.append(record)
+    return newest[::-1]
+
+
+def _same_page(record: AggregateRecord, other: AggregateRecord) -> bool:
+    return set(record.variants) == set(other.variants)
 
 
 def _aggregate_of(record: AggregateRecord, queue: Queue) -> AggregateFacts:

@@ -105,7 +105,8 @@ def _started_by_hand(seeds: Sequence[int], paths: Paths) -> list[str]:
 def cancel_seeds(seeds: Sequence[int], paths: Paths) -> int:
     """scancel the jobs of these seeds' runs that still wait or run, and only those; returns the exit code.
 
-    A job that another seed's run waits for (they share stages 0 and 1) is left alone, and it says so.
+    The newest run first: its jobs may wait for those of an earlier one. A job that another seed's run waits for (they
+    share stages 0 and 1) is left alone, and it says so.
     """
     runs = records(paths)
     live = live_jobs(runs)

@@ -215,9 +215,7 @@ def _cancel(seeds: Sequence[int], paths: Paths) -> int:
             _cancel_aggregate(record)
         else:
             print(f"left alone: {record.job.job_id} (the {record})")
-    newest = {seed: runs[0].unix_timestamp for seed in seeds if (runs := records(paths, seed))}
-    # The last one first: jobs that a later seed waits for are left alone while that one is in the queue.
-    return max(cancel_seeds([seed], paths) for seed in sorted(seeds, key=lambda seed: -newest.get(seed, 0)))
+    return cancel_seeds(seeds, paths)
 
 
 def _cancel_aggregate(record: AggregateRecord) -> None:
