@@ -126,8 +126,8 @@ TRIGGER_GRADIENT_FREE_TYPES = TRIGGER_TYPES  # types that are searched without g
 # passes of a search (TRIGGER_GRADIENT_FREE_TYPES has the control of equal cost). They are candidates as well.
 TRIGGER_RANDOM_CONTROLS = 20
 HOTFLIP_NUM_FLIPS = 5  # tokens changed in one example, at most
-HOTFLIP_CANDIDATES = 32  # flips per step that are scored exactly
-# Gradients at noisy points averaged with that of each step: they look as far as a flip goes. 0: plain HotFlip.
+HOTFLIP_CANDIDATES = 37  # flips scored exactly per step, on average: half of all at the first step
+# Gradients at noisy points averaged with the first one: they look as far as a flip goes. 0: plain HotFlip.
 HOTFLIP_SMOOTHGRAD_SAMPLES = 2
 HOTFLIP_BEAM = 1  # partial attacks kept per step; the cost of a step grows with it
 HOTFLIP_RESTARTS = 1  # starts: the first from the clean text, each other from one random flip

@@ -157,13 +157,17 @@ def textattack(context: Any, victim: Any, examples: Any, settings: Any, seed: in
     goal = RougeDrop(wrapper, query_budget=float("inf"))
     attack = Attack(goal, limits, OneTokenSwap(), GreedyWordSwapWIR(wir_method="unk", unk_token="[UNK]"))
     rows = []
-    for example in examples:
-        goal.reference = example.summary
-        goal.clean = float(rouge_l(context, wrapper([example.document]), [example.summary])[0])
+    for item in context.encode(examples):
+        # What the model does not read is no word to rank: each would cost the peer a summary for nothing.
+        document = item.document[: item.spans[-1][1]] if item.spans else ""
+        if not document:
+            continue
+        goal.reference = item.summary
+        goal.clean = float(rouge_l(context, wrapper([document]), [item.summary])[0])
         if not reaches_threshold(goal.clean, settings.ATTACK_MIN_CLEAN_ROUGE):
             continue
         before, changed = generated, 0
-        result = attack.attack(example.document, example.summary)
+        result = attack.attack(document, item.summary)
         if type(result).__name__ == "SuccessfulAttackResult":
             text = result.original_result.attacked_text
             changed = len(text.all_words_diff(result.perturbed_result.attacked_text))

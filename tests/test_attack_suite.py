@@ -17,11 +17,14 @@ from utils.analysis.records import HotFlipRecord
 from utils.analysis.sections import SectionKey
 from utils.attacks.context import Victim
 from utils.attacks.encoding import FUNCTION_WORDS, Example, reference_positions
+from utils.attacks.hotflip import attack, experiment
+from utils.attacks.hotflip import metric_search as metric_search_module
 from utils.attacks.hotflip.attack import METRIC_METHODS, HotFlipSettings, attack_examples
-from utils.attacks.hotflip.controls import GreedyProposer, random_at_reference, strongest_random
+from utils.attacks.hotflip.controls import random_at_reference, strongest_random
+from utils.attacks.hotflip.coordinates import CoordinateProposer
+from utils.attacks.hotflip.experiment import ControlSettings, HotFlipPlan
 from utils.attacks.hotflip.metric_search import metric_search
-from utils.attacks.hotflip.proposals import EditablePositions, State, random_flips
-from utils.attacks.hotflip.search import SearchTrajectory
+from utils.attacks.hotflip.proposals import EditablePositions, SearchTrajectory, State, random_flips
 from utils.attacks.hotflip.typos import TypedState, TypoProposer, edited
 from utils.attacks.objective import Objective, Targets
 from utils.core.errors import StageError
@@ -56,8 +59,12 @@ def test_attack_greedy_and_random_make_the_same_moves() -> None:
     legal = set(_legal_inputs(example))
     rng = np.random.default_rng(0)
     drawn = random_flips(EditablePositions(CONTEXT.legal, item, state), 3000, rng)
-    greedy = GreedyProposer(CONTEXT.legal, [item], candidates=3000)
-    (proposed,) = greedy.propose([SearchTrajectory(0, 0, [state], rng, best=[state])], [state])
+    objective = Objective(_victim().model, batch_tokens=4096)
+    greedy = CoordinateProposer(
+        objective, CONTEXT.legal, [item], Targets([item.labels], objective.device), random_candidates=0, guided=False
+    )
+    looks = greedy.look([SearchTrajectory(0, 0, [state], rng, best=[state])], [state], 3000)
+    (proposed,) = greedy.propose(looks, 3000)
     assert {(f.position, f.new) for f in drawn} == {(f.position, f.new) for f in proposed} == legal
     # test_attacks_hotflip shows the same of the gradient attack.
 
@@ -269,3 +276,48 @@ def test_typos_are_read_as_they_are_typed() -> None:
         assert TOKENIZER("summarize: " + search.state.document, truncation=True, max_length=48)["input_ids"] == ids
         changed = [k for k, (a, b) in enumerate(zip(document, search.state.document.split(), strict=True)) if a != b]
         assert len(changed) == len(search.state.flips) <= 2
+
+
+def test_no_typing_error_is_tried_twice_on_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [Example("t", "bada fege kilo moru", "ba")]
+    items = CONTEXT.encode(examples)
+    settings = replace(HotFlipSettings().metric, num_flips=1, summaries=60, replacements=24, threshold=2.0)
+    summarised: list[tuple[int, ...]] = []
+
+    def same(context: object, victim: object, inputs: list, **more: object) -> list[str]:
+        summarised.extend(tuple(map(int, ids)) for ids in inputs)
+        return ["ba"] * len(inputs)
+
+    monkeypatch.setattr(metric_search_module, "summaries", same)
+    (search,) = metric_search(CONTEXT, _victim(), items, [TypedState.of(CONTEXT, items[0])], [0.9],
+                              TypoProposer(settings), settings, seed=0)  # fmt: skip
+    assert len(search.state.tried) == search.generations == len(summarised) > 40
+
+
+def test_what_generates_summaries_is_not_made_again_and_metric_settings_are_no_concern_of_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = HotFlipSettings(num_flips=1, candidates=4, random_candidates=1, min_clean_rouge=0.0, metric_summaries=6)
+    examples, controls, victim = world.examples(2), ControlSettings(), _victim()
+    plan = HotFlipPlan.of(CONTEXT, examples, controls)
+
+    def everything(metric_summaries: int) -> dict[str, dict[str, list[int]]]:
+        how = replace(settings, metric_summaries=metric_summaries)
+        records = attack_examples(CONTEXT, victim, examples, how, cache_dir=tmp_path / "attack")
+        metric = attack_examples(
+            CONTEXT, victim, examples, replace(how, method="metric"), cache_dir=tmp_path / "metric"
+        )
+        return experiment._other_inputs(CONTEXT, victim, plan, records, {SectionKey("metric", "standard"): metric},
+                                        how, controls, cache_dir=tmp_path)  # fmt: skip
+
+    first = everything(6)
+    again: list[str] = []
+    for module, name in (
+        (experiment, "strongest_random_by_metric"), (experiment, "metric_search"), (attack, "search"),
+        (attack, "metric_search"),
+    ):  # fmt: skip
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, made=made, name=name, **k: (again.append(name), made(*a, **k))[1])
+    assert everything(6) == first and again == []
+    everything(5)
+    assert "search" not in again and set(again) == {"strongest_random_by_metric", "metric_search"}

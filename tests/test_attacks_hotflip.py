@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,9 @@ from utils.attacks.encoding import (
 )
 from utils.attacks.hotflip import attack as hotflip
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
-from utils.attacks.hotflip.proposals import EditablePositions, FirstOrderScorer, State, random_flips
-from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, search
+from utils.attacks.hotflip.coordinates import CoordinateProposer, Memory
+from utils.attacks.hotflip.proposals import FirstOrderScorer, Flip, SearchTrajectory
+from utils.attacks.hotflip.search import search
 from utils.attacks.objective import Objective, Targets
 from utils.core.codec import to_json
 from utils.core.errors import Interrupted, UsageError
@@ -56,26 +58,22 @@ def _planted() -> Victim:
     return Victim("standard", world.planted_model(), "planted")
 
 
-def _search(context: AttackContext, victim: Victim, examples: list[Example], **more: int) -> list[SearchTrajectory]:
+def _search(context: AttackContext, victim: Victim, examples: list[Example], **more: Any) -> list[SearchTrajectory]:
     items = context.encode(examples)
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     targets = Targets([item.labels for item in items], objective.device)
     losses = objective.losses([item.ids for item in items], targets, np.arange(len(items)))
-    values = {"candidates": 8, "random_candidates": 2, "per_position": 4} | {
-        name: more.pop(name) for name in ("candidates", "random_candidates", "per_position") if name in more
-    }
-    proposer = GradientProposer(objective, context.legal, items, targets, **values)
-    return search(objective, context.legal, items, targets, losses.tolist(), proposer, **({"num_flips": 3} | more))
+    proposer = CoordinateProposer(objective, context.legal, items, targets, random_candidates=2)
+    return search(objective, context.legal, items, targets, losses.tolist(), proposer, **({"scores": [8] * 3} | more))
 
 
 @pytest.mark.parametrize("token_set", ["roundtrip", "raw"])
-def test_all_candidates_means_the_best_single_flip(token_set: str) -> None:
+def test_all_candidates_means_the_best_single_flip(token_set: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.attacks.hotflip.search.ROUND", 2000)  # thousands of small rounds would take long
     context = world.attack_context(TOKENIZER, token_set=token_set)
     victim = _victim()
     example = world.examples(1, words=5)[0]
-    (trajectory,) = _search(
-        context, victim, [example], num_flips=1, candidates=100_000, random_candidates=0, per_position=100_000
-    )
+    (trajectory,) = _search(context, victim, [example], scores=[30_000])
     (item,) = context.encode([example])
     every = []
     for position in item.attackable:
@@ -241,23 +239,18 @@ def test_the_gradient_free_control_has_as_many_passes(tmp_path: Path) -> None:
     assert passes["greedy"] == passes["gradient"] == [3 * (8 + 3 * 3)] * 4
 
 
-def test_what_a_step_found_and_did_not_take_is_tried_again() -> None:
-    victim, (example,) = _victim(), world.examples(1)
-    (item,) = CONTEXT.encode([example])
-    trajectory = SearchTrajectory(
-        0, 0, [state := State(np.array(item.ids), 0.0)], np.random.default_rng(0), best=[state]
-    )
-    editable = EditablePositions(CONTEXT.legal, item, state)
-    flips = random_flips(editable, 4, trajectory.rng)
-    objective = Objective(victim.model, batch_tokens=4096)
-    targets = Targets([item.labels], objective.device)
-    proposer = GradientProposer(objective, CONTEXT.legal, [item], targets, candidates=8, random_candidates=2,
-                                per_position=4, noisy_gradients=1, remembered=0.5)  # fmt: skip
-    proposer.learn(trajectory, flips, [0.1, -0.2, 0.3, math.nan])
-    (proposed,) = proposer.propose([trajectory], [state])
-    assert [(f.position, f.new) for f in proposed[:2]] == [(flips[k].position, flips[k].new) for k in (2, 0)]
-    assert all(math.isfinite(f.predicted) for f in proposed)
-    assert len({(f.position, f.new) for f in proposed}) == len(proposed) == 8
+def test_shares_of_positions_and_tokens_are_those_that_made_the_gains() -> None:
+    """Gains made of known shares, every pair but one: its gain is predicted without having been seen."""
+    rng = np.random.default_rng(0)
+    at, of = rng.normal(size=6), rng.normal(size=8)
+    flips = [Flip(p, 99, 10 + v, math.nan) for p in range(6) for v in range(8)]
+    gains = [float(at[f.position] + of[f.new - 10]) for f in flips]
+    memory, unseen = Memory(), int(np.argmax(gains))
+    memory.learn([*flips[:unseen], *flips[unseen + 1 :], flips[0]], [*gains[:unseen], *gains[unseen + 1 :], math.nan])
+    by_place, by_token = memory.shares()
+    sums = [by_place[f.position] + by_token[f.new] for f in flips]
+    assert int(np.argmax(sums)) == unseen
+    assert np.corrcoef(sums, gains)[0, 1] > 0.99
 
 
 def test_gradient_norms_are_written_down_only_where_asked(tmp_path: Path) -> None:

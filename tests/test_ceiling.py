@@ -6,19 +6,23 @@ import copy
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests import attack_world as world
 from tests.test_attack_suite import _legal_inputs
 from utils.analysis import attack_warnings
-from utils.analysis.attack_suite import compare_found, found_of_possible
+from utils.analysis.attack_suite import compare_found, found_of_possible, interval_of, last_slot_shares
 from utils.analysis.attack_warnings import little_found
 from utils.analysis.records import CeilingRecord
+from utils.analysis.sections import SectionKey
 from utils.attacks.context import Victim, exact_losses, summaries
 from utils.attacks.encoding import Example
 from utils.attacks.hotflip.attack import HotFlipSettings, attack_examples
 from utils.attacks.hotflip.ceiling import ceilings
+from utils.attacks.triggers.experiment import search_triggers
+from utils.attacks.triggers.search import TriggerSettings
 
 TOKENIZER = world.tokenizer()
 CONTEXT = world.attack_context(TOKENIZER)
@@ -82,6 +86,57 @@ def test_shares_and_their_difference_by_hand() -> None:
     assert found.by_loss.mean == pytest.approx((0.5 + 0.75) / 2) and found.by_rougeL.mean == pytest.approx(0.25)
     test = compare_found(first, second, ci=CI)
     assert test.n == 2 and test.difference == pytest.approx((0.25 - 0.5 + 0.5 - 0.75) / 2)
+
+
+def test_the_last_slot_of_a_trigger_is_tried_with_every_legal_token(tmp_path: Path) -> None:
+    """By transformers alone, on the typed texts: every token that the tokenizer reads back in the last slot."""
+    examples, model = world.planted_examples(16), world.planted_model()
+    how = TriggerSettings(("lead",), iterations=1, restarts=1, candidates=4, gradient_examples=2, random_controls=1)
+
+    def run(name: str, moves: int) -> tuple[list[int], list[CeilingRecord]]:
+        sections = search_triggers(CONTEXT, Victim("standard", model, "planted"), ["lead"], examples, how,
+                                   cache_dir=tmp_path / name, ceiling_examples=3, ceiling_moves=moves)  # fmt: skip
+        search, ceiling = (SectionKey(part, "standard", "lead") for part in ("search", "ceiling"))
+        return sections[search][0].by_loss.trigger_ids, sections[ceiling]
+
+    trigger, records = run("all", 10**6)
+    chosen = [next(example for example in examples if example.id == record.id) for record in records]
+    tried = [[*trigger[:-1], token] for token in np.flatnonzero(~CONTEXT.view.special).tolist()]
+    words = {tuple(ids): TOKENIZER.decode(ids) for ids in tried}
+    legal = {ids: text for ids, text in words.items() if TOKENIZER(text).input_ids[:-1] == list(ids)}
+
+    def losses(prefix: str) -> np.ndarray:
+        found = []
+        for example in chosen:
+            ids = TOKENIZER(f"summarize: {prefix}{example.document}", return_tensors="pt").input_ids
+            labels = TOKENIZER(example.summary, return_tensors="pt").input_ids
+            with torch.no_grad():
+                found.append(float(model(input_ids=ids, labels=labels).loss))
+        return np.array(found)
+
+    clean = losses("")
+    rises = {ids: losses(text + " ") - clean for ids, text in legal.items()}
+    best = max(rises.values(), key=lambda rise: rise.mean())
+    assert all(record.every_move and record.moves == len(legal) for record in records) and len(records) == 3
+    assert [record.best_loss_increase for record in records] == pytest.approx(best, abs=1e-4)
+    assert [record.found_loss_increase for record in records] == pytest.approx(rises[tuple(trigger)], abs=1e-4)
+    sampled = run("some", 5)[1]
+    assert all(not record.every_move and record.moves <= 6 for record in sampled)
+    assert sum(record.best_loss_increase for record in sampled) <= best.sum() + 1e-4
+
+
+def test_the_share_of_a_last_slot_is_a_ratio_of_means_with_the_interval_of_one() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.gamma(2.0, size=(2, 60))
+    found = np.stack([0.8 * best[0], 0.5 * best[1]]) + 0.2 * rng.normal(size=(2, 60))
+    rows = {kind: [_record(f"{n}", found[t, n], best[t, n]) for n in range(60)] for t, kind in enumerate("ab")}
+    rows["nothing"] = [_record("0", 0.0, -0.1)]
+    values = last_slot_shares(rows)
+    drawn = rng.integers(60, size=(4000, 60))
+    ratios = (found[:, drawn].mean(2) / best[:, drawn].mean(2)).mean(0)
+    share = interval_of(values, CI | {"samples": 4000})
+    assert share.mean == pytest.approx((found.mean(1) / best.mean(1)).mean())
+    assert (share.lower, share.upper) == pytest.approx(tuple(np.quantile(ratios, [0.025, 0.975])), abs=0.01)
 
 
 def _planted(seed: int, *, masked: bool) -> Victim:

@@ -122,20 +122,22 @@ def found_of_possible(records: Sequence[CeilingRecord], ci: Resampling) -> Found
     by_loss = shares(live, "loss_increase")
     drops = shares(live, "drop")
 
-    def interval(values: Mapping[str, float]) -> Interval | None:
-        if not values:
-            return None
-        mean, lower, upper = bootstrap_ci(np.array(list(values.values())), **ci)
-        return Interval(mean=mean, lower=lower, upper=upper)
-
     return FoundOfPossible(
         num_examples=len(live),
         every_move=sum(bool(record.every_move) for record in live),
-        by_loss=interval(by_loss),
+        by_loss=interval_of(by_loss, ci),
         by_loss_sd=float(np.std(list(by_loss.values()), ddof=1)) if len(by_loss) > 1 else None,
         by_loss_examples=len(by_loss),
-        by_rougeL=interval(drops),
+        by_rougeL=interval_of(drops, ci),
     )
+
+
+def interval_of(values: Mapping[str, float], ci: Resampling) -> Interval | None:
+    """The mean of values by example id, with its bootstrap interval; None: no values."""
+    if not values:
+        return None
+    mean, lower, upper = bootstrap_ci(list(values.values()), **ci)
+    return Interval(mean=mean, lower=lower, upper=upper)
 
 
 def shares(records: Sequence[CeilingRecord], figure: str) -> dict[str, float]:
@@ -144,15 +146,36 @@ def shares(records: Sequence[CeilingRecord], figure: str) -> dict[str, float]:
     return {name: max(found, 0.0) / best for name, (found, best) in pairs.items() if best > 0}
 
 
+def last_slot_shares(by_type: Mapping[str, Sequence[CeilingRecord]]) -> dict[str, float]:
+    """By example id, values whose mean is the share of the possible that a model's triggers reach, mean over types.
+
+    A type's share R is a ratio of means over the same examples, rise by the trigger / rise with the best last token.
+    One example has R + (found - R best) / mean(best), the ratio's linear part: of these the mean is R, and an interval
+    of their mean is one of R (delta method). A type whose best token raises no loss has no share.
+    """
+    values: dict[str, list[float]] = {}
+    for records in by_type.values():
+        found, best = (column(records, f"{name}_loss_increase") for name in ("found", "best"))
+        if len(records) and best.mean() > 0:
+            share = found.mean() / best.mean()
+            for record, value in zip(records, share + (found - share * best) / best.mean(), strict=True):
+                values.setdefault(record.id, []).append(float(value))
+    return {name: float(np.mean(of_types)) for name, of_types in values.items()}
+
+
 def compare_found(
     first: Sequence[CeilingRecord], second: Sequence[CeilingRecord], *, ci: Resampling
 ) -> PairedTest | None:
     """Whether the attack finds a larger share of the possible loss on one model than on the other; None: no data."""
-    a, b = (shares(attackable(records), "loss_increase") for records in (first, second))
-    common = [name for name in a if name in b]
+    return compare_shares(*(shares(attackable(records), "loss_increase") for records in (first, second)), ci=ci)
+
+
+def compare_shares(first: Mapping[str, float], second: Mapping[str, float], *, ci: Resampling) -> PairedTest | None:
+    """The same of shares by example id."""
+    common = [name for name in first if name in second]
     if not common:
         return None
-    return compare_models(np.array([a[name] for name in common]), np.array([b[name] for name in common]), **ci)
+    return compare_models([first[name] for name in common], [second[name] for name in common], **ci)
 
 
 def noise_floor(sections: Mapping[SectionKey, Sequence[Any]], key: str, *, threshold: float) -> NoiseFloor | None:

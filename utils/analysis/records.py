@@ -1,9 +1,10 @@
 """What attacks and evaluation write down per example: the rows of the three JSONL files. Torch-free.
 
 `predictions.jsonl` has a Prediction a line. `hotflip_records.jsonl` has a HotFlipRecord a line, a LongBudgetRecord in
-sections `long/...`, and a CeilingRecord in `ceiling/...`. `uat_records.jsonl` has a TriggerRecord a line, and a
-TriggerSearch in sections `search/...` and `free_search/...`. Fields of one name mean the same in all files. ROUGE
-F-measures and shares are from 0 to 1, losses in nats per token, positions and token ids those of the model's input.
+sections `long/...`, and a CeilingRecord in `ceiling/...`. `uat_records.jsonl` has a TriggerRecord a line, a
+TriggerSearch in sections `search/...` and `free_search/...`, and a CeilingRecord in `ceiling/...`. Fields of one name
+mean the same in all files. ROUGE F-measures and shares are from 0 to 1, losses in nats per token, positions and token
+ids those of the model's input.
 """
 
 from __future__ import annotations
@@ -162,16 +163,21 @@ class LongBudgetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CeilingRecord:
-    """The best that one flip can do to an example, beside the first flip of the attacks."""
+    """The best that one token can do to an example, beside what an attack found: a flip, or a trigger's last slot.
 
-    section: Annotated[str, "ceiling/MODEL"] = ""
+    The best token of a slot is the one that raises the mean loss of all examples most.
+    """
+
+    section: Annotated[str, "ceiling/MODEL, of triggers ceiling/TYPE/MODEL"] = ""
     id: str
     model: str
     skipped: Annotated[str | None, "why the example is not attackable; null: it counts"]
-    moves: Annotated[Count | None, "flips whose loss was computed"] = None
-    every_move: Annotated[bool | None, "these are all legal flips; else a random sample"] = None
-    best_loss_increase: Annotated[Loss | None, "by any of them, nats per token"] = None
-    found_loss_increase: Annotated[Loss | None, "by the first flip of HotFlip, nats per token"] = None
+    moves: Annotated[Count | None, "flips, or tokens in the slot, whose loss was computed"] = None
+    every_move: Annotated[bool | None, "these are all legal ones; else a random sample"] = None
+    best_loss_increase: Annotated[Loss | None, "by the best of them, nats per token"] = None
+    found_loss_increase: Annotated[Loss | None, "by the first flip of HotFlip, or by the trigger, nats per token"] = (
+        None
+    )
     summaries: Annotated[Count | None, "flips whose summary was generated, drawn at random"] = None
     best_drop: Annotated[float | None, "relative ROUGE-L drop by any of them"] = None
     found_drop: Annotated[float | None, "by the first flip of the search by metric"] = None
@@ -291,9 +297,14 @@ def hotflip_row(section: str) -> type[HotFlipRecord] | type[LongBudgetRecord] | 
     return others.get(SectionKey.parse(section).part, HotFlipRecord)
 
 
-def trigger_row(section: str) -> type[TriggerRecord] | type[TriggerSearch]:
+def trigger_row(section: str) -> type[TriggerRecord] | type[TriggerSearch] | type[CeilingRecord]:
     """The class of a row of uat_records.jsonl."""
-    return TriggerSearch if SectionKey.parse(section).part in ("search", "free_search") else TriggerRecord
+    others: dict[str, type[TriggerSearch] | type[CeilingRecord]] = {
+        "search": TriggerSearch,
+        "free_search": TriggerSearch,
+        "ceiling": CeilingRecord,
+    }
+    return others.get(SectionKey.parse(section).part, TriggerRecord)
 
 
 def rows_of(sections: Mapping[SectionKey, Sequence[Row]]) -> Iterator[dict[str, Any]]:

@@ -346,6 +346,11 @@ class ModelTriggers:
 
     types: Annotated[dict[str, TriggerCell], Inline, Types]
     worst: WorstTrigger
+    found_of_possible: Annotated[
+        Interval | None,
+        "on CEILING_EXAMPLES held-out texts: NLL rise by the learned trigger, as a share of that with the best of all "
+        "tokens in its last slot, which is chosen on these texts (so a lower bound); mean over types",
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,5 +380,8 @@ class TriggerResults:
     comparisons: Annotated[dict[str, AttackTests], Types, "baseline (a), monotonic (b); Holm over all types"]
     worst_comparison: Annotated[
         AttackTests | None, "baseline (a), monotonic (b), each with its `worst_type`; Holm over the four tests"
+    ] = None
+    found_of_possible_baseline_vs_monotonic: Annotated[
+        PairedTest | None, "share of the best last token's NLL rise that triggers reach, baseline (a) and monotonic (b)"
     ] = None
     warnings: list[AttackWarning]

@@ -33,7 +33,11 @@ FILES: dict[str, tuple[str, dict[type, str]]] = {
     ),
     "uat_records": (
         "A line of uat_records.jsonl of mono-s2s",
-        {TriggerRecord: "^(?!search/|free_search/)", TriggerSearch: "^(search|free_search)/"},
+        {
+            TriggerRecord: "^(?!search/|free_search/|ceiling/)",
+            TriggerSearch: "^(search|free_search)/",
+            CeilingRecord: "^ceiling/",
+        },
     ),
 }
 

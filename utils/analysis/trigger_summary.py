@@ -20,6 +20,7 @@ from utils.analysis.attack_figures import (
     counts,
     success_figures,
 )
+from utils.analysis.attack_suite import compare_shares, interval_of, last_slot_shares
 from utils.analysis.attack_warnings import doubling_matters, trigger_warnings
 from utils.analysis.bootstrap import Resampling, bootstrap_ci
 from utils.analysis.comparisons import AttackTests, Interval
@@ -55,8 +56,8 @@ def trigger_results(
     """The results of stage 5 from the records of its sections alone.
 
     `search/TYPE/MODEL`, `free_search/TYPE/MODEL` (one TriggerSearch), `attack/TYPE/SOURCE/TARGET`, `random/TYPE/MODEL`,
-    `free/TYPE/MODEL`, `halfway/TYPE/MODEL`, `by_loss/TYPE/MODEL` (TriggerRecord). `threshold`: relative ROUGE-L drop
-    that counts as success.
+    `free/TYPE/MODEL`, `halfway/TYPE/MODEL`, `by_loss/TYPE/MODEL` (TriggerRecord), `ceiling/TYPE/MODEL` (CeilingRecord).
+    `threshold`: relative ROUGE-L drop that counts as success.
     """
     ci: Resampling = {"samples": samples, "seed": seed, "confidence": confidence}
 
@@ -101,6 +102,10 @@ def trigger_results(
             converged=found.converged and not (gained is not None and doubling_matters(gained, whole.nll_increase)),
         )
 
+    last_slots = {
+        key: last_slot_shares({kind: sections.get(SectionKey("ceiling", key, kind), ()) for kind in types})
+        for key in model_keys
+    }
     models = {
         key: ModelTriggers(
             types={kind: cell(kind, key) for kind in types},
@@ -109,17 +114,19 @@ def trigger_results(
                 {kind: sections[SectionKey("search", key, kind)][0].dev_rouge_change for kind in types},
                 threshold=threshold,
             ),
+            found_of_possible=interval_of(last_slots[key], ci),
         )
         for key in model_keys
     }
     comparisons: dict[str, AttackTests] = {}
-    of_worst = None
+    of_worst = of_last_slots = None
     if {BASELINE, MONOTONIC} <= set(model_keys):
         chosen = [(models[key].worst.worst_type, key) for key in (BASELINE, MONOTONIC)]
         worst = [own(kind, key) for kind, key in chosen if kind is not None]
         if len(worst) == len(chosen):
             tests = {"": compare(*worst, threshold=threshold, **ci)}
             of_worst = corrected_tests(tests, confidence)[""]
+        of_last_slots = compare_shares(last_slots[BASELINE], last_slots[MONOTONIC], ci=ci)
         pairs = {kind: [own(kind, key) for key in (BASELINE, MONOTONIC)] for kind in types}
         comparisons = corrected_tests(
             {kind: compare(*pair, threshold=threshold, **ci) for kind, pair in pairs.items()}, confidence
@@ -145,6 +152,7 @@ def trigger_results(
         },
         comparisons=comparisons,
         worst_comparison=of_worst,
+        found_of_possible_baseline_vs_monotonic=of_last_slots,
         warnings=[],
     )
     return replace(results, warnings=trigger_warnings(results))

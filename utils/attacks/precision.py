@@ -21,6 +21,7 @@ from utils.modeling.precision import resolve_precision
 log = logging.getLogger(__name__)
 SMALLEST_AGREEMENT = 0.98  # Spearman correlation of bf16 and fp32 gains
 PROBES = 64
+EXACTLY = 32  # of many inputs, those whose losses are computed in float32 as well: on a GPU that takes 16 times as long
 
 
 def search_objective(context: AttackContext, victim: Victim, items: Sequence[EncodedText]) -> Objective:
@@ -70,3 +71,9 @@ def _first_order_gains(objective: Objective, item: EncodedText, flips: Sequence[
 
     objective.gradients([item.ids], Targets([item.labels], objective.device), [0], use)
     return gains
+
+
+def largest(losses: NDArray[np.float64]) -> list[int]:
+    """Which `losses` [n] of a search's precision are among the EXACTLY largest: one of these is the largest."""
+    order: list[int] = np.argsort(-np.nan_to_num(losses, nan=-np.inf), kind="stable")[:EXACTLY].tolist()
+    return order

@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5ForConditionalGeneration
 
 from utils.attacks.context import AttackContext
-from utils.attacks.hotflip.search import GradientProposer, SearchTrajectory, search
+from utils.attacks.hotflip.coordinates import CoordinateProposer
+from utils.attacks.hotflip.proposals import SearchTrajectory
+from utils.attacks.hotflip.search import search
 from utils.attacks.legal_tokens import LegalTokens, TokenizerView
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.triggers.candidates import random_triggers
@@ -60,8 +62,8 @@ def _hotflip(context: AttackContext, objective: Objective, model: T5ForCondition
 
     def ours() -> None:
         what = (objective, context.legal, encoded, targets)
-        proposer = GradientProposer(*what, candidates=CANDIDATES, random_candidates=4, per_position=4)
-        trajectories[:] = search(*what, clean, proposer, num_flips=1)
+        proposer = CoordinateProposer(*what, random_candidates=4)
+        trajectories[:] = search(*what, clean, proposer, scores=[CANDIDATES])
 
     ours()
     flipped = [one.best[-1] for one in trajectories]

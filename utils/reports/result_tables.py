@@ -257,13 +257,20 @@ def trigger_controls(results: FinalResults) -> Table:
         rises = ["-" if control is None else signed(control.nll_increase) for control in controls]
         done = "yes" if cell.converged else "no"
         rows.append((f"{model} {kind}", signed(cell.nll_increase, cell.nll_increase_ci), *rises, done))
+    found = {model: results.uat.models[model].found_of_possible for model in MODEL_KEYS}
+    shares = [f"{model} {percent(one.mean, (one.lower, one.upper))}" for model, one in found.items() if one]
     return Table(
         "trigger_controls",
         "NLL rise by triggers beside their controls, nats per token",
         ("model, type", f"found by gradient [{level(results)}]", "random", "gradient-free", "converged"),
         rows,
         "random: the best of several random triggers; gradient-free: coordinate search by random candidates of equal "
-        "cost (-: not run for this type); converged: the second half of the search gained next to nothing.",
+        "cost (-: not run for this type); converged: the second half of the search gained next to nothing."
+        + (
+            f" Share of the rise with the best last token that the triggers reach: {', '.join(shares)}."
+            if shares
+            else ""
+        ),
     )
 
 

@@ -85,6 +85,8 @@ class Evidence:
             for found in (row, row.random_control, row.by_loss, *row.restarts):
                 yield from self._trigger_text(found.trigger_ids, found.trigger_text)
             return
+        if isinstance(row, CeilingRecord) and key.trigger_type:
+            return  # on held-out validation texts, which nothing else is measured on
         self.ids.setdefault(file, {}).setdefault(row.section, []).append(row.id)
         if isinstance(row, CeilingRecord):
             return

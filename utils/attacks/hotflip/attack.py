@@ -7,6 +7,7 @@ exact re-scoring of candidates follows Wallace et al. 2019 and Zou et al. 2023.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -28,10 +29,11 @@ from utils.attacks.encoding import (
     Example,
     protected,
 )
-from utils.attacks.hotflip.metric_search import FlipProposer, MetricSettings, metric_search
-from utils.attacks.hotflip.proposals import State
+from utils.attacks.hotflip.coordinates import CONSTANTS, CoordinateProposer
+from utils.attacks.hotflip.metric_search import AT_ONCE, FlipProposer, MetricSettings, metric_search
+from utils.attacks.hotflip.proposals import SearchTrajectory, State
 from utils.attacks.hotflip.records import Clean, Found, clean_summaries, make_records, search_trace
-from utils.attacks.hotflip.search import GradientProposer, Proposer, SearchTrajectory, search
+from utils.attacks.hotflip.search import search
 from utils.attacks.legal_tokens import TokenIds
 from utils.attacks.objective import Objective, Targets
 from utils.attacks.precision import search_objective
@@ -42,26 +44,27 @@ log = logging.getLogger(__name__)
 LOSS_METHODS = ("gradient", "greedy")  # the loss chooses between candidates
 METRIC_METHODS = ("metric", "word_importance")  # generated summaries choose
 METHODS = (*LOSS_METHODS, *METRIC_METHODS)
-MAX_PER_POSITION = 4  # candidates at one position and step: more would be near-synonyms of one idea
-REMEMBERED = 0.25  # share of a step's candidates that earlier steps found to raise the loss but did not take
+FIRST_SHARE = 0.5  # of a search's exact scores, made for the first flip: the others use what it found
 
 
 @dataclass(frozen=True)
 class HotFlipSettings:
     """How hard the attack tries.
 
-    `candidates` flips are scored exactly per step, `random_candidates` of them random; gradients are averaged over the
-    input and `noisy_gradients` noisy copies of it. `beam` partial attacks are kept, `restarts` starts are made. `loss`:
-    what is raised, the loss of the "reference" or of the model's "own_output" (its clean summary).
-    `success_threshold`: relative ROUGE-L drop that counts as success, for examples whose clean ROUGE-L is at least
-    `min_clean_rouge`. `method`: "gradient"; "greedy": the gradient-free control with the same number of forward passes;
-    "metric": candidates by gradient and at random, chosen by generated ROUGE-L; "word_importance": the same without any
-    gradient. `metric_...`: what these two may spend (see MetricSettings). `gradient_norms`: write down the norm of the
-    gradient at the clean input. `protect`: words that hold a content word of the reference stay as they are.
+    `candidates` flips a step are scored exactly on average, FIRST_SHARE of all at the first step, `random_candidates`
+    of these random; the first gradient is averaged over the input and `noisy_gradients` noisy copies of it. `beam`
+    partial attacks are kept, `restarts` starts are made. `loss`: what is raised, the loss of the "reference" or of the
+    model's "own_output" (its clean summary). `success_threshold`: relative ROUGE-L drop that counts as success, for
+    examples whose clean ROUGE-L is at least `min_clean_rouge`. `method`: "gradient"; "greedy": the gradient-free
+    control with the same number of forward passes; "metric": candidates by gradient and at random, chosen by generated
+    ROUGE-L; "word_importance": the same without any gradient. `metric_...`: what these two may spend (see
+    MetricSettings).
+    `gradient_norms`: write down the norm of the gradient at the clean input. `protect`: words that hold a content word
+    of the reference stay as they are.
     """
 
     num_flips: int = 5
-    candidates: int = 32
+    candidates: int = 37
     random_candidates: int = 4
     beam: int = 1
     restarts: int = 1
@@ -79,10 +82,18 @@ class HotFlipSettings:
     metric_summaries: int = 200
 
     @property
+    def scores(self) -> list[int]:
+        """Flips that are scored exactly at each step: most at the first, whose findings the others use."""
+        total = self.candidates * self.num_flips
+        first = max(round(FIRST_SHARE * total), self.candidates)
+        rest = [part * (total - first) // max(self.num_flips - 1, 1) for part in range(self.num_flips)]
+        return [first, *(b - a for a, b in itertools.pairwise(rest))]
+
+    @property
     def passes(self) -> int:
         """Forward passes that a search by loss makes on one example, a gradient counted as GRADIENT_COST of them."""
-        each = self.candidates * self.beam + GRADIENT_COST * (1 + self.noisy_gradients) * self.beam
-        return self.num_flips * each * self.restarts
+        each = (self.candidates + GRADIENT_COST) * self.beam
+        return (self.num_flips * each + GRADIENT_COST * self.noisy_gradients) * self.restarts
 
     @property
     def metric(self) -> MetricSettings:
@@ -190,7 +201,15 @@ def _fingerprint(
     context: AttackContext, victim: Victim, settings: HotFlipSettings, curve: bool, items: Sequence[EncodedText]
 ) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
-    return context.fingerprint(victim.key, victim.fingerprint, settings, MAX_PER_POSITION, REMEMBERED, curve, content)
+    # What another kind of search may spend decides nothing here: to change it throws away no finished attack.
+    if settings.method in METRIC_METHODS:
+        budget: tuple[object, ...] = (settings.metric, AT_ONCE)
+    else:
+        budget = (settings.scores, settings.random_candidates, settings.noisy_gradients, settings.beam,
+                  settings.restarts, CONSTANTS)  # fmt: skip
+    shared = (settings.method, settings.loss, settings.num_flips, settings.success_threshold,
+              settings.min_clean_rouge, settings.seed, settings.gradient_norms, settings.protect)  # fmt: skip
+    return context.fingerprint(victim.key, victim.fingerprint, shared, budget, curve, content)
 
 
 def _search_block(
@@ -235,8 +254,16 @@ def _search_block(
             chosen,
             targets,
             losses[kept].tolist(),
-            _proposer(context, settings, objective, chosen, targets),
-            num_flips=settings.num_flips,
+            CoordinateProposer(
+                objective,
+                context.legal,
+                chosen,
+                targets,
+                random_candidates=settings.random_candidates,
+                noisy_gradients=settings.noisy_gradients,
+                guided=settings.method == "gradient",
+            ),
+            scores=settings.scores,
             beam=settings.beam,
             restarts=settings.restarts,
             seed=settings.seed,
@@ -256,33 +283,6 @@ def target_labels(
 ) -> list[TokenIds]:
     """The ids whose loss the attack raises: those of the references, or of the `clean` summaries."""
     return [*context.labels(clean)] if settings.loss == "own_output" else [item.labels for item in items]
-
-
-def _proposer(
-    context: AttackContext,
-    settings: HotFlipSettings,
-    objective: Objective,
-    items: Sequence[EncodedText],
-    targets: Targets,
-) -> Proposer:
-    if settings.method == "greedy":
-        from utils.attacks.hotflip.controls import GreedyProposer
-
-        gradients = 1 + settings.noisy_gradients
-        return GreedyProposer(
-            context.legal, items, candidates=settings.candidates, gradients=gradients, remembered=REMEMBERED
-        )
-    return GradientProposer(
-        objective,
-        context.legal,
-        items,
-        targets,
-        candidates=settings.candidates,
-        random_candidates=settings.random_candidates,
-        per_position=MAX_PER_POSITION,
-        noisy_gradients=settings.noisy_gradients,
-        remembered=REMEMBERED,
-    )
 
 
 def _exact(

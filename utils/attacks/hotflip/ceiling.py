@@ -13,12 +13,15 @@ import numpy as np
 from utils.analysis.measures import relative_drop
 from utils.analysis.records import CeilingRecord, HotFlipRecord, given
 from utils.attacks.cache import load_records, save_cached
-from utils.attacks.context import AttackContext, Victim, rouge_l, summaries
+from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import EncodedText
 from utils.attacks.hotflip.attack import HotFlipSettings, target_labels
 from utils.attacks.hotflip.proposals import EditablePositions, Flip, State, random_flips
 from utils.attacks.objective import Objective, Targets
+from utils.attacks.precision import largest, search_objective
 from utils.attacks.seeding import generator
+
+SLICE = 4096  # inputs made at once
 
 
 def legal_flips(editable: EditablePositions, most: int, rng: np.random.Generator) -> tuple[list[Flip], bool]:
@@ -68,13 +71,13 @@ def ceilings(
     saved = load_records(path, fingerprint, CeilingRecord)
     if saved is not None:
         return saved
-    objective = Objective(victim.model, batch_tokens=context.batch_tokens)
+    ranker = search_objective(context, victim, [item for item in items if item.problem is None])
     records = []
     for item in items:
         own, rival = attacked[item.id], metric[item.id]
         record = CeilingRecord(id=item.id, model=victim.key, skipped=own.skipped or rival.skipped)
         if record.skipped is None:
-            record = _ceiling(context, victim, objective, item, own, rival, settings, moves, summaries_each, seed)
+            record = _ceiling(context, victim, ranker, item, own, rival, settings, moves, summaries_each, seed)
         records.append(record)
         context.check_stop()
     save_cached(path, fingerprint, records)
@@ -84,7 +87,7 @@ def ceilings(
 def _ceiling(
     context: AttackContext,
     victim: Victim,
-    objective: Objective,
+    ranker: Objective,
     item: EncodedText,
     own: HotFlipRecord,
     rival: HotFlipRecord,
@@ -96,13 +99,14 @@ def _ceiling(
     state, rng = State(np.asarray(item.ids, dtype=np.int64), 0.0), generator(seed, "ceiling", item.id)
     flips, every = legal_flips(EditablePositions(context.legal, item, state), moves, rng)
     labels = target_labels(context, settings, [item], [given(own.clean_prediction)])
-    targets, search = Targets(labels, objective.device), given(own.search)
+    targets, search = Targets(labels, ranker.device), given(own.search)
     # In slices: a text of 100 tokens has 100,000 legal inputs with a vocabulary of 1,000 words.
-    best = -np.inf
-    for begin in range(0, len(flips), 4096):
-        inputs = [state.child(flip, 0.0).ids for flip in flips[begin : begin + 4096]]
-        losses = objective.losses(inputs, targets, np.zeros(len(inputs), dtype=np.int64))
-        best = max(best, float(np.nanmax(losses, initial=-np.inf)))
+    losses = [np.zeros(0)]
+    for begin in range(0, len(flips), SLICE):
+        inputs = [state.child(flip, 0.0).ids for flip in flips[begin : begin + SLICE]]
+        losses.append(ranker.losses(inputs, targets, np.zeros(len(inputs), dtype=np.int64)))
+    exactly = [state.child(flips[k], 0.0).ids for k in largest(np.concatenate(losses))]
+    best = float(np.nanmax(exact_losses(context, victim, exactly, labels * len(exactly)), initial=-np.inf))
     clean, found = search.losses[0], search.losses[1]
     drawn = [flips[k] for k in rng.permutation(len(flips))[:summaries_each]]
     inputs = [state.child(flip, 0.0).ids for flip in drawn]

@@ -2,83 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from utils.analysis.measures import GRADIENT_COST
 from utils.attacks.context import AttackContext, Victim, rouge_l, summaries
 from utils.attacks.encoding import EncodedText, reference_positions
 from utils.attacks.hotflip.proposals import (
     EditablePositions,
     Flip,
     State,
-    TopFlips,
-    choose,
     only,
     random_flips,
     random_flips_each,
 )
-from utils.attacks.hotflip.search import Memory, SearchTrajectory
 from utils.attacks.legal_tokens import LegalTokens, TokenIds
 from utils.attacks.objective import Objective, Targets
 
 EXPLOIT = 0.5  # share of the tries at positions that have proved sensitive
-
-
-class GreedyProposer:
-    """Gradient-free greedy search with as many forward passes as the gradient attack.
-
-    The share `remembered` of a step's flips are those that earlier steps found to raise the loss but did not take, as
-    in the gradient attack. Half of the rest go to the positions whose changes have raised the loss most so far, with
-    random tokens, the others anywhere: importance ranking and search in one, in the spirit of TextAttack's greedy
-    word-importance search, with no query spent on deletions alone. Where this beats the gradient attack, the gradient
-    is hiding something (Carlini et al. 2019, "gradient-free attacks").
-    """
-
-    def __init__(
-        self,
-        legal: LegalTokens,
-        encoded: Sequence[EncodedText],
-        *,
-        candidates: int,
-        gradients: int = 1,
-        remembered: float = 0.0,
-    ) -> None:
-        self.legal, self.encoded = legal, encoded
-        self.tries = candidates + GRADIENT_COST * gradients
-        self.remembered = int(remembered * candidates)
-        self.memory = Memory()
-
-    def propose(self, trajectories: Sequence[SearchTrajectory], states: Sequence[State]) -> list[list[Flip]]:
-        """Flips to score for each state."""
-        return [self._flips(trajectory, state) for trajectory, state in zip(trajectories, states, strict=True)]
-
-    def learn(self, trajectory: SearchTrajectory, flips: Sequence[Flip], gains: Sequence[float]) -> None:
-        """Remember what the flips gained."""
-        self.memory.learn(trajectory, flips, gains)
-
-    def _flips(self, trajectory: SearchTrajectory, state: State) -> list[Flip]:
-        editable = EditablePositions(self.legal, self.encoded[trajectory.example], state)
-        best: dict[int, float] = {}
-        for (position, _), gain in self.memory.gains.get((trajectory.example, trajectory.restart), {}).items():
-            best[position] = max(best.get(position, -np.inf), gain)
-        proved = TopFlips.of(
-            tried := self.memory.flips(trajectory, editable, 4 * self.remembered), [math.nan] * len(tried)
-        )
-        (flips,) = choose([editable], [proved], candidates=[self.remembered], per_position=self.tries)
-        left = self.tries - len(flips)
-        sensitive = sorted((p for p in best if editable.open[p]), key=lambda p: -best[p])[: max(self.tries // 4, 1)]
-        drawn: list[Flip] = []
-        if sensitive:
-            drawn = random_flips(only(editable, sensitive), int(left * EXPLOIT), trajectory.rng)
-        drawn += random_flips(editable, self.tries, trajectory.rng)
-        for flip in drawn:
-            if all((flip.position, flip.new) != (other.position, other.new) for other in flips):
-                flips.append(flip)
-        return flips[: self.tries]
 
 
 def random_sets(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from utils.analysis.records import HotFlipRecord, attackable, given
 from utils.analysis.sections import SectionKey, Sections
-from utils.attacks.cache import blocks_of, shard_of
+from utils.attacks.cache import blocks_of, load_cached, save_cached, shard_of
 from utils.attacks.context import AttackContext, Victim
 from utils.attacks.encoding import EncodedText, Example, attacked_document, reads_as
 from utils.attacks.hotflip.attack import METRIC_METHODS, HotFlipSettings, attack_examples, target_labels
@@ -24,7 +24,7 @@ from utils.attacks.hotflip.controls import (
     strongest_random_by_metric,
 )
 from utils.attacks.hotflip.long_budget import attack_without_limit
-from utils.attacks.hotflip.metric_search import metric_search
+from utils.attacks.hotflip.metric_search import AT_ONCE, metric_search
 from utils.attacks.hotflip.typos import TypedState, TypoProposer
 from utils.attacks.legal_tokens import TokenIds
 from utils.attacks.objective import Objective, Targets
@@ -133,7 +133,9 @@ def attack_with_controls(
             clean_file=clean_file if len(examples) == len(plan.examples) else None,
             every_budget=name in METRIC_METHODS,
         )
-    for name, inputs in _searchless(context, victim, plan, records, sections, settings, controls).items():
+    for name, inputs in _other_inputs(
+        context, victim, plan, records, sections, settings, controls, cache_dir=cache_dir
+    ).items():
         sections[SectionKey(name, key)] = replay(
             context,
             # Stage 4 knows the summaries of clean texts; what a batch of attacks makes of them is the question here.
@@ -215,7 +217,7 @@ def _typable(context: AttackContext, examples: Sequence[Example], inputs: Mappin
     return {item.id: bool(fine) for item, fine in zip(items, found, strict=True)}
 
 
-def _searchless(
+def _other_inputs(
     context: AttackContext,
     victim: Victim,
     plan: HotFlipPlan,
@@ -223,8 +225,10 @@ def _searchless(
     sections: Sections,
     settings: HotFlipSettings,
     controls: ControlSettings,
+    *,
+    cache_dir: Path,
 ) -> dict[str, dict[str, TokenIds]]:
-    """Attacked ids of the controls that need no search, by control and example id, of the examples in `records`."""
+    """Attacked ids of the attacks that are no HotFlip, by name and example id, of the examples in `records`."""
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     own = {record.id: record for record in attackable(records)}
     generated = {
@@ -232,33 +236,57 @@ def _searchless(
     }
     inputs: dict[str, dict[str, TokenIds]] = {}
     # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
-    for block in blocks_of([example.id for example in plan.examples]):
+    for b, block in enumerate(blocks_of([example.id for example in plan.examples])):
         items = [item for item in context.encode([plan.examples[i] for i in block]) if item.id in own]
-        for name, of_block in _controls_on(context, victim, objective, items, own, settings, controls).items():
-            inputs.setdefault(name, {}).update(of_block)
-        # The floor under the attacks by metric: as many draws as the search generated summaries, chosen as it chooses.
         drawn = [item for item in items if item.id in generated]
-        by_metric = strongest_random_by_metric(
-            context,
-            victim,
-            drawn,
-            num_flips=settings.num_flips,
-            draws=[generated[item.id] for item in drawn],
-            rngs=[generator(settings.seed, "random by metric", item.id) for item in drawn],
-        )
-        inputs.setdefault("random_metric", {}).update(_by_id(drawn, by_metric))
-        typed = metric_search(
-            context,
-            victim,
-            drawn,
-            [TypedState.of(context, item) for item in drawn],
-            [given(own[item.id].clean_rougeL) for item in drawn],
-            TypoProposer(settings.metric),
-            settings.metric,
-            seed=settings.seed,
-        )
-        inputs.setdefault("typo", {}).update(_by_id(drawn, [search.state.ids for search in typed]))
+        of_block = _controls_on(context, victim, objective, items, own, settings, controls)
+        # Those that generate summaries take as long as a search: finished blocks are kept.
+        for name, make in (("random_metric", _random_by_metric), ("typo", _typos)):
+            content = [(item.id, item.ids, item.summary, own[item.id].clean_rougeL, generated[item.id])
+                       for item in drawn]  # fmt: skip
+            key = context.fingerprint(victim.fingerprint, name, settings.metric, AT_ONCE, settings.seed, content)
+            path = cache_dir / f"{name}_{b:04d}.json"
+            found = load_cached(path, key)
+            if found is None:
+                draws = [generated[item.id] for item in drawn]
+                clean = [given(own[item.id].clean_rougeL) for item in drawn]
+                found = _by_id(drawn, make(context, victim, drawn, settings, draws, clean))
+                save_cached(path, key, found)
+                context.check_stop()
+            of_block[name] = found
+        for name, more in of_block.items():
+            inputs.setdefault(name, {}).update(more)
     return inputs
+
+
+def _random_by_metric(
+    context: AttackContext,
+    victim: Victim,
+    items: Sequence[EncodedText],
+    settings: HotFlipSettings,
+    draws: Sequence[int],
+    clean: Sequence[float],
+) -> list[TokenIds]:
+    """The floor under attacks by metric: as many draws as the search made summaries, chosen as it chooses."""
+    del clean
+    rngs = [generator(settings.seed, "random by metric", item.id) for item in items]
+    return strongest_random_by_metric(context, victim, items, num_flips=settings.num_flips, draws=draws, rngs=rngs)
+
+
+def _typos(
+    context: AttackContext,
+    victim: Victim,
+    items: Sequence[EncodedText],
+    settings: HotFlipSettings,
+    draws: Sequence[int],
+    clean: Sequence[float],
+) -> list[TokenIds]:
+    """What the search by the metric makes of the texts with typing errors."""
+    del draws
+    starts = [TypedState.of(context, item) for item in items]
+    proposer = TypoProposer(settings.metric)
+    found = metric_search(context, victim, items, starts, clean, proposer, settings.metric, seed=settings.seed)
+    return [search.state.ids for search in found]
 
 
 def _controls_on(

@@ -27,6 +27,7 @@ from utils.attacks.hotflip.proposals import (
     State,
     TopFlips,
     choose,
+    one_each,
     only,
     random_flips_each,
 )
@@ -203,24 +204,8 @@ class FlipProposer:
         """One legal flip at each of the first `positions` positions by first-order gain, or of random ones."""
         most = min(self.settings.positions, self.settings.summaries)
         editables = [EditablePositions(self.legal, self.items[s.example], s.state) for s in searches]
-        chosen: list[list[Flip]] = [[] for _ in searches]
-        if self.settings.guided:
-            tops = self._by_gradient(searches, editables, most)
-            chosen = choose(editables, tops, candidates=[most] * len(searches), per_position=1)
-        # A position whose best tokens are not typable gets a random flip that is: none is left out of the measurement.
-        rest = [
-            [p for p in np.flatnonzero(e.open).tolist() if p not in {f.position for f in flips}]
-            for e, flips in zip(editables, chosen, strict=True)
-        ]
-        rest = [s.rng.permutation(places).tolist() for s, places in zip(searches, rest, strict=True)]
-        wanted = [places[: most - len(flips)] for places, flips in zip(rest, chosen, strict=True)]
-        narrow = [only(e, [p]) for e, places in zip(editables, wanted, strict=True) for p in places]
-        rngs = [s.rng for s, places in zip(searches, wanted, strict=True) for _ in places]
-        drawn = iter(random_flips_each(narrow, 1, rngs)) if narrow else iter(())
-        return [
-            [*flips, *(flip for _ in places for flip in next(drawn))]
-            for flips, places in zip(chosen, wanted, strict=True)
-        ]
+        tops = self._by_gradient(searches, editables, most) if self.settings.guided else None
+        return one_each(editables, tops, most, [s.rng for s in searches])
 
     def replacements(self, searches: Sequence[MetricTrajectory]) -> list[list[Flip]]:
         """Flips at the next position of each search: the probe's own where the text has changed, and random ones."""

@@ -8,6 +8,7 @@ respect to the input embeddings (HotFlip, Ebrahimi et al. 2018, eq. 10; here ove
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from utils.analysis.records import SearchStep
 from utils.attacks.encoding import EncodedText
 from utils.attacks.legal_tokens import LegalTokens, word_bounds
 
@@ -50,6 +52,26 @@ class State:
         ids = self.ids.copy()
         ids[flip.position] = flip.new
         return State(ids, loss, (*self.flips, flip), (*self.gains, loss - self.loss))
+
+
+@dataclass(eq=False)
+class SearchTrajectory:
+    """One attack on one example from one start: its beam of states and what it cost."""
+
+    example: int
+    restart: int
+    states: list[State]
+    rng: np.random.Generator
+    best: list[State] = field(default_factory=list)  # best[k]: the strongest state with at most k flips
+    queries: int = 0
+    gradients: int = 0
+    gradient_norm: float = math.nan  # of the loss at the clean input, over the positions that may change
+    pairs: list[tuple[float, float, bool]] = field(default_factory=list)  # (predicted, actual, random) of all scored
+    steps: list[SearchStep] = field(default_factory=list)
+    retried_gradients: int = 0  # not finite, computed again in float32
+    bad_gradients: int = 0  # not finite then either: taken for zero
+    bad_losses: int = 0  # candidates whose loss was not finite: never accepted
+    generations: int = 0  # summaries that chose between candidates (the search by the metric)
 
 
 class EditablePositions:
@@ -134,6 +156,29 @@ def random_flips_each(
     return flips
 
 
+def one_each(
+    editables: Sequence[EditablePositions],
+    tops: Sequence[TopFlips] | None,
+    count: int,
+    rngs: Sequence[np.random.Generator],
+) -> list[list[Flip]]:
+    """One legal flip at each of up to `count` positions of each state: the best of `tops`, in their order, then random.
+
+    A position whose best tokens are not typable gets a random flip that is: none is left out. `tops` None: all random.
+    """
+    chosen: list[list[Flip]] = [[] for _ in editables]
+    if tops is not None:
+        chosen = choose(editables, tops, candidates=[count] * len(editables), per_position=1)
+    places = []
+    for editable, flips, rng in zip(editables, chosen, rngs, strict=True):
+        rest = np.setdiff1d(np.flatnonzero(editable.open), [flip.position for flip in flips])
+        places.append(rng.permutation(rest)[: count - len(flips)].tolist())
+    narrow = [only(e, [p]) for e, rest in zip(editables, places, strict=True) for p in rest]
+    each = [rng for rng, rest in zip(rngs, places, strict=True) for _ in rest]
+    drawn = iter(random_flips_each(narrow, 1, each)) if narrow else iter(())
+    return [[*flips, *(flip for _ in rest for flip in next(drawn))] for flips, rest in zip(chosen, places, strict=True)]
+
+
 Pairs: TypeAlias = list[tuple[int, int]]
 
 
@@ -166,6 +211,8 @@ def _mixed(first: Pairs, second: Pairs, rng: np.random.Generator) -> Iterator[tu
 def _distinct(state: State, pairs: Iterable[tuple[int, int]], count: int) -> list[Flip]:
     """The first `count` different (position, token) pairs that change the state and were not tried on it."""
     flips: dict[tuple[int, int], Flip] = {}
+    if count < 1:
+        return []
     for position, token in pairs:
         old = int(state.ids[position])
         if token != old and (position, token) not in state.tried:

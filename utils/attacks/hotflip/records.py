@@ -14,8 +14,7 @@ from utils.analysis.measures import loss_increase, reaches_threshold, relative_d
 from utils.analysis.records import Flip, HotFlipRecord, SearchTrace
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import EncodedText, attacked_document, reads_as, reference_positions
-from utils.attacks.hotflip.proposals import State
-from utils.attacks.hotflip.search import SearchTrajectory
+from utils.attacks.hotflip.proposals import SearchTrajectory, State
 
 
 @dataclass

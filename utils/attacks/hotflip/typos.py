@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ WORD = re.compile(r"[^\W\d_]{4,}")  # letters alone; in shorter words one edit i
 
 @dataclass(frozen=True)
 class Typo(Flip):
-    """`text` instead of the word number `position` of the document."""
+    """`text` instead of the word number `position` of the document; `new` is a checksum of it, no token."""
 
     text: str = ""
 
@@ -79,7 +80,8 @@ class TypoProposer:
         flips_of = []
         for search in searches:
             position = search.order.pop(0)
-            proved = [search.probes[position][1]] if search.state.flips else []
+            probe = search.probes[position][1]
+            proved = [probe] if search.state.flips and (position, probe.new) not in search.state.tried else []
             count = min(self.settings.at_once, self.settings.summaries - search.generations)
             flips_of.append([*proved, *_typos(search, position, self.settings.at_once)][:count])
         return flips_of
@@ -91,12 +93,16 @@ def _spans(search: MetricTrajectory) -> list[tuple[int, int]]:
 
 
 def _typos(search: MetricTrajectory, position: int, count: int) -> list[Flip]:
-    """Up to `count` different random typing errors in one word."""
+    """Up to `count` different random typing errors in one word that were not tried on this document."""
     assert isinstance(search.state, TypedState)
     word = search.state.document[slice(*search.state.spans[position])]
     made = dict.fromkeys(edited(word, search.rng) for _ in range(3 * count))
-    typos: list[Flip] = [Typo(position, 0, 0, float("nan"), random=True, text=text) for text in made if text != word]
-    return typos[:count]
+    typos: list[Flip] = [
+        Typo(position, 0, zlib.crc32(text.encode()), float("nan"), random=True, text=text)
+        for text in made
+        if text != word
+    ]
+    return [typo for typo in typos if (typo.position, typo.new) not in search.state.tried][:count]
 
 
 def edited(word: str, rng: np.random.Generator) -> str:

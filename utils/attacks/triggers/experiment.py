@@ -13,9 +13,10 @@ from utils.analysis.sections import SectionKey, Sections
 from utils.attacks.context import AttackContext, Victim, summaries
 from utils.attacks.encoding import Example
 from utils.attacks.precision import search_objective
+from utils.attacks.triggers.ceiling import last_slot
 from utils.attacks.triggers.evaluation import clean_side, evaluate_trigger
 from utils.attacks.triggers.inputs import TriggerExample, trigger_examples
-from utils.attacks.triggers.search import TriggerSettings, optimise_trigger
+from utils.attacks.triggers.search import TriggerSettings, optimise_trigger, split_examples
 
 
 def search_triggers(
@@ -27,11 +28,13 @@ def search_triggers(
     *,
     cache_dir: Path,
     gradient_free_types: Sequence[str] = (),
+    ceiling_examples: int = 0,
+    ceiling_moves: int = 1,
 ) -> Sections:
     """One trigger of each of `types`, found on `victim` and the optimisation `examples`.
 
     Sections: `search` (one record each), and for `gradient_free_types` `free_search`, the gradient-free search of equal
-    cost.
+    cost; with `ceiling_examples` held-out texts `ceiling`: up to `ceiling_moves` tokens tried in the last slot.
     """
     objective = search_objective(context, victim, context.encode(examples[:64]))
     items = trigger_examples(context, examples, settings.length)
@@ -40,7 +43,7 @@ def search_triggers(
     searches = [("search", trigger_type, settings) for trigger_type in types]
     gradient_free = replace(settings, method="random")
     searches += [("free_search", kind, gradient_free) for kind in types if kind in gradient_free_types]
-    return {
+    sections: Sections = {
         SectionKey(part, victim.key, trigger_type): [
             optimise_trigger(
                 context,
@@ -54,6 +57,24 @@ def search_triggers(
         ]
         for part, trigger_type, how_hard in searches
     }
+    if not ceiling_examples:
+        return sections
+    held_out = split_examples(items, settings.seed)[1][:ceiling_examples]
+    ceilings = {
+        replace(key, part="ceiling"): last_slot(
+            context,
+            victim,
+            objective,
+            held_out,
+            found[0],
+            moves=ceiling_moves,
+            seed=settings.seed,
+            cache_file=cache_dir / f"ceiling_{key.trigger_type}.json",
+        )
+        for key, found in sections.items()
+        if key.part == "search"
+    }
+    return sections | ceilings
 
 
 def measure_triggers(
