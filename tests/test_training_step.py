@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+import utils.training.forward
 import utils.training.train
 import utils.training.trainer
 from configs.arms import ARMS
@@ -77,8 +78,15 @@ def distance(some: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> f
     return float(apart / nn.utils.get_total_norm(list(exact.values())))
 
 
+@pytest.fixture(params=["cpu", "as a GPU"])
+def kernels(request, monkeypatch):
+    """A CPU has the attention and the norm that a GPU takes, too: only how fast they are needs one."""
+    if request.param != "cpu":
+        monkeypatch.setattr(utils.training.forward, "FUSED", ("cpu",))
+
+
 @pytest.mark.parametrize(("arm", "gated"), [*((arm, False) for arm in ARMS), ("baseline", True), ("monotonic", True)])
-def test_every_arm_has_the_gradients_of_transformers_module(tmp_path_factory, arm, gated):
+def test_every_arm_has_the_gradients_of_transformers_module(tmp_path_factory, kernels, arm, gated):
     folder = tmp_path_factory.getbasetemp() / f"arms_{gated}"
     if not folder.exists():
         write_model(folder, layers=2, gated=gated)
@@ -91,7 +99,7 @@ def test_every_arm_has_the_gradients_of_transformers_module(tmp_path_factory, ar
 
 
 @pytest.mark.parametrize(("arm", "gated"), [("baseline", False), ("monotonic", False), ("monotonic", True)])
-def test_bfloat16_is_as_near_to_float32_as_transformers_module(tmp_path, arm, gated):
+def test_bfloat16_is_as_near_to_float32_as_transformers_module(tmp_path, kernels, arm, gated):
     model = constrain(
         load_model(write_model(tmp_path, d_model=32, layers=2, gated=gated, dropout=0.0)), arm=arm
     ).train()

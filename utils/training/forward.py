@@ -26,6 +26,7 @@ from utils.modeling.batching import round_up
 from utils.modeling.precision import bf16_autocast
 from utils.training.batches import IGNORED_LABEL, Batch
 
+FUSED = ("cuda",)  # devices where PyTorch's attention and norm are one kernel each
 TABLE_STEP = 512  # positions: the table of distances grows by so many
 
 
@@ -56,6 +57,7 @@ class _Pass:
 
     def __init__(self, t5: Any, dtype: torch.dtype) -> None:
         self.t5, self.dtype = t5, dtype
+        self.fused = t5.shared.weight.device.type in FUSED
         config = t5.config
         self.heads, self.d_kv, self.epsilon = config.num_heads, config.d_kv, config.layer_norm_epsilon
         self.dropout = config.dropout_rate if t5.training else 0.0
@@ -152,13 +154,13 @@ class _Pass:
     def _by_head(self, projected: Tensor, rows: int, count: int) -> tuple[Tensor, ...]:
         """[N, count × h × d_kv] as `count` tensors [n, h, tokens, d_kv]."""
         parts = projected.view(rows, -1, count, self.heads, self.d_kv).permute(2, 0, 3, 1, 4)
-        if projected.device.type == "cpu":  # no fused attention there: float32, each head's numbers side by side
+        if not self.fused:  # attention in float32, each head's numbers side by side
             parts = _packed(parts, torch.float32)
         return parts.unbind(0)
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """Attention, not scaled, as T5 has it, [N, h × d_kv]; bias: broadcasts to [n, h, queries, keys]."""
-        if query.device.type != "cpu":
+        if self.fused:
             mixed = F.scaled_dot_product_attention(
                 query, keys, values, attn_mask=bias, dropout_p=self.dropout, scale=1.0
             )
@@ -173,10 +175,10 @@ class _Pass:
 
     def _norm(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """T5's layer norm (no mean, no bias) of float32 [N, d_model], computed in float32, rounded to `dtype`."""
-        if hidden.device.type == "cpu":
-            normed: Tensor = _RmsNorm.apply(hidden, weight, self.epsilon, dtype)
-            return normed
-        return F.rms_norm(hidden, weight.shape, weight, self.epsilon).to(dtype)
+        if self.fused:
+            return F.rms_norm(hidden, weight.shape, weight, self.epsilon).to(dtype)
+        normed: Tensor = _RmsNorm.apply(hidden, weight, self.epsilon, dtype)
+        return normed
 
     def _dropped(self, hidden: Tensor) -> Tensor:
         """Dropout. nn.Dropout is four kernels on a CPU, and in bfloat16 it rounds 1 / (1 - p)."""
@@ -195,8 +197,7 @@ class _Pass:
             weight.device,
         )
         bias = F.embedding(table[:length, :length], weight).permute(2, 0, 1)[None]  # [length, length, h] ->
-        dtype = torch.float32 if weight.device.type == "cpu" else self.dtype
-        return _packed(bias, dtype)
+        return _packed(bias, self.dtype if self.fused else torch.float32)
 
 
 @functools.cache
