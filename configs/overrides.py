@@ -174,9 +174,17 @@ def _with_absolute_paths(constants: dict[str, Any], values: dict[str, Any]) -> d
 
 
 def absolute(text: str, start: Path) -> str:
-    """`text` as an absolute path from `start`: ~ and ~user expanded, no "." and "..". SettingsError: no such user."""
+    """`text` as an absolute path from `start`: ~, ~user and $NAME expanded, no "." and "..".
+
+    SettingsError: no such user or variable, or a space around the path that nobody sees.
+    """
+    if text != text.strip():
+        raise SettingsError(f"{text!r}: a path that begins or ends with a space. Leave the space out.")
+    known = os.path.expandvars(text)
+    if unset := re.search(r"\$(\w+|\{\w+\})", known):
+        raise SettingsError(f"{text}: {unset[0]} is not set here. Write the path out.")
     try:
-        path = start / Path(text).expanduser()
+        path = start / Path(known).expanduser()
     except RuntimeError as error:  # ~somebody, or no HOME
         raise SettingsError(f"{text}: {str(error).rstrip('.')}. Give the path without ~.") from None
     # Behind a symbolic link ".." is another directory than the text says: only the file system knows which.

@@ -217,6 +217,17 @@ def test_a_relative_path_in_the_file_starts_at_the_checkout():
     assert _with_absolute_paths(constants, {"HF_CACHE_DIR": "cache"})["HF_CACHE_DIR"] == str(Path.cwd() / "cache")
 
 
+def test_variables_in_a_path_are_expanded_and_what_nobody_means_is_refused(tmp_path, monkeypatch):
+    from configs.overrides import SettingsError, absolute
+
+    monkeypatch.setenv("GROUP", "nlp")
+    assert absolute("/scratch/$GROUP/${GROUP}_x", tmp_path) == "/scratch/nlp/nlp_x"
+    assert absolute("/a$/b c", tmp_path) == "/a$/b c"
+    for text, said in ((" /scratch", "a space"), ("x ", "a space"), (" ", "a space"), ("/a/$NO_SUCH", "NO_SUCH")):
+        with pytest.raises(SettingsError, match=said):
+            absolute(text, tmp_path)
+
+
 def test_behind_a_link_dot_dot_is_what_the_file_system_says(tmp_path):
     from configs.overrides import absolute
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.core.names import ARMS, BASELINE, MONOTONIC
+from utils.core.output import keep_working_without_reader
 from utils.core.paths import Paths
 from utils.core.settings import Settings
 from utils.core.text import slurm_time
@@ -294,4 +295,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    keep_working_without_reader()
     print(table())
