@@ -36,7 +36,8 @@ run_stage() {
     script="$(basename -- "$(echo "$checkout"/jobs/job_"$number"_*.sh)")"
     parse_options "$number" "$@"
     [[ -z "$settings" ]] || export MONO_S2S_SETTINGS_FILE="$settings"
-    facts="$("$python" "$checkout/scripts/mono_s2s.py" job-facts "$number")" || exit 2
+    facts="$("$python" "$checkout/scripts/mono_s2s.py" job-facts "$number" "$seed")" ||
+        bad_usage "the seed or the settings are wrong, see above"
     { read -r setup_line; read -r max_requeues; read -r resumable; read -r code; } <<<"$facts"
     if [[ -n "$setup_line" ]]; then
         trap 'log "JOB_SETUP failed: $setup_line"; exit 1' EXIT

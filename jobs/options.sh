@@ -81,7 +81,7 @@ parse_options() {
     [[ -z "$batch_job" ]] || open_log
     [[ -z "$batch_job" || -z "${SLURM_ARRAY_TASK_ID:-}" || -n "$shard" ]] ||
         log "array variables without --shards N: taken for those of another job, so this one does the whole stage"
-    check_seeds "$seed"
+    [[ -n "$batch_job" ]] || check_seeds "$seed" # in a job job-facts does: a typed one must not make .venv before
     [[ -z "$settings" || -f "$settings" ]] || bad_usage "--settings $settings: no such file"
     [[ -z "$shards" || "$shards" =~ ^[1-9][0-9]*$ ]] || bad_usage "--shards $shards: expected a number from 1"
     find_python

@@ -9,13 +9,18 @@ import sys
 
 from utils.core.errors import UserError
 from utils.core.provenance import code_revision, why_no_revision
+from utils.core.seeds import parse_seed
 from utils.core.settings import load_settings
 from utils.pipeline.stages import STAGES
 
 
 def main(arguments: list[str]) -> int:
-    """Print setup line, most requeues, whether stage `arguments[0]` can save its progress (1 or 0), and the commit."""
+    """Print setup line, most requeues, whether a stage can save its progress (1 or 0), and the commit.
+
+    arguments: number of the stage, and the seed, which is checked.
+    """
     try:
+        parse_seed(arguments[1])
         settings = load_settings()
     except UserError as error:
         print(error, file=sys.stderr)
