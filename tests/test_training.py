@@ -257,7 +257,7 @@ def test_killed_again_and_again_the_result_is_the_same_to_the_last_bit(pretraine
 def test_killed_from_outside_at_any_moment(pretrained, tmp_path, undisturbed):
     output, rng, deaths = tmp_path / "run", random.Random(0), 0
     while not (output / "history.json").exists():
-        patience = rng.uniform(0.02, 0.15) * (1 + deaths / 2)  # short at first: a quick machine must not get away
+        patience = rng.uniform(0.02, 0.15) * 1.4**deaths  # short at first: a quick machine must not get away
         deaths += live_and_die(pretrained, output, "baseline", "", kill_after=patience) != 0
     check_same(output, undisturbed["baseline"])
     assert deaths
