@@ -123,6 +123,10 @@ SNIPPETS = [
     ("hub out of reach", [ERROR + "DialogSum cannot be had. knkarthick/dialogsum@main: no success in 5 tries"], [], 1),
     # files
     ("disk full", [ERROR + "[Errno 28] No space left on device"], [], 1),
+    ("disk full", [ERROR + "[Errno 27] File too large"], [], 1),
+    ("hub out of reach", [], ["huggingface_hub.errors.LocalEntryNotFoundError: An error happened"], 1),
+    ("not on the hub", [], ["huggingface_hub.errors.RemoteEntryNotFoundError: config.json"], 1),
+    ("GPU lost", [], ["RuntimeError: CUDA driver error: device not ready"], 1),
     ("quota full", [ERROR + "[Errno 122] Disk quota exceeded: '/scratch/me/x'"], [], 1),
     ("stale file handle", [ERROR + "[Errno 116] Stale file handle: '/scratch/me/x'"], [], 1),
     ("input/output error of the file system", [ERROR + "[Errno 5] Input/output error: '/scratch/me/x'"], [], 1),

@@ -143,7 +143,8 @@ CAUSES = (
     ),
     Cause(
         "GPU lost",
-        r"GPU is lost|fallen off the bus|unspecified launch failure|CUDA-capable device\(s\) is/are busy|\bXid\b",
+        r"GPU is lost|device not ready|fallen off the bus|unspecified launch failure"
+        r"|CUDA-capable device\(s\) is/are busy|\bXid\b",
         OTHER_NODE,
         settings=("SLURM_EXTRA_OPTIONS",),
     ),
@@ -236,7 +237,7 @@ CAUSES = (
     ),
     Cause(
         "not on the hub",
-        r"\b404\b.*(Client Error|Not Found)|(Repository|Revision|Entry)NotFoundError",
+        r"\b404\b.*(Client Error|Not Found)|\b(Repository|Revision|(Remote)?Entry)NotFoundError",
         "correct MODEL_NAME, its revision, or the entry in DATASETS_FILE",
         settings=("MODEL_NAME", "MODEL_REVISION", "DATASETS_FILE"),
     ),
@@ -292,7 +293,7 @@ CAUSES = (
         "quota -s shows which: " + ROOM,
         settings=("SCRATCH_DIR",),
     ),
-    Cause("disk full", r"[Nn]o space left|ENOSPC|Errno 28\b", ROOM, settings=("SCRATCH_DIR", "PROJECT_DIR")),
+    Cause("disk full", r"[Nn]o space left|ENOSPC|Errno 2[78]\b", ROOM, settings=("SCRATCH_DIR", "PROJECT_DIR")),
     Cause(
         "stale file handle",
         r"[Ss]tale (NFS )?file handle|ESTALE|Errno 116",
