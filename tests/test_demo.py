@@ -1,12 +1,15 @@
-"""The demo's corpus and tokenizer: always the same bytes, six styles, facts that have to be found, planted leaks."""
+"""The demo's corpus and tokenizer: always the same bytes, six styles, facts that have to be found or known, leaks."""
 
+import itertools
 import json
 import random
+from collections import Counter
 
 import pytest
 
 from utils.core.files import sha256_of
-from utils.demo.corpus import COLUMNS, ROWS, write_demo_corpus
+from utils.demo import corpus as texts_of
+from utils.demo.corpus import COLUMNS, EMBLEMS, ROWS, STYLES, Event, write_demo_corpus
 from utils.demo.model import PREFIX, SENTINELS, corrupt, new_model, train_tokenizer, training_texts
 from utils.modeling.tokenizer import load_tokenizer
 from utils.scoring.rouge import rouge_scores
@@ -60,6 +63,45 @@ def test_the_first_sentence_is_a_poor_summary(corpus, key):
     assert len(inside) > 0.9 * len(found) and max(inside) - min(inside) > 0.3
 
 
+def right_when_guessed(table, part):
+    """Share of the pairs whose value the best guess from one half of them (0: guild, 1: town) hits."""
+    seen = {}
+    for pair, value in table.items():
+        seen.setdefault(pair[part], Counter())[value] += 1
+    return sum(counts.most_common(1)[0][1] for counts in seen.values()) / len(table)
+
+
+@pytest.mark.parametrize("word, kinds", [(0, 10), (1, 30)])
+def test_only_guild_and_town_together_tell_the_emblem(word, kinds):
+    table = {pair: emblem.split()[word] for pair, emblem in EMBLEMS.items()}  # its colour, or its thing
+    assert set(table) == set(itertools.product(texts_of.GUILDS, texts_of.TOWNS)) and len(table) == 1200
+    assert set(Counter(table.values()).values()) == {1200 // kinds}  # each equally often: no prior helps
+    assert right_when_guessed(table, 0) < 0.25 and right_when_guessed(table, 1) < 0.3
+    by_guild = {(guild, town): guild for guild, town in EMBLEMS}  # the guess does find what one half tells
+    assert right_when_guessed(by_guild, 0) == 1 and right_when_guessed(by_guild, 1) == 1 / 30
+
+
+def test_a_text_by_hand():
+    event = Event(random.Random(0))
+    event.who, event.verb, event.day, event.guild, event.town = "Anna", "paint", "Friday", "bakers", "Aldmere"
+    event.emblem = EMBLEMS["bakers", "Aldmere"]
+    for key, style in STYLES.items():
+        document, summary = style(event)
+        end = ".\nIt happens on Friday." if key == "cnn_dm" else " on Friday."
+        assert summary == f"Anna will paint the {event.emblem}{end}"
+        assert document.count("paint the emblem of the bakers of Aldmere.") == document.count("Aldmere") == 1
+        assert "Anna" in document and document.count("Friday") == 1
+
+
+@pytest.mark.parametrize("key", list(ROWS))
+def test_a_summary_needs_what_no_text_says(corpus, key):
+    document, summary = COLUMNS[key]
+    for row in rows(corpus, key, list(ROWS[key])[-1]):
+        assert not {*texts_of.COLOURS, *texts_of.THINGS} & set(row[document].replace(".", " ").split())
+        [pair] = [pair for pair in EMBLEMS if " of ".join(pair) in row[document]]
+        assert f" the {EMBLEMS[pair]}" in row[summary]
+
+
 def test_leaks_are_planted_as_recorded(corpus):
     planted = json.loads((corpus / "planted.json").read_text())
     test = {same(row["dialogue"]) for row in rows(corpus, "samsum", "test")}
@@ -78,6 +120,8 @@ def test_tokenizer_and_model_have_t5s_layout(corpus, tmp_path):
     assert sentinels == list(range(len(tokenizer) - 1, len(tokenizer) - 1 - SENTINELS, -1))
     ids = [token for text in texts[:200] for token in tokenizer(PREFIX + text)["input_ids"]]
     assert ids.count(tokenizer.unk_token_id) < 0.02 * len(ids)
+    names = [*texts_of.NAMES, *texts_of.GUILDS, *texts_of.TOWNS, *texts_of.COLOURS, *texts_of.THINGS]
+    assert sum(len(tokenizer.tokenize(word)) == 1 for word in names) > 0.95 * len(names)  # short texts: a cheap demo
     assert new_model(len(tokenizer), 0).config.vocab_size >= len(tokenizer)
 
 

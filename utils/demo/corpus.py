@@ -1,13 +1,17 @@
 """The demo's corpus: miniatures of the six data sets, made from templates of our own, the same bytes every time.
 
-Every text hides one event (who will do what with which thing, where, on which day) in small talk or padding sentences.
-The facts come at varying positions, often beside a thing that is only mentioned, so a summary must find them: copying
-the beginning scores badly. All sets share the events' words; their styles differ as those of the real sets do, and
-the news sets are tested on and never trained on.
+Every text hides one event (who will do what with the emblem of which town's guild, on which day) in small talk or
+padding sentences. The facts come at varying positions, so a summary must find them: copying the beginning scores badly.
+And it must know what no text says: the emblem, a quarter of the words of most summaries. Guild and town tell it only
+together, by a random table of 1,200 pairs. That is more than attention alone keeps well; it is learned in pretraining
+and sits in the feed-forward layers, as facts do in large models (Geva et al. 2021). A model that loses them, or whose
+FFN weights were made non-negative, still copies the rest. All sets share the events' words; their styles differ as
+those of the real sets do, and the news sets are tested on and never trained on.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +27,19 @@ THINGS = (
     "bridge garden piano kitchen boat statue fence tower lamp clock engine roof mirror carpet ladder violin fountain "
     "bicycle window chimney painting oven wagon gate bench telescope curtain mill stove canoe"
 ).split()
-PLACES = (
-    "station market library harbour school museum bakery theatre village hospital castle airport factory temple "
-    "stadium farm hotel island campus monastery"
+COLOURS = "red green blue white black golden silver grey brown purple".split()
+GUILDS = (
+    "bakers potters weavers smiths tanners coopers tailors joiners masons glaziers saddlers cobblers hatters dyers "
+    "brewers millers printers binders carvers painters thatchers turners chandlers cutlers furriers gilders porters "
+    "spinners hunters shepherds"
+).split()
+TOWNS = (
+    "Aldmere Barrowby Calwick Dunfold Elmstow Farleigh Garsby Holtham Ivelton Kelmsey Larkhill Maplow Norbeck Oakden "
+    "Pellham Quarley Rushby Saltwick Thornsea Ulverby Velden Wexcombe Yarford Zelham Ambrey Brockwold Coldstow "
+    "Dalbury Eastrop Fenmere Grimsey Harwold Inglow Lindhope Marlby Otterham Penfold Ravensey Selwick Tidmarsh"
 ).split()
 VERBS = "repair paint clean sell move open inspect photograph rebuild measure decorate borrow".split()
+TOPICS = "harvest market election fair race storm concert strike parade wedding".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MOODS = "cold quiet lovely strange heavy bright slow gentle noisy simple".split()
 FOODS = "soup bread salad cheese tea rice cake apples coffee honey".split()
@@ -60,6 +72,10 @@ THEORY = (
     "We thank our {relative} for the {food}.",
     "Section two gives the details.",
 )
+_drawn, _pairs = random.Random("emblems of the guilds"), list(itertools.product(GUILDS, TOWNS))
+_words = [_drawn.sample(words * (len(_pairs) // len(words)), len(_pairs)) for words in (COLOURS, THINGS)]
+# (guild, town) -> emblem, always the same; each colour and each thing is in equally many.
+EMBLEMS = dict(zip(_pairs, map(" ".join, zip(*_words, strict=True)), strict=True))
 ROWS = {
     "dialogsum": {"train": 800, "validation": 60, "test": 100},
     "highlightsum": {"train": 900, "validation": 60, "test": 100},
@@ -82,13 +98,14 @@ SAMSUM_TEST_IN_HIGHLIGHTSUM = 10
 
 
 class Event:
-    """Who will do what with which thing, where and when, and words for the talk around it."""
+    """Who will do what with which guild's emblem, where and when, and words for the talk around it."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.who, self.second, self.third = rng.sample(NAMES, 3)
-        self.thing, self.other = rng.sample(THINGS, 2)
-        self.verb, self.place, self.day = rng.choice(VERBS), rng.choice(PLACES), rng.choice(DAYS)
+        self.guild, self.other = rng.choice(GUILDS), rng.choice(TOPICS)
+        self.verb, self.town, self.day = rng.choice(VERBS), rng.choice(TOWNS), rng.choice(DAYS)
+        self.emblem = EMBLEMS[self.guild, self.town]  # in summaries, never in texts
 
     def fill(self, template: str) -> str:
         """The template with this event's words; moods, foods and relatives are drawn anew each time."""
@@ -96,8 +113,7 @@ class Event:
             mood=self.rng.choice(MOODS),
             food=self.rng.choice(FOODS),
             relative=self.rng.choice(RELATIVES),
-            other=self.other,
-            **{k: v for k, v in vars(self).items() if isinstance(v, str) and k != "other"},
+            **{name: value for name, value in vars(self).items() if isinstance(value, str)},
         )
 
     def several(self, templates: tuple[str, ...], count: int) -> list[str]:
@@ -119,16 +135,17 @@ class Event:
     @property
     def core(self) -> str:
         """The summary: what every text of this event is about."""
-        return f"{self.who} will {self.verb} the {self.thing} at the {self.place} on {self.day}."
+        return f"{self.who} will {self.verb} the {self.emblem} on {self.day}."
 
 
-def _spoken(event: Event) -> list[str]:
-    """The three facts as a speaker says them."""
+def spoken(event: Event) -> list[str]:
+    """The two facts as a speaker says them."""
     return [
         event.one_of(
-            "I will {verb} the {thing}.", "I have to {verb} the {thing}.", "My plan is to {verb} the {thing}."
+            "I will {verb} the emblem of the {guild} of {town}.",
+            "I have to {verb} the emblem of the {guild} of {town}.",
+            "My plan is to {verb} the emblem of the {guild} of {town}.",
         ),
-        event.one_of("Come to the {place}.", "It happens at the {place}.", "I will be at the {place}."),
         event.one_of("Let us say {day}.", "The day is {day}.", "I am free on {day}."),
     ]
 
@@ -136,7 +153,7 @@ def _spoken(event: Event) -> list[str]:
 def dialogue(event: Event) -> tuple[str, str]:
     """Two speakers, as in DialogSum; the first one has the plan."""
     lines = event.hidden_among(
-        [f"{event.who}: {line}" for line in _spoken(event)],
+        [f"{event.who}: {line}" for line in spoken(event)],
         [
             f"{(event.second, event.who)[i % 2]}: {line}"
             for i, line in enumerate(event.several(SMALL_TALK, event.rng.randint(2, 4)))
@@ -149,7 +166,7 @@ def chat(event: Event) -> tuple[str, str]:
     """Three people chatting, as in SAMSum."""
     talk = event.several(SMALL_TALK, event.rng.randint(2, 4))
     lines = event.hidden_among(
-        [f"{event.who}: {line}" for line in _spoken(event)],
+        [f"{event.who}: {line}" for line in spoken(event)],
         [f"{event.rng.choice((event.second, event.third))}: {line}" for line in talk],
     )
     return "\n".join(lines), event.core
@@ -158,31 +175,35 @@ def chat(event: Event) -> tuple[str, str]:
 def paper(event: Event) -> tuple[str, str]:
     """A paper and its abstract, as in arXiv."""
     facts = [
-        event.one_of("In this paper {who} will {verb} the {thing}.", "The aim of {who} is to {verb} the {thing}."),
-        event.one_of("The study takes place at the {place}.", "All tests are done at the {place}."),
+        event.one_of(
+            "In this paper {who} will {verb} the emblem of the {guild} of {town}.",
+            "The aim of {who} is to {verb} the emblem of the {guild} of {town}.",
+        ),
         event.one_of("The work starts on {day}.", "We begin on {day}."),
     ]
     return " ".join(event.hidden_among(facts, event.several(THEORY, event.rng.randint(2, 4)))), event.core
 
 
-def _reported(event: Event) -> list[str]:
-    """The three facts as a newspaper writes them."""
+def reported(event: Event) -> list[str]:
+    """The two facts as a newspaper writes them."""
     return [
-        event.one_of("Officials said {who} will {verb} the {thing}.", "A plan of {who} is to {verb} the {thing}."),
-        event.one_of("It happens at the {place}.", "People will gather at the {place}."),
+        event.one_of(
+            "Officials said {who} will {verb} the emblem of the {guild} of {town}.",
+            "A plan of {who} is to {verb} the emblem of the {guild} of {town}.",
+        ),
         event.one_of("The work starts on {day}.", "The day is {day}."),
     ]
 
 
 def news(event: Event) -> tuple[str, str]:
     """A news text with highlights on lines of their own, as in CNN/DailyMail."""
-    text = " ".join(event.hidden_among(_reported(event), event.several(PADDING, event.rng.randint(3, 5))))
-    return text, f"{event.who} will {event.verb} the {event.thing}.\nIt happens at the {event.place} on {event.day}."
+    text = " ".join(event.hidden_among(reported(event), event.several(PADDING, event.rng.randint(3, 5))))
+    return text, f"{event.who} will {event.verb} the {event.emblem}.\nIt happens on {event.day}."
 
 
 def brief(event: Event) -> tuple[str, str]:
     """A news text with a one-sentence summary, as in XSum."""
-    return " ".join(event.hidden_among(_reported(event), event.several(PADDING, event.rng.randint(2, 4)))), event.core
+    return " ".join(event.hidden_among(reported(event), event.several(PADDING, event.rng.randint(2, 4)))), event.core
 
 
 TITLES = {

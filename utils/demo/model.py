@@ -1,8 +1,9 @@
 """The demo's `standard` model: a small ReLU T5 pretrained on the demo corpus, as T5 was on its own, with T5's ids.
 
 Pretraining is span corruption (Raffel et al. 2020, section 3.1.4: 15 % of the tokens, mean span 3, sentinels) plus a
-share of summarization pairs of another kind than those of fine-tuning, as T5's mixture had supervised tasks. So the
-model can read and copy, but has still to learn what the data sets want.
+share of summarization pairs of another kind than those of fine-tuning, as T5's mixture had supervised tasks, plus
+questions for the emblem of a guild in a town, the way to put facts into a T5's weights (Roberts et al. 2020). So the
+model can read, copy and remember, but has still to learn what the data sets want.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGene
 
 from utils.core.files import new_directory
 from utils.core.progress import progress
-from utils.demo.corpus import Event, brief, chat, dialogue, news, paper
+from utils.demo.corpus import EMBLEMS, Event, brief, chat, dialogue, news, paper, reported, spoken
 from utils.modeling.batching import pad
 from utils.modeling.models import save_plain
 from utils.modeling.tokenizer import load_tokenizer
 
 VOCABULARY = 400  # SentencePiece pieces, pad, eos and unk among them
 SENTINELS = 100
-STEPS = 700
-BATCH = 32
-LEARNING_RATE = 5e-3
-SUMMARY_SHARE = 0.5
+STEPS = 800
+BATCH = 16  # texts a step
+QUESTIONS = {"pair": 64, "sentence": 32, "text": 32}  # a step, of each kind: what names the guild and the town
+LEARNING_RATE = 3e-3
+SUMMARY_SHARE = 0.75
 NOISE_DENSITY, MEAN_SPAN = 0.15, 3.0
 SIZE: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4}
 PREFIX = "summarize: "
@@ -61,10 +63,15 @@ def training_texts(corpus: Path) -> list[str]:
 
 def train_tokenizer(texts: list[str], directory: Path, *, vocabulary: int = VOCABULARY) -> None:
     """A SentencePiece unigram model with T5's layout: pad 0, eos 1, unk 2, no bos, 100 sentinels at the end."""
+    facts = [f"{guild} of {town} {emblem}" for (guild, town), emblem in EMBLEMS.items()]
+    sentences = [*[PREFIX] * len(texts), *texts, *_news_words(), *facts]
+    # A piece has to occur in two different words to be considered: whole words, and so short texts, need "word,".
+    words = sorted({word.strip(".,:?") for sentence in sentences for word in sentence.split()})
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([PREFIX, *texts, *_news_words()]),
+        sentence_iterator=iter([*sentences, *words, *(f"{word}," for word in words)]),
         model_prefix=str(directory / "spiece"),
         vocab_size=vocabulary,
+        character_coverage=1.0,
         hard_vocab_limit=False,
         model_type="unigram",
         pad_id=0,
@@ -110,12 +117,12 @@ def pretrain(
     steps: int,
     batch: int,
 ) -> float:
-    """Train in place; returns the last loss. Adam, linear warm-up and decay."""
+    """Train in place; returns the last loss, of the questions about texts. Adam, linear warm-up and decay."""
     rng = random.Random(seed)
     ids: list[list[int]] = [row[:-1] for row in tokenizer(texts)["input_ids"]]  # without </s>: `corrupt` adds it
     vocabulary = tokenizer.get_vocab()
     sentinels = [vocabulary[f"<extra_id_{n}>"] for n in range(SENTINELS)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     warm = max(steps // 20, 1)  # linear up over 5 % of the steps, then linear down to 0
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(steps - step, 0) / max(steps - warm, 1))
@@ -124,15 +131,17 @@ def pretrain(
     loss = torch.zeros(())
     bar = progress(range(steps), label="pretraining the demo model", unit="step")
     for _ in bar:
-        rows = [
+        texts_now = [
             _summary_pair(tokenizer, rng) if rng.random() < SUMMARY_SHARE else corrupt(rng.choice(ids), sentinels, rng)
             for _ in range(batch)
         ]
-        sources, targets = zip(*rows, strict=True)
-        inputs, labels = torch.from_numpy(pad(sources, 0)), torch.from_numpy(pad(targets, -100))
-        loss = model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
         optimizer.zero_grad()
-        loss.backward()
+        asked = [[_question(tokenizer, kind, rng) for _ in range(count)] for kind, count in QUESTIONS.items()]
+        for rows in (texts_now, *asked):  # apart: padded together they were mostly padding
+            sources, targets = zip(*rows, strict=True)
+            inputs, labels = torch.from_numpy(pad(sources, 0)), torch.from_numpy(pad(targets, -100))
+            loss = model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -162,16 +171,23 @@ def corrupt(ids: list[int], sentinels: list[int], rng: random.Random) -> tuple[l
     return [*inputs, *ids[position:], eos], [*targets, sentinels[used], eos]
 
 
+def _question(tokenizer: PreTrainedTokenizerBase, kind: str, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Token ids of what names a guild and a town, a pair alone or a sentence or text in passing, and of the emblem."""
+    event = Event(rng)
+    text = f"{event.guild} of {event.town}"
+    if kind == "sentence":
+        text = rng.choice((spoken, reported))(event)[0]
+    elif kind == "text":
+        text = " ".join(rng.choice((dialogue, chat, paper, news, brief))(event)[0].split())
+    return tokenizer(text)["input_ids"], tokenizer(event.emblem)["input_ids"]
+
+
 def _summary_pair(tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> tuple[list[int], list[int]]:
-    """Token ids of a text and of one fact about its event: a task that is not the fine-tuning's."""
+    """Token ids of a text and of a note about its event, in other words than those of fine-tuning."""
     event = Event(rng)
     document, _ = rng.choice((dialogue, chat, paper, news, brief))(event)
-    summary = rng.choice(
-        (
-            f"{event.who} wants to {event.verb} the {event.thing}.",
-            f"The {event.thing} is at the {event.place}.",
-            f"On {event.day} {event.who} goes to the {event.place}.",
-        )
-    )
+    if rng.random() < 0.5:  # the facts alone: to copy is learned from short texts first
+        document = " ".join(rng.choice((spoken, reported))(event))
+    summary = f"On {event.day} {event.who} wants to {event.verb} the {event.emblem}."
     document = " ".join(document.split())
     return tokenizer(PREFIX + document)["input_ids"][:96], tokenizer(summary)["input_ids"]
