@@ -16,7 +16,6 @@ from unittest.mock import MagicMock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-SUMMARY_COST = 3.75  # forward passes that one beam-4 summary costs (docs/benchmarks.md)
 STOP = "the a an of to in at on and is it for will with has so been".split()
 WORDS = 50  # replacements tried for a word
 EPILOG = """
@@ -83,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def ours(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> list[tuple[int, float]]:
     """(changed tokens at the first success, or 0; cost in forward passes) of each attackable example: our search."""
-    from utils.analysis.measures import GRADIENT_COST, reaches_threshold
+    from utils.analysis.measures import GRADIENT_COST, SUMMARY_COST, reaches_threshold
     from utils.analysis.records import attackable, given
     from utils.attacks.from_settings import hotflip_settings
     from utils.attacks.hotflip.attack import attack_examples
@@ -96,7 +95,7 @@ def ours(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> 
         reached = [reaches_threshold(drop, how.success_threshold) for drop in given(record.budget_drop)]
         first = reached.index(True) + 1 if True in reached and record.success else 0
         search = given(record.search)
-        rows.append((first, search.generations * SUMMARY_COST + search.gradients * GRADIENT_COST))
+        rows.append((first, search.generations * SUMMARY_COST + search.gradients * GRADIENT_COST + search.queries))
     return rows
 
 
@@ -111,7 +110,7 @@ def textattack(context: Any, victim: Any, examples: Any, settings: Any, seed: in
     from textattack.search_methods import GreedyWordSwapWIR
     from textattack.transformations import WordSwap
 
-    from utils.analysis.measures import reaches_threshold, relative_drop
+    from utils.analysis.measures import SUMMARY_COST, reaches_threshold, relative_drop
     from utils.attacks.context import rouge_l, summaries
 
     random.seed(seed)

@@ -150,6 +150,70 @@ def test_the_search_by_the_metric_ends_at_success_and_keeps_its_budget(tmp_path:
     assert np.mean([record.success for record in records]) >= 0.5
 
 
+def test_the_search_by_the_metric_is_nowhere_below_the_one_by_loss_at_equal_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Costs counted where the model is asked, successes by transformers and rouge-score; changes help in pairs."""
+    model, examples, cost = world.planted_model(), world.planted_examples(24), 0.0
+    losses, gradients, texts = Objective.losses, Objective.gradients, attack.summaries
+
+    def counted_losses(self: Objective, inputs: list, *rest: object) -> object:
+        nonlocal cost
+        cost += len(inputs)
+        return losses(self, inputs, *rest)
+
+    def counted_gradients(self: Objective, inputs: list, *rest: object, smoothing: object = None) -> object:
+        nonlocal cost
+        cost += 3 * len(inputs) * (len(smoothing.samples) if smoothing else 1)
+        return gradients(self, inputs, *rest, smoothing=smoothing)
+
+    def counted_summaries(context: object, victim: object, inputs: list, **more: object) -> list[str]:
+        nonlocal cost
+        cost += 3.75 * len(inputs)
+        return texts(context, victim, inputs, **more)
+
+    monkeypatch.setattr(Objective, "losses", counted_losses)
+    monkeypatch.setattr(Objective, "gradients", counted_gradients)
+    for module in (attack, metric_search_module):
+        monkeypatch.setattr(module, "summaries", counted_summaries)
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+
+    def rouges(inputs: list[list[int]], records: list[HotFlipRecord]) -> np.ndarray:
+        padded = TOKENIZER.pad({"input_ids": inputs}, return_tensors="pt")
+        ids = model.generate(**padded, num_beams=2, length_penalty=1.0, min_new_tokens=2, max_new_tokens=8,
+                             no_repeat_ngram_size=3, do_sample=False)  # fmt: skip
+        typed = TOKENIZER.batch_decode(ids, skip_special_tokens=True)
+        pairs = zip(records, typed, strict=True)
+        return np.array([scorer.score(record.reference, text)["rougeL"].fmeasure for record, text in pairs])
+
+    def run(method: str, candidates: int) -> tuple[float, list[float]]:
+        nonlocal cost
+        settings = HotFlipSettings(num_flips=3, candidates=candidates, method=method, metric_positions=16,
+                                   metric_replacements=8, metric_summaries=60)  # fmt: skip
+        victim = Victim("standard", model, "planted")
+        cost = 0.0
+        records = attack_examples(CONTEXT, victim, examples, settings, cache_dir=tmp_path / f"{method}{candidates}")
+        spent, clean, rates = cost / len(records), rouges([record.clean_ids for record in records], records), []
+        for flips in (1, 2, 3):
+            inputs = [list(record.clean_ids) for record in records]
+            for ids, record in zip(inputs, records, strict=True):
+                for position, token in record.search.budgets[flips]:
+                    ids[position] = token
+            changed = [
+                sum(a != b for a, b in zip(ids, r.clean_ids, strict=True))
+                for ids, r in zip(inputs, records, strict=True)
+            ]
+            assert max(changed) <= flips
+            rates.append(float(np.mean((clean - rouges(inputs, records)) / clean >= 0.15 - 1e-9)))
+        return spent, rates
+
+    spent, by_metric = run("metric", 16)
+    allowed, by_loss = run("gradient", 40)
+    assert allowed >= spent, (allowed, spent)
+    assert all(ours >= other for ours, other in zip(by_metric, by_loss, strict=True)), (by_metric, by_loss)
+    assert by_metric[2] > by_metric[0] > 0.5
+
+
 def _record(name: str, drop: float, rise: float = 0.1, **more: object) -> HotFlipRecord:
     figures = {"clean_rougeL": 0.5, "attacked_rougeL": 0.5 * (1 - drop), "relative_drop": drop, "loss_increase": rise}
     return HotFlipRecord(id=name, model="baseline", method="x", skipped=None, **figures | more)
@@ -320,4 +384,5 @@ def test_what_generates_summaries_is_not_made_again_and_metric_settings_are_no_c
         monkeypatch.setattr(module, name, lambda *a, made=made, name=name, **k: (again.append(name), made(*a, **k))[1])
     assert everything(6) == first and again == []
     everything(5)
-    assert "search" not in again and set(again) == {"strongest_random_by_metric", "metric_search"}
+    # By loss once: what the search by the metric asks; the attack by loss is kept.
+    assert again.count("search") == 1 and set(again) == {"search", "strongest_random_by_metric", "metric_search"}

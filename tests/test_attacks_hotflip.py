@@ -124,7 +124,7 @@ def test_loss_never_falls_and_flips_are_nested(tmp_path: Path) -> None:
         ]
         assert sorted(flip.position for flip in record.search.flips) == changed
         assert len(changed) == record.num_flips <= 3
-        assert record.search.queries == 24 and record.search.gradients == 9  # at each step one clean, two noisy
+        assert record.search.queries == 24 and record.search.gradients == 5  # two noisy ones at the first step
         for flip in record.search.flips:
             assert record.clean_ids[flip.position] == flip.old and flip.actual_gain > 0
         for smaller, larger in pairwise(record.search.budgets):

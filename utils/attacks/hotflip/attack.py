@@ -20,7 +20,7 @@ import numpy as np
 from utils.analysis.measures import GRADIENT_COST, reaches_threshold
 from utils.analysis.records import HotFlipRecord, attackable, column, given
 from utils.attacks.cache import blocks_of, load_records, save_cached
-from utils.attacks.context import LOSSES, AttackContext, Victim, exact_losses
+from utils.attacks.context import LOSSES, AttackContext, Victim, rouge_l, summaries
 from utils.attacks.encoding import (
     LOSS_NOT_FINITE,
     LOW_CLEAN_ROUGE,
@@ -32,7 +32,7 @@ from utils.attacks.encoding import (
 from utils.attacks.hotflip.coordinates import CONSTANTS, CoordinateProposer
 from utils.attacks.hotflip.metric_search import AT_ONCE, FlipProposer, MetricSettings, metric_search
 from utils.attacks.hotflip.proposals import SearchTrajectory, State
-from utils.attacks.hotflip.records import Clean, Found, clean_summaries, make_records, search_trace
+from utils.attacks.hotflip.records import Clean, Found, clean_summaries, climbed, make_records, measured, search_trace
 from utils.attacks.hotflip.search import search
 from utils.attacks.legal_tokens import TokenIds
 from utils.attacks.objective import Objective, Targets
@@ -202,14 +202,12 @@ def _fingerprint(
 ) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
     # What another kind of search may spend decides nothing here: to change it throws away no finished attack.
-    if settings.method in METRIC_METHODS:
-        budget: tuple[object, ...] = (settings.metric, AT_ONCE)
-    else:
-        budget = (settings.scores, settings.random_candidates, settings.noisy_gradients, settings.beam,
-                  settings.restarts, CONSTANTS)  # fmt: skip
+    by_metric = (settings.metric, AT_ONCE) if settings.method in METRIC_METHODS else ()
+    by_loss = (settings.scores, settings.random_candidates, settings.noisy_gradients, settings.beam,
+               settings.restarts, CONSTANTS) if settings.method != "word_importance" else ()  # fmt: skip
     shared = (settings.method, settings.loss, settings.num_flips, settings.success_threshold,
               settings.min_clean_rouge, settings.seed, settings.gradient_norms, settings.protect)  # fmt: skip
-    return context.fingerprint(victim.key, victim.fingerprint, shared, budget, curve, content)
+    return context.fingerprint(victim.key, victim.fingerprint, shared, by_metric, by_loss, curve, content)
 
 
 def _search_block(
@@ -246,30 +244,13 @@ def _search_block(
     chosen = [items[k] for k in attackable_rows]
     if settings.method in METRIC_METHODS:
         rouges = [given(clean.rouges[k]) for k in attackable_rows]
-        trajectories = _by_metric(context, victim, settings, objective, chosen, targets, rouges)
-    else:
-        trajectories = search(
-            objective,
-            context.legal,
-            chosen,
-            targets,
-            losses[kept].tolist(),
-            CoordinateProposer(
-                objective,
-                context.legal,
-                chosen,
-                targets,
-                random_candidates=settings.random_candidates,
-                noisy_gradients=settings.noisy_gradients,
-                guided=settings.method == "gradient",
-            ),
-            scores=settings.scores,
-            beam=settings.beam,
-            restarts=settings.restarts,
-            seed=settings.seed,
+        trajectories = _by_metric(
+            context, victim, settings, objective, chosen, targets, losses[kept].tolist(), rouges=rouges
         )
-    climbs = settings.method in LOSS_METHODS
-    best = [_with_losses(*pair, climbs=climbs) for pair in _exact(context, victim, trajectories, labels)]
+        best = measured(context, victim, trajectories, labels)
+    else:
+        trajectories = _by_loss(context, settings, objective, chosen, targets, losses[kept].tolist())
+        best = climbed(context, victim, trajectories, labels)
     seconds = (time.perf_counter() - began) / max(len(items), 1)
     found = [Found(reason) for reason in skipped]
     for k, trajectory, states in zip(attackable_rows, trajectories, best, strict=True):
@@ -285,29 +266,36 @@ def target_labels(
     return [*context.labels(clean)] if settings.loss == "own_output" else [item.labels for item in items]
 
 
-def _exact(
-    context: AttackContext, victim: Victim, trajectories: Sequence[SearchTrajectory], labels: Sequence[TokenIds]
-) -> list[tuple[list[State], np.ndarray]]:
-    """The budget states of each trajectory with their float32 losses (a bf16 search only ranked them)."""
-    flat = [(state, labels[e]) for e, trajectory in enumerate(trajectories) for state in trajectory.best]
-    losses = exact_losses(context, victim, [state.ids for state, _ in flat], [label for _, label in flat])
-    width = len(trajectories[0].best) if trajectories else 0
-    return [(trajectory.best, losses[e * width : (e + 1) * width]) for e, trajectory in enumerate(trajectories)]
-
-
-def _with_losses(states: Sequence[State], losses: np.ndarray, *, climbs: bool) -> list[State]:
-    """best[k] again, with float32 losses; where the search `climbs` the loss and bf16 was wrong about a step, the
-    smaller attack stays."""
-    kept: list[State] = []
-    for state, loss in zip(states, np.round(losses, 6).tolist(), strict=True):
-        exact = replace(state, loss=loss)
-        if climbs:
-            kept.append(exact if not kept or exact.loss > kept[-1].loss else kept[-1])
-        elif kept and len(state.flips) == len(kept[-1].flips):  # the search had ended
-            kept.append(kept[-1])
-        else:  # what the flip did to the loss, up or down
-            kept.append(replace(exact, gains=(*kept[-1].gains, loss - kept[-1].loss) if kept else ()))
-    return kept
+def _by_loss(
+    context: AttackContext,
+    settings: HotFlipSettings,
+    objective: Objective,
+    items: Sequence[EncodedText],
+    targets: Targets,
+    losses: Sequence[float],
+) -> list[SearchTrajectory]:
+    """The search by loss."""
+    proposer = CoordinateProposer(
+        objective,
+        context.legal,
+        items,
+        targets,
+        random_candidates=settings.random_candidates,
+        noisy_gradients=settings.noisy_gradients,
+        guided=settings.method != "greedy",
+    )
+    return search(
+        objective,
+        context.legal,
+        items,
+        targets,
+        losses,
+        proposer,
+        scores=settings.scores,
+        beam=settings.beam,
+        restarts=settings.restarts,
+        seed=settings.seed,
+    )
 
 
 def _by_metric(
@@ -317,13 +305,24 @@ def _by_metric(
     objective: Objective,
     items: Sequence[EncodedText],
     targets: Targets,
+    losses: Sequence[float],
+    *,
     rouges: Sequence[float],
 ) -> list[SearchTrajectory]:
-    """The search by generated summaries, in the shape of one by loss."""
-    proposer = FlipProposer(context, objective, items, targets, settings.metric)
+    """The search by generated summaries, in the shape of one by loss.
+
+    Where it does not succeed with one flip, what the search by loss finds is a candidate at every budget: a change that
+    helps only together with another one is seen by the loss alone. So it never succeeds less often than that search.
+    A black box has no loss to ask.
+    """
+    asks = settings.method == "metric" and settings.metric_summaries > settings.num_flips
+    budget = settings.metric
+    if asks:  # summaries of what the loss finds are part of the budget
+        budget = replace(budget, summaries=budget.summaries - settings.num_flips)
+    proposer = FlipProposer(context, objective, items, targets, budget)
     clean = [State(np.asarray(item.ids, dtype=np.int64), 0.0) for item in items]
-    found = metric_search(context, victim, items, clean, rouges, proposer, settings.metric, seed=settings.seed)
-    return [
+    searched = metric_search(context, victim, items, clean, rouges, proposer, budget, seed=settings.seed)
+    trajectories = [
         SearchTrajectory(
             one.example,
             0,
@@ -335,5 +334,27 @@ def _by_metric(
             bad_gradients=one.bad_gradients,
             generations=one.generations,
         )
-        for one in found
+        for one in searched
     ]
+    late = [e for e, one in enumerate(searched) if asks and not one.succeeded(one.rouges[1], budget)]
+    if not late:
+        return trajectories
+    few = Targets([targets.rows[e] for e in late], objective.device)
+    by_loss = _by_loss(context, settings, objective, [items[e] for e in late], few, [losses[e] for e in late])
+    inputs = [state.ids for one in by_loss for state in one.best[1:]]
+    texts = summaries(context, victim, inputs, done_file=None, what="")
+    scores = rouge_l(context, texts, [items[e].summary for e in late for _ in range(settings.num_flips)])
+    for e, other, row in zip(late, by_loss, scores.reshape(len(late), -1).tolist(), strict=True):
+        own, one = searched[e], trajectories[e]
+        lowest = (own.rouges[0], own.best[0])
+        one.best = [own.best[0]]
+        for pairs in zip(
+            zip(own.rouges[1:], own.best[1:], strict=True), zip(row, other.best[1:], strict=True), strict=True
+        ):
+            lowest = min(lowest, *pairs, key=lambda pair: round(pair[0], 9))  # of equals the earlier one
+            one.best.append(lowest[1])
+        one.generations += settings.num_flips
+        one.queries, one.bad_losses = other.queries, other.bad_losses
+        for cost in ("gradients", "retried_gradients", "bad_gradients"):
+            setattr(one, cost, getattr(one, cost) + getattr(other, cost))
+    return trajectories

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.analysis.records import HotFlipRecord, attackable, given
+from utils.analysis.measures import GRADIENT_COST, SUMMARY_COST
+from utils.analysis.records import HotFlipRecord, SearchTrace, attackable, given
 from utils.analysis.sections import SectionKey, Sections
 from utils.attacks.cache import blocks_of, load_cached, save_cached, shard_of
 from utils.attacks.context import AttackContext, Victim
@@ -232,7 +233,8 @@ def _other_inputs(
     objective = Objective(victim.model, batch_tokens=context.batch_tokens)
     own = {record.id: record for record in attackable(records)}
     generated = {
-        record.id: given(record.search).generations for record in attackable(sections[SectionKey("metric", victim.key)])
+        record.id: _in_summaries(given(record.search))
+        for record in attackable(sections[SectionKey("metric", victim.key)])
     }
     inputs: dict[str, dict[str, TokenIds]] = {}
     # Block by block, so that batches, and with them the last bits of a loss, do not depend on the shard.
@@ -259,6 +261,12 @@ def _other_inputs(
     return inputs
 
 
+def _in_summaries(search: SearchTrace) -> int:
+    """What a search cost, in generated summaries."""
+    passes = search.queries + GRADIENT_COST * search.gradients
+    return search.generations + round(passes / SUMMARY_COST)
+
+
 def _random_by_metric(
     context: AttackContext,
     victim: Victim,
@@ -267,7 +275,7 @@ def _random_by_metric(
     draws: Sequence[int],
     clean: Sequence[float],
 ) -> list[TokenIds]:
-    """The floor under attacks by metric: as many draws as the search made summaries, chosen as it chooses."""
+    """The floor under attacks by metric: as many draws as the search was worth summaries, chosen as it chooses."""
     del clean
     rngs = [generator(settings.seed, "random by metric", item.id) for item in items]
     return strongest_random_by_metric(context, victim, items, num_flips=settings.num_flips, draws=draws, rngs=rngs)

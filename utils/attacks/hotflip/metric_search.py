@@ -71,7 +71,7 @@ class MetricSettings:
 
 @dataclass(eq=False)
 class MetricTrajectory:
-    """One example's search. `best[k]`: the state with at most k flips of lowest ROUGE-L; its `loss` is not measured."""
+    """One example's search. `best[k]`: the state with at most k flips of lowest ROUGE-L, which is `rouges[k]`."""
 
     example: int
     clean: float
@@ -79,6 +79,7 @@ class MetricTrajectory:
     state: State
     rouge: float
     best: list[State] = field(default_factory=list)
+    rouges: list[float] = field(default_factory=list)
     probes: dict[int, tuple[float, Flip]] = field(default_factory=dict)  # position -> ROUGE-L of the flip tried there
     order: list[int] = field(default_factory=list)  # visits still to make, to the most important position first
     pending: tuple[float, Flip] | None = None  # the best flip since the last one that was taken
@@ -111,6 +112,7 @@ class MetricTrajectory:
         if rouge < self.rouge - SAME_ROUGE:
             self.state, self.rouge, self.pending = self.state.child(flip, 0.0), rouge, None
             self.best.append(self.state)
+            self.rouges.append(rouge)
             self.rank(settings)
         self.rounds = 0
 
@@ -148,7 +150,9 @@ def metric_search(
     searches = []
     for e, (item, clean) in enumerate(zip(items, starts, strict=True)):
         rng = generator(seed, "metric", item.id)
-        searches.append(MetricTrajectory(e, clean_rouges[e], rng, clean, clean_rouges[e], best=[clean]))
+        searches.append(
+            MetricTrajectory(e, clean_rouges[e], rng, clean, clean_rouges[e], best=[clean], rouges=[clean_rouges[e]])
+        )
     probes = proposer.probes(searches)
     for search, scores, flips in zip(
         searches, _generated(context, victim, items, searches, probes), probes, strict=True
@@ -165,7 +169,9 @@ def metric_search(
         for search, flips, scores in zip(live, flips_of, scores_of, strict=True):
             search.learn(list(zip(scores, flips, strict=True)), settings)
     for search in searches:
-        search.best += [search.state] * (settings.num_flips + 1 - len(search.best))
+        left = settings.num_flips + 1 - len(search.best)
+        search.best += [search.state] * left
+        search.rouges += [search.rouge] * left
     return searches
 
 

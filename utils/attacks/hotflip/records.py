@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from utils.analysis.records import Flip, HotFlipRecord, SearchTrace
 from utils.attacks.context import AttackContext, Victim, exact_losses, rouge_l, summaries
 from utils.attacks.encoding import EncodedText, attacked_document, reads_as, reference_positions
 from utils.attacks.hotflip.proposals import SearchTrajectory, State
+from utils.attacks.legal_tokens import TokenIds
 
 
 @dataclass
@@ -186,3 +188,45 @@ def make_records(
             budget_drop=drops if every_budget else None,
         )
     return records
+
+
+def climbed(
+    context: AttackContext, victim: Victim, trajectories: Sequence[SearchTrajectory], labels: Sequence[TokenIds]
+) -> list[list[State]]:
+    """The budget states of each search by loss with float32 losses: a bf16 search only ranked them.
+
+    Where it was wrong about a step, the smaller attack stays.
+    """
+    states = [one.best for one in trajectories]
+    found = []
+    for row, losses in zip(states, _exact(context, victim, states, labels), strict=True):
+        kept: list[State] = []
+        for state, loss in zip(row, losses, strict=True):
+            kept.append(replace(state, loss=loss) if not kept or loss > kept[-1].loss else kept[-1])
+        found.append(kept)
+    return found
+
+
+def measured(
+    context: AttackContext, victim: Victim, trajectories: Sequence[SearchTrajectory], labels: Sequence[TokenIds]
+) -> list[list[State]]:
+    """The budget states of each search by metric with float32 losses; the last one's gains are what each flip did."""
+    chains = [list(itertools.accumulate(one.best[-1].flips, lambda state, flip: state.child(flip, 0.0),
+                                        initial=one.best[0])) for one in trajectories]  # fmt: skip
+    states = [[*one.best, *chain] for one, chain in zip(trajectories, chains, strict=True)]
+    found = []
+    for one, losses in zip(trajectories, _exact(context, victim, states, labels), strict=True):
+        count = len(one.best)
+        row = [replace(state, loss=loss) for state, loss in zip(one.best, losses[:count], strict=True)]
+        gains = tuple(after - before for before, after in itertools.pairwise(losses[count:]))
+        found.append([*row[:-1], replace(row[-1], gains=gains)])
+    return found
+
+
+def _exact(
+    context: AttackContext, victim: Victim, states: Sequence[Sequence[State]], labels: Sequence[TokenIds]
+) -> list[list[float]]:
+    """Float32 losses of each example's `states`."""
+    flat = [(state.ids, label) for row, label in zip(states, labels, strict=True) for state in row]
+    losses = iter(np.round(exact_losses(context, victim, *zip(*flat, strict=True)), 6).tolist()) if flat else iter(())
+    return [[next(losses) for _ in row] for row in states]
