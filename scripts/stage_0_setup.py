@@ -23,7 +23,7 @@ def work(context: StageContext) -> None:
 
         context.log.info("writing the demo corpus to %s", paths.demo_corpus)
         write_demo_corpus(paths.demo_corpus)
-        context.log.info("pretraining a small T5 on it (about a minute)")
+        context.log.info("pretraining a small T5 on it (about two minutes)")
         build_demo_model(paths.demo_corpus, paths.pretrained)
         source, revision = "demo model, pretrained by stage 0", None
     else:
