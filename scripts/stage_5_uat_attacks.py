@@ -14,7 +14,7 @@ def work(context: StageContext) -> None:
     from utils.analysis.records import decoded, encoded, rows_of, trigger_row
     from utils.analysis.sections import Sections
     from utils.analysis.trigger_summary import learned_triggers_csv, trigger_results
-    from utils.attacks.from_settings import attack_context, control_settings, gradient_free_types, trigger_settings
+    from utils.attacks.from_settings import attack_context, gradient_free_types, trigger_settings
     from utils.attacks.triggers.experiment import measure_triggers, search_triggers
     from utils.attacks.victims import Victims, load_examples
     from utils.core.codec import to_json
@@ -31,7 +31,7 @@ def work(context: StageContext) -> None:
     tokenizer = load_tokenizer(paths.pretrained)
     attack = attack_context(settings, tokenizer, *victims.directories.values(), stop_requested=context.stop_requested)
     triggers, no_gradient = trigger_settings(settings, seed), gradient_free_types(settings)
-    controls = control_settings(settings)
+    ceilings = settings.CEILING_EXAMPLES if settings.ATTACK_CONTROLS else 0
     optimise_on, evaluate_on = (load_examples(paths.prepared, f"attack_{use}") for use in ("optimize", "evaluate"))
 
     # The unit of work is one trigger type on one model; a job array deals them out.
@@ -44,8 +44,7 @@ def work(context: StageContext) -> None:
             searched |= search_triggers(
                 attack, victims.load(model), types, optimise_on, triggers,
                 cache_dir=cache / model, gradient_free_types=no_gradient,
-                ceiling_examples=controls.ceiling_examples if controls else 0,
-                ceiling_moves=settings.CEILING_MOVES,
+                ceiling_examples=ceilings, ceiling_moves=settings.CEILING_MOVES,
             )  # fmt: skip
     records = dict(searched)
     for model in models:  # controls, and transfer: every trigger on every model

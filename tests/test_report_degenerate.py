@@ -78,8 +78,10 @@ def test_every_piece_of_the_report_can_be_made_and_verified(done, tmp_path, case
         line = next(line for line in card.splitlines() if "HotFlip on" in line)
         assert (NOT_AVAILABLE in line) == (not attacked[arm])
     if not any(attacked.values()):
+        # Equal quality has examples of its own, which this run could attack.
+        apart = r"\s+".join(map(re.escape, final.verdict.matched.split())) if final.verdict.matched else "(?!)"
         for name, text in texts.items():
-            found = SUCCESS.search(text)
+            found = SUCCESS.search(re.sub(apart, "", text))
             assert not found, f"{name}: {found[0]}"
 
 

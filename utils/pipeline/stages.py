@@ -207,6 +207,8 @@ STAGES: tuple[Stage, ...] = (
             "TRIGGER_GRADIENT_EXAMPLES",
             "TRIGGER_GRADIENT_FREE_TYPES",
             "TRIGGER_RANDOM_CONTROLS",
+            "CEILING_EXAMPLES",
+            "CEILING_MOVES",
         ),
         outputs=_results("uat_results.json", "learned_triggers.csv", "uat_records.jsonl"),
         progress=_cache("uat"),
