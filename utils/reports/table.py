@@ -101,7 +101,7 @@ def _inert(cell: str) -> str:
 
 def _is_words(column: list[str]) -> bool:
     told = [cell for cell in column if cell not in ("", "-", NOT_AVAILABLE)]
-    return not all(cell.lstrip("+-")[:1].isdigit() for cell in told)
+    return not all(cell.lstrip("+-<[ ")[:1].isdigit() for cell in told)
 
 
 def _narrowest(widths: list[int]) -> int:
