@@ -113,6 +113,7 @@ def test_a_random_control_climbs_the_loss_of_the_attack() -> None:
     assert chosen[0] != chosen[1]
 
 
+@pytest.mark.slow
 def test_the_search_by_the_metric_finds_the_lowest_rouge_of_all_single_flips(tmp_path: Path) -> None:
     example = world.examples(1, words=4)[0]
     everything = {"metric_positions": 10**6, "metric_replacements": 3000, "metric_rounds": 10**6}

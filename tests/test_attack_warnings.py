@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from utils.analysis.attack_warnings import (
     doubling_matters,
@@ -209,6 +210,7 @@ def test_no_doubt_rests_on_fewer_than_twenty_examples() -> None:
     assert len(_doubts(**everything, common=20)) == 3 and _doubts(**everything, common=19) == set()
 
 
+@pytest.mark.slow
 def test_rivals_that_are_equally_strong_raise_no_doubt() -> None:
     """As docs/statistics.md says: four rivals of the very same strength, and noise from example to example.
 

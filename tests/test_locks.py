@@ -162,6 +162,7 @@ def test_any_other_trouble_is_an_error(tmp_path, monkeypatch):
         pytest.fail("no lock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_the_commands_start_on_a_file_system_without_locks(tmp_path, number):
     """What Lustre mounted without `-o flock` answers, in every process of the command."""

@@ -29,6 +29,7 @@ def test_the_bootstrap_interval_covers_as_it_says():
     assert 930 <= inside <= 970
 
 
+@pytest.mark.slow
 def test_the_paired_interval_covers():
     rng = np.random.default_rng(1)
     inside = 0
@@ -62,6 +63,7 @@ def test_they_agree_with_scipy_and_closed_forms():
     assert wilson_interval(0, 0) == (0.0, 0.0, 1.0) and wilson_interval(5, 5)[2] == 1.0
 
 
+@pytest.mark.slow
 def test_mcnemar_holds_its_level():
     rng = np.random.default_rng(7)
     rejected = 0
@@ -77,6 +79,7 @@ def test_mcnemar_counts_the_discordant_pairs():
     assert mcnemar([0, 1], [0, 1]).p_value == 1.0
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_difference_of_paired_rates_covers():
     rng = np.random.default_rng(4)
     for joint in ([0.5, 0.2, 0.1, 0.2], [0.05, 0.02, 0.01, 0.92]):  # both, only a, only b, neither
@@ -181,6 +184,7 @@ def test_it_covers_for_successes_too_also_where_they_are_rare():
     assert min(found) >= 0.91 and 0.94 <= np.mean(found) <= 0.98
 
 
+@pytest.mark.slow
 def test_the_detectable_difference_of_rates_is_found_in_four_of_five_experiments():
     rng = np.random.default_rng(6)
     for n, discordant in ((60, 6), (200, 60), (1500, 300)):
