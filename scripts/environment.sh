@@ -12,6 +12,9 @@ unset CDPATH PYTHONINSPECT # cd prints where it went and may go elsewhere; Pytho
 unset -f cd pwd date sed sort grep env readlink dirname mkdir rm sbatch squeue scontrol python3 python 2>/dev/null || true
 _here="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 
+# shellcheck source=scripts/make_venv.sh
+source "$_here/scripts/make_venv.sh"
+
 say() { printf '%s %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$*" >&2; }
 
 # An interpreter that somebody chose: nothing if nobody did, and .venv is not there.
@@ -54,7 +57,7 @@ packages_python() {
     local requirements="${1:-$_here/requirements.txt}" python lacks
     python="$(chosen_python)"
     if [[ -z "$python" || "$python" == "$_here/.venv/bin/python" ]]; then
-        _make_venv "$requirements" || return
+        make_venv "$requirements" || return
         python="$_here/.venv/bin/python"
     elif ! command -v -- "$python" >/dev/null; then
         say "the chosen Python, $python, does not exist: was its environment deleted or moved?"
@@ -67,37 +70,6 @@ packages_python() {
     fi
     printf '%s\n' "$python"
 }
-
-# A venv that a killed install left behind says so itself (.venv/unfinished) and is made anew.
-_make_venv() (
-    venv="$_here/.venv" started=$SECONDS
-    if [[ ! -w "$_here" ]]; then
-        say "cannot make an environment in $_here: no permission to write. Clone your own copy, or activate one."
-        return 2
-    fi
-    exec 9<"$1" && { command -v flock >/dev/null && flock 9; } # two runs started together make one environment
-    if [[ -x "$venv/bin/python" && ! -e "$venv/unfinished" ]]; then
-        "$venv/bin/python" "$_here/scripts/mono_s2s.py" packages "$1" >/dev/null && return
-    else
-        base="$(VIRTUAL_ENV='' MONO_S2S_PYTHON='' CONDA_PREFIX='' plain_python 12)" || return 2
-        [[ ! -e "$venv" ]] || say "$venv is unfinished: starting again"
-        rm -rf -- "$venv"
-        mkdir -- "$venv" && : >"$venv/unfinished"
-        say "making the environment $venv with $("$base" --version)"
-        if ! "$base" -m venv "$venv" >&2; then
-            say "python3 -m venv failed. On Debian and Ubuntu: apt-get install python3-venv"
-            return 1
-        fi
-    fi
-    say "installing the packages of ${1##*/} (minutes, 2 GB of disk, or 6 with CUDA; once)"
-    : >"$venv/unfinished"
-    if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$1" -c "$_here/requirements.lock" >&2; then
-        say "pip failed, see above. The same command tries again."
-        return 1
-    fi
-    rm -f -- "$venv/unfinished"
-    say "environment ready after $((SECONDS - started)) s"
-)
 
 if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
     set -euo pipefail

@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -70,3 +72,9 @@ def done(tmp_path_factory, worker_id) -> Run:
         assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-6000:]
         record.write_bytes(pickle.dumps(run))
         return run
+
+
+@pytest.fixture
+def copied(done: Run, tmp_path: Path) -> Path:
+    """A copy of that experiment's results, to be tampered with."""
+    return shutil.copytree(done.final, tmp_path / done.final.name)

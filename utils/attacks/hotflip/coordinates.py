@@ -57,21 +57,27 @@ class Memory:
     def __init__(self) -> None:
         self.gains: dict[Pair, float] = {}  # last exact gain, nats
         self.weights: dict[Pair, float] = {}
+        self._shares: tuple[dict[int, float], dict[int, float]] | None = None  # of what is known now
 
     def learn(self, flips: Sequence[Flip], gains: Sequence[float]) -> None:
         """Write down what the flips gained."""
         finite = {(f.position, f.new): gain for f, gain in zip(flips, gains, strict=True) if math.isfinite(gain)}
         self.gains |= finite
         self.weights |= dict.fromkeys(finite, 1.0)
+        self._shares = None
 
     def decay(self) -> None:
         """A step was taken: what was seen before it counts less."""
         self.weights = {pair: DECAY * weight for pair, weight in self.weights.items()}
+        self._shares = None
 
     def shares(self) -> tuple[dict[int, float], dict[int, float]]:
         """Share in nats of each position and of each token tried: a ridge fit of gain = mean + position + token."""
-        if not self.gains:
-            return {}, {}
+        if self._shares is None:  # asked for several times a round
+            self._shares = self._fitted() if self.gains else ({}, {})
+        return self._shares
+
+    def _fitted(self) -> tuple[dict[int, float], dict[int, float]]:
         pairs, gains = np.array(list(self.gains), dtype=np.int64), np.array(list(self.gains.values()))
         weights = np.array([self.weights[pair] for pair in self.gains])
         places, at = np.unique(pairs[:, 0], return_inverse=True)  # at, of: which position and token each pair has

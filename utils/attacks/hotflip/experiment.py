@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from utils.analysis.measures import GRADIENT_COST, SUMMARY_COST
@@ -243,16 +244,18 @@ def _other_inputs(
         drawn = [item for item in items if item.id in generated]
         of_block = _controls_on(context, victim, objective, items, own, settings, controls)
         # Those that generate summaries take as long as a search: finished blocks are kept.
-        for name, make in (("random_metric", _random_by_metric), ("typo", _typos)):
+        draws = [generated[item.id] for item in drawn]
+        clean = [given(own[item.id].clean_rougeL) for item in drawn]
+        for name, make in (
+            ("random_metric", partial(_random_by_metric, draws=draws)), ("typo", partial(_typos, clean=clean)),
+        ):  # fmt: skip
             content = [(item.id, item.ids, item.summary, own[item.id].clean_rougeL, generated[item.id])
                        for item in drawn]  # fmt: skip
             key = context.fingerprint(victim.fingerprint, name, settings.metric, AT_ONCE, settings.seed, content)
             path = cache_dir / f"{name}_{b:04d}.json"
             found = load_cached(path, key)
             if found is None:
-                draws = [generated[item.id] for item in drawn]
-                clean = [given(own[item.id].clean_rougeL) for item in drawn]
-                found = _by_id(drawn, make(context, victim, drawn, settings, draws, clean))
+                found = _by_id(drawn, make(context, victim, drawn, settings))
                 save_cached(path, key, found)
                 context.check_stop()
             of_block[name] = found
@@ -272,11 +275,10 @@ def _random_by_metric(
     victim: Victim,
     items: Sequence[EncodedText],
     settings: HotFlipSettings,
+    *,
     draws: Sequence[int],
-    clean: Sequence[float],
 ) -> list[TokenIds]:
     """The floor under attacks by metric: as many draws as the search was worth summaries, chosen as it chooses."""
-    del clean
     rngs = [generator(settings.seed, "random by metric", item.id) for item in items]
     return strongest_random_by_metric(context, victim, items, num_flips=settings.num_flips, draws=draws, rngs=rngs)
 
@@ -286,11 +288,10 @@ def _typos(
     victim: Victim,
     items: Sequence[EncodedText],
     settings: HotFlipSettings,
-    draws: Sequence[int],
+    *,
     clean: Sequence[float],
 ) -> list[TokenIds]:
     """What the search by the metric makes of the texts with typing errors."""
-    del draws
     starts = [TypedState.of(context, item) for item in items]
     proposer = TypoProposer(settings.metric)
     found = metric_search(context, victim, items, starts, clean, proposer, settings.metric, seed=settings.seed)
