@@ -24,6 +24,7 @@ from utils.core.settings import Settings
 from utils.pipeline.stages import STAGES, Stage
 
 FORMAT = 2
+SETTINGS_CHANGED, INPUT = "settings changed", "its input"  # how these two problems begin: submission asks for them
 _BY_CONTENT = "(a local path: its content counts)"
 
 
@@ -199,7 +200,7 @@ class Completion:
         except ValueError as error:
             return str(error)
         if changed := list(_differences(flag.settings, _settings_of(stage, self._settings))):
-            return "settings changed: " + ", ".join(changed)
+            return f"{SETTINGS_CHANGED}: " + ", ".join(changed)
         if problem := self._input_problem(stage, flag):
             return problem
         for number in stage.needs:
@@ -220,11 +221,11 @@ class Completion:
         external = stage.external(self._settings)
         for name in sorted({*external, *flag.inputs}):
             if name not in external or not external[name].exists():
-                return f"its input {name} is gone" + (f" ({external[name]})" if name in external else "")
+                return f"{INPUT} {name} is gone" + (f" ({external[name]})" if name in external else "")
             if name not in flag.inputs:
-                return f"its input {name} is new ({external[name]})"
+                return f"{INPUT} {name} is new ({external[name]})"
             if not self._same(stage, external[name], flag.inputs[name]):
-                return f"its input {name} was changed ({external[name]})"
+                return f"{INPUT} {name} was changed ({external[name]})"
         return None
 
     def _same(self, stage: Stage, path: Path, artifact: Artifact) -> bool:

@@ -13,7 +13,7 @@ from utils.core.locks import is_locked
 from utils.core.paths import Paths
 from utils.core.results import read_result
 from utils.core.settings import Settings
-from utils.pipeline.flags import problem_of
+from utils.pipeline.flags import INPUT, SETTINGS_CHANGED, problem_of
 from utils.pipeline.plan import Step
 from utils.pipeline.runner import StageContext
 from utils.pipeline.stages import STAGES, Stage
@@ -63,7 +63,7 @@ def refuse_to_change_data(
     names = " and ".join(step.stage.key for step in shared)
     keys = {step.stage.key for step in shared}
     in_work = any(is_at_work(step.stage, 0, paths) for step in shared)  # it reads the files as they are now
-    files = [] if in_work else [str(step.reason) for step in shared if str(step.reason).startswith("its input")]
+    files = [] if in_work else [str(step.reason) for step in shared if str(step.reason).startswith(INPUT)]
     others = [record for record in records(paths) if record.seed != seed]
     live = live_jobs(others)
     for record in others:
@@ -82,7 +82,7 @@ def refuse_to_change_data(
     for other in (number for number in known_seeds(paths) if number != seed):
         sentences = list(at_work_here(other, paths))
         by_run = is_locked(paths.runs / f"seed_{other}.lock") and other in newest  # else nobody knows its settings
-        reasons = [str(step.reason) for step in shared if str(step.reason).startswith("settings changed")]
+        reasons = [str(step.reason) for step in shared if str(step.reason).startswith(SETTINGS_CHANGED)]
         changes = _changes(newest[other], shared, settings) if by_run else reasons
         if sentences and (why := _why(changes, files, force)):
             raise UsageError(f"{names} would be made anew with {why}, but {sentences[0]}")
