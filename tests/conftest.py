@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,14 @@ from filelock import FileLock
 
 from tests.pipeline_world import Run
 from tests.slurm_cluster import Cluster, lacking
+
+ALL_SLOW = re.compile(r"^pytestmark = \[?pytest\.mark\.(slow|slurm)\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """--quick reads no file whose tests are all slow: each process would compile and import them to leave them out."""
+    quick = config.option.markexpr == "not slurm and not slow" and collection_path.is_file()
+    return True if quick and ALL_SLOW.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks

@@ -12,7 +12,7 @@ from any directory.
   --quick    only what takes seconds: no SLURM, no whole experiment; under two minutes
   -k WORD    only tests with WORD in their name; other options of pytest, and files, work as well
   --help     this text
-All tests, and --quick, run in TEST_WORKERS processes (3, as those on SLURM mostly wait), anything else in one.
+All tests run in TEST_WORKERS processes (3, as those on SLURM mostly wait; --quick: 2), anything else in one.
 The tests on a real SLURM start their own (slurmctld, slurmd and munge; Debian: apt-get install slurmctld slurmd
 slurm-client munge) and are skipped, with the reason, where it is not installed. TEST_SLURM=required makes that an error.
 END
@@ -22,7 +22,7 @@ words=() workers=(-n "${TEST_WORKERS:-3}" --dist loadfile) started=$SECONDS
 for word in "$@"; do
     case "$word" in
         --help | -h) usage && exit 0 ;;
-        --quick) words+=(-m "not slurm and not slow") ;;
+        --quick) words+=(-m "not slurm and not slow") workers=(-n "${TEST_WORKERS:-2}" --dist loadfile) ;;
         *) words+=("$word") workers=() ;; # a file or a word: what starts at once, and a debugger can stop
     esac
 done
@@ -44,7 +44,7 @@ say "ruff"
 say "mypy (beside the tests), pytest"
 mypy_says="$(mktemp)"
 trap 'rm -f -- "$mypy_says"' EXIT
-"$tools/mypy" --cache-dir="${MYPY_CACHE_DIR:-/dev/null}" >"$mypy_says" 2>&1 & # half a minute of one core
+"$tools/mypy" >"$mypy_says" 2>&1 & # half a minute of one core the first time; .mypy_cache (MYPY_CACHE_DIR) remembers
 mypy_job=$!
 "$python" -m pytest -p no:cacheprovider -q --durations=15 ${workers[@]+"${workers[@]}"} ${words[@]+"${words[@]}"} || failed=$?
 if ! wait "$mypy_job"; then

@@ -88,6 +88,7 @@ def test_shares_and_their_difference_by_hand() -> None:
     assert test.n == 2 and test.difference == pytest.approx((0.25 - 0.5 + 0.5 - 0.75) / 2)
 
 
+@pytest.mark.slow
 def test_the_last_slot_of_a_trigger_is_tried_with_every_legal_token(tmp_path: Path) -> None:
     """By transformers alone, on the typed texts: every token that the tokenizer reads back in the last slot."""
     examples, model = world.planted_examples(16), world.planted_model()

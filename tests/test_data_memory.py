@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pytest
 from pyarrow import parquet
 
 from tests.pipeline_world import ROOT
@@ -23,6 +24,7 @@ print(count, peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_large_parquet_file_never_stands_in_memory(tmp_path):
     path = tmp_path / "papers.parquet"
     schema = pa.schema([("article", pa.string()), ("abstract", pa.string())])
@@ -37,6 +39,7 @@ def test_a_large_parquet_file_never_stands_in_memory(tmp_path):
     assert float(grown) < 100, f"{grown} MB more than at the first row"
 
 
+@pytest.mark.slow
 def test_preparing_data_does_not_load_torch():
     code = "import utils.data.preparation, utils.modeling.tokenizer, utils.scoring.rouge, utils.pipeline.runner, sys"
     loaded = f"{code}; print('torch' in sys.modules)"

@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
+
 from tests.data_world import rows
 from tests.test_data_hub import CSV, DATA, SOURCE, as_parquet, hub  # noqa: F401 - the fixture
 from tests.tiny import write_data
@@ -31,7 +33,8 @@ def test_rows_come_by_ranges_from_the_first_place_that_works(hub, tmp_path):  # 
     assert look(replace(SOURCE, repository="maker/csv", mirrors=())).rows == "train 20, validation 6"
 
 
-def test_what_does_not_work_is_named_with_what_to_do(hub, tmp_path):  # noqa: F811
+def test_what_does_not_work_is_named_with_what_to_do(hub, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("utils.data.preflight.DELAY", 0.01)
     gone = look(replace(SOURCE, repository="nobody/nothing", mirrors=()))
     assert "nobody/nothing" in gone.reasons[0] and "DATASETS_FILE" in gone.advice and not gone.works
     renamed = [{"talk": row["dialogue"], "summary": row["summary"]} for row in rows("dialogsum", "train", 4)]
@@ -68,6 +71,7 @@ def test_the_command_on_local_files(tmp_path):
     assert subprocess.run([*command, "--fast"], capture_output=True).returncode == 2
 
 
+@pytest.mark.slow
 def test_the_command_does_not_go_on_asking_a_hub_that_is_down():
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MONO_S2S_", "HF_"))}
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"}

@@ -217,6 +217,7 @@ def test_over_seeds_the_words_turn_with_the_signs(tmp_path: Path, predictions: l
     assert "100.0 % on monotonic against 8.3 % on baseline, +91.7 [" in easier
 
 
+@pytest.mark.slow
 def test_tables_text_and_page_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:
     over = two_seeds(tmp_path, predictions)
     answer = verdict_over_seeds(over)

@@ -128,7 +128,7 @@ def test_a_lock_file_that_was_deleted_while_held_does_not_let_two_in(tmp_path):
         path.unlink()
         with file_lock(path, unprotected=RISK, wait=False):  # a third process, with the new file
             first.kill()
-            time.sleep(1.5)
+            time.sleep(0.4)
             assert waiting.poll() is None
         assert waiting.communicate(timeout=20)[0] == "True\n"  # it holds the file that others see
     finally:

@@ -104,6 +104,7 @@ def test_a_family_keeps_its_tests_and_gains_their_corrected_p_values():
     assert family["a"].difference == tests["a"].difference and tests["a"].p_value_holm is None
 
 
+@pytest.mark.slow
 def test_the_smallest_detectable_difference_is_found_in_four_of_five_experiments():
     n, sd = 50, 0.1
     smallest = minimum_detectable_difference(n, sd)
