@@ -9,7 +9,7 @@ usage() {
     cat <<'END'
 tests/run.sh [--quick] [PYTEST OPTIONS]: shellcheck, ruff, mypy and every test; about ten minutes on two cores. Works
 from any directory.
-  --quick    only what takes seconds: no SLURM, no whole experiment; under two minutes
+  --quick    only what takes seconds: no SLURM, no whole experiment; about a minute on two cores
   -k WORD    only tests with WORD in their name; other options of pytest, and files, work as well
   --help     this text
 All tests run in TEST_WORKERS processes (3, as those on SLURM mostly wait; --quick: 2), anything else in one.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.seed_simulation import Design, designs, simulate
 from utils.analysis.bootstrap import bootstrap_ci
 from utils.analysis.statistics import (
     cohens_dz,
@@ -17,7 +18,6 @@ from utils.analysis.statistics import (
     permutation_test,
     wilson_interval,
 )
-from utils.benchmarks.seed_simulation import Design, designs, simulate
 
 
 def test_the_bootstrap_interval_covers_as_it_says():

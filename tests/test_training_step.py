@@ -14,10 +14,10 @@ import utils.training.forward
 import utils.training.train
 import utils.training.trainer
 from configs.arms import ARMS
+from tests.operations import operations
 from tests.tiny import untie, write_model
 from tests.training_world import SETTINGS, STEPS, rows, run
 from utils.analysis.final import StepPath
-from utils.benchmarks.operations import operations
 from utils.core.errors import Interrupted, StageError
 from utils.core.hashes import weights_sha256
 from utils.modeling.models import load_model

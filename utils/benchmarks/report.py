@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 from utils.benchmarks.measure import Comparison, Way
-from utils.core.provenance import code_revision
+from utils.core.provenance import code_revision, processor_name
 
 
 def circumstances(device: str, size: str) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def circumstances(device: str, size: str) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
         "commit": f"{str(code['commit'])[:12]}{'-dirty' if code['dirty'] else ''}",
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
         "size": size,
@@ -72,10 +71,3 @@ def _row(comparison: Comparison, way: Way) -> dict[str, Any]:
         "share_of_matmul_peak": comparison.share_of_peak(way),
         "gpu_memory_mb": way.gpu_memory_mb or None,
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.machine())}, {os.cpu_count()} cores"

@@ -45,11 +45,6 @@ SIZES = {
 }
 
 
-def on_gpu(size: Size) -> Size:
-    """`size` with amounts of work that a GPU does in a few seconds."""
-    return dataclasses.replace(size, training_steps=120, summaries=512, attacked=32)
-
-
 def word(number: int) -> str:
     """A made-up word; different numbers below 10^6 give different words of one length."""
     return SYLLABLES[number // 10000 % 100] + SYLLABLES[number // 100 % 100] + SYLLABLES[number % 100]

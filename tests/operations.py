@@ -1,4 +1,4 @@
-"""Operations that a training step of T5-small's layers dispatches, by name: `python -m utils.benchmarks.operations`.
+"""Operations that a training step of T5-small's layers dispatches, by name: `python -m tests.operations`.
 
 Counted on the device that is there, under bfloat16 autocast with dropout, from loss to AdamW. A count is exact and does
 not depend on widths, so the table takes narrow ones; on a GPU attention and norms are one operation each, so there are

@@ -1,6 +1,6 @@
 """Does the interval over seeds cover, does its test hold its level, does it find what is there? Simulated worlds.
 
-    python -m utils.benchmarks.seed_simulation [--replications 2000]
+    python -m tests.seed_simulation [--replications 2000]
 
 prints the table of docs/statistics.md. The truth is known in every world: the mean of the differences is 0 for coverage
 and level (the interval is shifted with the mean, so coverage does not depend on it), -0.36 for power.
