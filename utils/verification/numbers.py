@@ -30,6 +30,7 @@ from utils.scoring.rouge import rouge_scores
 from utils.verification.check import Check, close, first_difference, text_of, tried, unequal
 from utils.verification.provenance import SeedDirectory
 from utils.verification.records import Evidence, against_prepared, completeness
+from utils.verification.searches import of_quality
 
 PAIRS_AT_ONCE = 100_000  # summaries that are scored again together; their worker processes are started anew each time
 PREDICTIONS, HOTFLIP, TRIGGERS = "predictions.jsonl", "hotflip_records.jsonl", "uat_records.jsonl"
@@ -59,6 +60,7 @@ def checks_of_numbers(run: SeedDirectory) -> Iterator[Check]:
         yield Check(f"{FILES[name]} from {file}", tried(recompute(run, rows)))
         if name == "hotflip":
             yield Check(f"{FILES['attribution']} from {file}", tried(_attribution(run, rows)))
+    yield Check(f"rows of {QUALITY}", tried(lambda: _quality(run, evidence)))
     yield Check(f"{FILES['matched']} from {QUALITY}", tried(lambda: _matched(run)))
     yield Check(
         "examples: each once, on every model, as many as were drawn", tried(lambda: completeness(run, evidence))
@@ -138,9 +140,24 @@ def _attribution(run: SeedDirectory, rows: list[Row]) -> Callable[[], Iterator[s
     return compared
 
 
+def _quality_rows(run: SeedDirectory) -> list[QualityRow]:
+    return [from_json(QualityRow, row, QUALITY) for row in read_jsonl(run.path / QUALITY)]
+
+
+def _quality(run: SeedDirectory, evidence: Evidence) -> Iterator[str]:
+    exported = {}
+    for section in (name for name in run.parts if name.endswith("_training")):
+        history = run.parts[section]["results"]
+        steps = [row["steps"] for row in history["epochs"][: history["best_epoch"]]]
+        exported[section.removesuffix("_training")] = sum(steps)
+    drawn = {name for ids in evidence.ids[HOTFLIP].values() for name in ids}
+    rouge = {name: row.rougeL for name, row in evidence.predictions.items()}
+    yield from of_quality(_quality_rows(run), drawn, exported, rouge, evidence.settings["ATTACK_MIN_CLEAN_ROUGE"])
+
+
 def _matched(run: SeedDirectory) -> Iterator[str]:
     written = run.parts["matched"]["results"]
-    rows = [from_json(QualityRow, row, QUALITY) for row in read_jsonl(run.path / QUALITY)]
+    rows = _quality_rows(run)
     how = _resampling(run.parts["matched"])
     made = matched(rows, candidates=written["candidates"], missing=written["missing"], **how)
     yield from unequal(to_json(made), written)

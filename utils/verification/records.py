@@ -29,12 +29,12 @@ from utils.analysis.sections import SectionKey
 from utils.core.names import BASELINE
 from utils.verification.check import close
 from utils.verification.provenance import SeedDirectory
+from utils.verification.searches import beyond, near, of_flips, of_trigger
 
 # The spelling in the records (utils/attacks/encoding.py, which needs torch).
 LOW_CLEAN_ROUGE = "clean_rouge_below_minimum"
 NOT_ATTACKED_BY_SOURCE = "not_attacked_by_source"
 ROUNDED = 1.6e-6  # losses are written with six decimals: a difference of two may be off by one and a half of the last
-BATCH_ROUNDING = 0.02  # nats: batches of other shapes round otherwise, with bfloat16 in the third digit
 SPACE = "▁"  # SentencePiece's sign for a space
 # Parts that attack every example that was drawn; others may attack a sample of them.
 COMPLETE = ("attack", "random", "greedy", "one_shot", "all_replaced", "transfer", "free", "halfway")
@@ -49,7 +49,8 @@ class Evidence:
 
     `predictions`: what stage 4 made of the attacked set, by model and id; `references`: by id within that set;
     `clean`: by file, model and id, the fields of the unattacked side, which every section of a file must repeat;
-    `lengths`: tokens of the unattacked input, by id; `ids`: of every section, in the order of its file.
+    `lengths`: tokens of the unattacked input, by id; `searched`: the attacks that others go on from, by part, model and
+    id; `ids`: of every section, in the order of its file.
     """
 
     settings: Mapping[str, Any]
@@ -58,6 +59,7 @@ class Evidence:
     references: dict[str, str] = field(default_factory=dict)
     clean: dict[tuple[str, Name], dict[str, Any]] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    searched: dict[tuple[str, Name], HotFlipRecord] = field(default_factory=dict)
     ids: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     @classmethod
@@ -84,10 +86,14 @@ class Evidence:
         if isinstance(row, TriggerSearch):
             for found in (row, row.random_control, row.by_loss, *row.restarts):
                 yield from self._trigger_text(found.trigger_ids, found.trigger_text)
+            yield from of_trigger(row, self.settings["TRIGGER_LENGTH"])
             return
         if isinstance(row, CeilingRecord) and key.trigger_type:
             return  # on held-out validation texts, which nothing else is measured on
         self.ids.setdefault(file, {}).setdefault(row.section, []).append(row.id)
+        if isinstance(row, CeilingRecord | LongBudgetRecord):
+            own, metric = (self.searched.get((part, (row.model, row.id))) for part in ("attack", "metric"))
+            yield from beyond(row, own, metric, self.settings)
         if isinstance(row, CeilingRecord):
             return
         yield from self._clean_side(file, row)
@@ -100,6 +106,12 @@ class Evidence:
             if row.budget_drop is not None:
                 yield from _drops("budget_drop", row.clean_rougeL, row.budget_rougeL, row.budget_drop)
             yield from self._flips(row)
+            yield from of_flips(row, self.settings, self.pieces)
+            if key.part in ("attack", "metric") and row.skipped is None:
+                self.searched[key.part, (row.model, row.id)] = row
+            source = self.searched.get(("attack", (key.source or "", row.id)))
+            if source is not None and row.typable not in (None, source.typable):
+                yield f"typable is {row.typable}, of {key.source}'s attack it is {source.typable}"
         else:
             yield from self._same_summary(row)
 
@@ -141,8 +153,8 @@ class Evidence:
                 continue
             if isinstance(value, list):
                 value = tuple(value)
-            earlier = known.setdefault(name, value)
-            same = abs(earlier - value) <= BATCH_ROUNDING if name == "clean_loss" else earlier == value
+            earlier: Any = known.setdefault(name, value)
+            same = near(earlier, row.clean_loss or 0.0) if name == "clean_loss" else earlier == value
             if not same:
                 yield f"{name} is not that of other sections on {row.model}"
         if isinstance(row, AttackRecord) and row.reference is not None:
@@ -168,6 +180,9 @@ class Evidence:
             drop = relative_drop(row.clean_rougeL, row.attacked_rougeL)
             if not close(drop, row.relative_drop):
                 yield f"relative_drop {row.relative_drop} in the file, {drop} from its scores"
+        typed = row.typable or self.settings["ATTACK_TOKEN_SET"] == "raw"
+        if None not in (row.legal, row.typable) and row.legal != typed:
+            yield f"legal is {row.legal}, typable {row.typable}"
         reached = reaches_threshold(row.relative_drop, self.settings["ATTACK_SUCCESS_THRESHOLD"])
         success = row.skipped is None and row.legal is not False and reached
         if row.success is not None and row.success != success:
