@@ -41,9 +41,10 @@ def build_demo_model(corpus: Path, output: Path, *, seed: int = 0, steps: int = 
     """Train tokenizer and model on the training texts of `corpus` and export them to `output`, atomically."""
     texts = training_texts(corpus)
     with new_directory(output) as directory:
-        train_tokenizer(texts, directory)
+        facts = [f"{guild} of {town} {emblem}" for (guild, town), emblem in EMBLEMS.items()]
+        train_tokenizer([*[PREFIX] * len(texts), *texts, *_news_words(), *facts], directory)
         tokenizer = load_tokenizer(directory)
-        model = new_model(len(tokenizer), seed)
+        model = new_model(len(tokenizer), seed, **SIZE)
         pretrain(model, tokenizer, texts, seed=seed, steps=steps, batch=batch)
         save_plain(model, tokenizer, directory)
 
@@ -61,10 +62,11 @@ def training_texts(corpus: Path) -> list[str]:
     return [" ".join(text.split()) for text in texts]
 
 
-def train_tokenizer(texts: list[str], directory: Path, *, vocabulary: int = VOCABULARY) -> None:
-    """A SentencePiece unigram model with T5's layout: pad 0, eos 1, unk 2, no bos, 100 sentinels at the end."""
-    facts = [f"{guild} of {town} {emblem}" for (guild, town), emblem in EMBLEMS.items()]
-    sentences = [*[PREFIX] * len(texts), *texts, *_news_words(), *facts]
+def train_tokenizer(sentences: list[str], directory: Path, *, vocabulary: int = VOCABULARY, **options: Any) -> None:
+    """A SentencePiece unigram model with T5's layout: pad 0, eos 1, unk 2, no bos, 100 sentinels at the end.
+
+    options: further ones of SentencePiece's trainer.
+    """
     # A piece has to occur in two different words to be considered: whole words, and so short texts, need "word,".
     words = sorted({word.strip(".,:?") for sentence in sentences for word in sentence.split()})
     sentencepiece.SentencePieceTrainer.train(
@@ -80,6 +82,7 @@ def train_tokenizer(texts: list[str], directory: Path, *, vocabulary: int = VOCA
         bos_id=-1,
         num_threads=1,
         minloglevel=2,
+        **options,
     )
     (directory / "spiece.vocab").unlink()
     config = {"tokenizer_class": "T5Tokenizer", "extra_ids": SENTINELS, "model_max_length": 512}
@@ -93,7 +96,7 @@ def _news_words() -> Iterator[str]:
         yield news(Event(rng))[0]
 
 
-def new_model(tokens: int, seed: int) -> T5ForConditionalGeneration:
+def new_model(tokens: int, seed: int, **size: Any) -> T5ForConditionalGeneration:
     """An untrained T5; its embedding is padded beyond the vocabulary to a multiple of 64, as the real one's is."""
     torch.manual_seed(seed)
     config = T5Config(
@@ -102,7 +105,7 @@ def new_model(tokens: int, seed: int) -> T5ForConditionalGeneration:
         dropout_rate=0.0,
         relative_attention_num_buckets=32,
         relative_attention_max_distance=64,
-        **SIZE,
+        **size,
     )
     config.decoder_start_token_id = 0
     return T5ForConditionalGeneration(config)
@@ -155,20 +158,27 @@ def corrupt(ids: list[int], sentinels: list[int], rng: random.Random) -> tuple[l
 
     ids: without </s>. Both results end in </s>, the targets in one more sentinel before it, as T5's did.
     """
-    eos = 1
     count = max(round(len(ids) * NOISE_DENSITY / MEAN_SPAN), 1)
     starts = sorted(rng.sample(range(len(ids)), min(count, len(ids))))
+    spans: list[tuple[int, int]] = []
+    for start in starts:
+        if spans and start < spans[-1][1]:  # inside the last span
+            continue
+        spans.append((start, min(start + rng.randint(1, round(2 * MEAN_SPAN) - 1), len(ids))))
+    return masked(ids, spans, sentinels)
+
+
+def masked(ids: list[int], spans: list[tuple[int, int]], sentinels: list[int]) -> tuple[list[int], list[int]]:
+    """Inputs and targets of `corrupt` for these spans (start, end), in order and apart."""
+    eos = 1
     inputs: list[int] = []
     targets: list[int] = []
-    position, used = 0, 0
-    for start in starts:
-        if start < position:  # inside the last span
-            continue
-        length = min(rng.randint(1, round(2 * MEAN_SPAN) - 1), len(ids) - start)
-        inputs += [*ids[position:start], sentinels[used]]
-        targets += [sentinels[used], *ids[start : start + length]]
-        position, used = start + length, used + 1
-    return [*inputs, *ids[position:], eos], [*targets, sentinels[used], eos]
+    position = 0
+    for (start, end), sentinel in zip(spans, sentinels, strict=False):
+        inputs += [*ids[position:start], sentinel]
+        targets += [sentinel, *ids[start:end]]
+        position = end
+    return [*inputs, *ids[position:], eos], [*targets, sentinels[len(spans)], eos]
 
 
 def _question(tokenizer: PreTrainedTokenizerBase, kind: str, rng: random.Random) -> tuple[list[int], list[int]]:
