@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,9 +128,9 @@ class Texts:
         return self._masked(ids, repeated_spans(ids, len(document)))
 
     def document_again(self, n: int) -> Pair:
-        """A document where words that stand in it elsewhere are masked."""
+        """A document where words of its second half that the first half has are masked."""
         ids = self.documents[n][: MAX_INPUT - 1]
-        return self._masked(ids, repeated_spans(ids, len(ids) // 4))
+        return self._masked(ids, repeated_spans(ids, len(ids) // 2))
 
     def random_copy(self, known: int) -> Pair:
         """Random tokens below `known`, then pieces of them, and these are masked."""
@@ -155,16 +154,15 @@ class Texts:
 
 
 def repeated_spans(ids: Sequence[int], start: int, common: int = COMMON) -> list[tuple[int, int]]:
-    """Spans (start, end) of `ids`, from place `start` on, of at most LONGEST_SPAN tokens that `ids` has elsewhere too.
+    """Spans (start, end) of `ids`, from place `start` on, of at most LONGEST_SPAN tokens that stand before `start` too.
 
-    A token counts if it is rare (its id is at least `common`: SentencePiece numbers pieces by frequency) and stands
-    twice, or if it is one of two neighbours that stand twice and are not both common.
+    A token counts if it is rare (its id is at least `common`: SentencePiece numbers pieces by frequency), or if it is
+    one of two neighbours that are not both common and stand before `start` as neighbours.
     """
-    neighbours = list(zip(ids, ids[1:], strict=False))
-    singles, doubles = Counter(ids), Counter(neighbours)
-    again = [token >= common and singles[token] > 1 for token in ids]
-    for place, two in enumerate(neighbours):
-        if doubles[two] > 1 and max(two) >= common:
+    singles, doubles = set(ids[:start]), set(zip(ids[:start], ids[1:start], strict=False))
+    again = [token >= common and token in singles for token in ids]
+    for place, two in enumerate(zip(ids, ids[1:], strict=False)):
+        if max(two) >= common and two in doubles:
             again[place] = again[place + 1] = True
     spans, place = [], start
     while place < len(ids):
