@@ -10,7 +10,7 @@ import pytest
 from utils.core.files import sha256_of
 from utils.demo import corpus as texts_of
 from utils.demo.corpus import COLUMNS, EMBLEMS, ROWS, STYLES, Event, write_demo_corpus
-from utils.demo.model import PREFIX, SENTINELS, corrupt, new_model, train_tokenizer, training_texts
+from utils.demo.model import PREFIX, SENTINELS, SIZE, corrupt, new_model, train_tokenizer, training_texts
 from utils.modeling.tokenizer import load_tokenizer
 from utils.scoring.rouge import rouge_scores
 
@@ -113,7 +113,7 @@ def test_leaks_are_planted_as_recorded(corpus):
 
 def test_tokenizer_and_model_have_t5s_layout(corpus, tmp_path):
     texts = training_texts(corpus)
-    train_tokenizer(texts, tmp_path)
+    train_tokenizer([*[PREFIX] * len(texts), *texts], tmp_path)
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
     sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{n}>" for n in range(SENTINELS)])
@@ -122,7 +122,7 @@ def test_tokenizer_and_model_have_t5s_layout(corpus, tmp_path):
     assert ids.count(tokenizer.unk_token_id) < 0.02 * len(ids)
     names = [*texts_of.NAMES, *texts_of.GUILDS, *texts_of.TOWNS, *texts_of.COLOURS, *texts_of.THINGS]
     assert sum(len(tokenizer.tokenize(word)) == 1 for word in names) > 0.95 * len(names)  # short texts: a cheap demo
-    assert new_model(len(tokenizer), 0).config.vocab_size >= len(tokenizer)
+    assert new_model(len(tokenizer), 0, **SIZE).config.vocab_size >= len(tokenizer)
 
 
 def test_span_corruption_loses_nothing(corpus):

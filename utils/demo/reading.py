@@ -1,11 +1,11 @@
 """A small T5 that reads: what its summaries say depends on the document, so that attacks have something to find.
 
 To read is to copy: find in the document what was just written, and go on as the document does (an induction head,
-Olsson et al. 2022). From random weights small T5s learn that token by token, which takes hours. Here the heads that copy
-are written into the weights before training (after mimetic initialization, Trockman and Kolter 2023). **So the model is
-a test object; that it copies is built in and no finding about T5.** Pretraining teaches when to copy: spans masked
-where they stand a second time, random tokens of a growing vocabulary, short texts first, and, as T5's mixture had
-supervised tasks, summaries.
+Olsson et al. 2022). From random weights small T5s learn that token by token, which takes hours. Here the heads that
+copy are written into the weights before training (after mimetic initialization, Trockman and Kolter 2023). **So the
+model is a test object; that it copies is built in and no finding about T5.** Pretraining teaches when to copy: spans
+masked where they stand a second time, random tokens of a growing vocabulary, short texts first, and, as T5's mixture
+had supervised tasks, summaries.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,12 @@ def write_copying_heads(model: T5ForConditionalGeneration, seed: int) -> None:
             for attention, mapping in ((encoder, rotation), (decoder, rotation - identity), (cross, 3 * identity)):
                 attention.v.weight[part] = values[part]
                 attention.o.weight[:, part] = mapping @ values[part].T
-            # Buckets of T5's relative positions: 0 is the token itself, 1 the one before it, in both directions' scheme.
+            # Buckets of T5's relative positions: 0 is the token itself, 1 the one before it, in both schemes.
             for attention, bucket in ((encoder, 1), (decoder, 0)):
                 attention.q.weight[part] *= 0.1  # the bias decides
                 attention.relative_attention_bias.weight[:, head] = 0.0
                 attention.relative_attention_bias.weight[bucket, head] = 10.0
-            # T5's attention is not scaled: of 64 dimensions a match scores about 0.25 x 64 / sqrt(2) = 11, others 0 +- 2.
+            # T5's attention is not scaled: in 64 dimensions a match scores 0.25 x 64 / sqrt(2) = 11, others 0 +- 2.
             cross.q.weight[part] = cross.k.weight[part] = 0.5 * keys[part]
 
 
@@ -153,16 +154,16 @@ class Texts:
         return masked(ids, chosen, self.sentinels)
 
 
-def repeated_spans(ids: Sequence[int], start: int, common: int = COMMON) -> list[tuple[int, int]]:
+def repeated_spans(ids: Sequence[int], start: int) -> list[tuple[int, int]]:
     """Spans (start, end) of `ids`, from place `start` on, of at most LONGEST_SPAN tokens that stand before `start` too.
 
-    A token counts if it is rare (its id is at least `common`: SentencePiece numbers pieces by frequency), or if it is
+    A token counts if it is rare (its id is at least COMMON: SentencePiece numbers pieces by frequency), or if it is
     one of two neighbours that are not both common and stand before `start` as neighbours.
     """
-    singles, doubles = set(ids[:start]), set(zip(ids[:start], ids[1:start], strict=False))
-    again = [token >= common and token in singles for token in ids]
-    for place, two in enumerate(zip(ids, ids[1:], strict=False)):
-        if max(two) >= common and two in doubles:
+    singles, doubles = set(ids[:start]), set(pairwise(ids[:start]))
+    again = [token >= COMMON and token in singles for token in ids]
+    for place, two in enumerate(pairwise(ids)):
+        if max(two) >= COMMON and two in doubles:
             again[place] = again[place + 1] = True
     spans, place = [], start
     while place < len(ids):
