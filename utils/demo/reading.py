@@ -71,9 +71,9 @@ def write_copying_heads(model: T5ForConditionalGeneration, seed: int) -> None:
     size, width = config.d_model, config.d_kv
     generator = torch.Generator().manual_seed(seed)
     rotation, values, keys = (torch.linalg.qr(torch.randn(size, size, generator=generator))[0] for _ in range(3))
-    encoder = model.encoder.block[0].layer[0].SelfAttention
-    decoder = model.decoder.block[0].layer[0].SelfAttention
-    cross = model.decoder.block[0].layer[1].EncDecAttention
+    encoder: Any = model.get_submodule("encoder.block.0.layer.0.SelfAttention")
+    decoder: Any = model.get_submodule("decoder.block.0.layer.0.SelfAttention")
+    cross: Any = model.get_submodule("decoder.block.0.layer.1.EncDecAttention")
     identity = torch.eye(size)
     with torch.no_grad():
         for head in range(min(size // width, config.num_heads)):
