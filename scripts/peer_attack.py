@@ -36,6 +36,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42, help="of the trained models (default: 42)")
     parser.add_argument("-n", type=int, default=40, help="texts of the attack set (default: 40)")
     parser.add_argument("--ours", action="store_true", help="run this project's search by the metric instead")
+    parser.add_argument("--rate", action="store_true", help="how fast that search generates summaries, beside stage 4")
     return parser.parse_args(argv)
 
 
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     examples = load_examples(paths.prepared, "attack_evaluate")[: given.n]
     for key, directory in directories.items():
         victim, began = Victim(key, load_model(directory)), time.process_time()
+        if given.rate:
+            print(key, rate(context, victim, examples, settings, given.seed), flush=True)
+            continue
         attack = ours if given.ours else textattack
         rows, flips = attack(context, victim, examples, settings, given.seed), settings.HOTFLIP_NUM_FLIPS
         if not rows:
@@ -97,6 +101,21 @@ def ours(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> 
         search = given(record.search)
         rows.append((first, search.generations * SUMMARY_COST + search.gradients * GRADIENT_COST + search.queries))
     return rows
+
+
+def rate(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> str:
+    """Summaries a CPU second that our search asks for, beside the same from one call, as stage 4 makes it."""
+    from utils.attacks.from_settings import hotflip_settings
+    from utils.attacks.hotflip.attack import attack_examples
+    from utils.benchmarks.report import as_text
+    from utils.benchmarks.reranking import beside_stage_4
+
+    def attack() -> object:
+        how = hotflip_settings(settings, seed, method="metric")
+        with tempfile.TemporaryDirectory() as name:
+            return attack_examples(context, victim, examples, how, cache_dir=Path(name))
+
+    return as_text(beside_stage_4(f"{len(examples)} texts by metric", context, victim, attack, rounds=5))
 
 
 def textattack(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import T5ForConditionalGeneration
 
-from utils.attacks.context import AttackContext
+from utils.attacks.context import AttackContext, Victim
 from utils.attacks.hotflip.coordinates import CoordinateProposer
 from utils.attacks.hotflip.proposals import SearchTrajectory
 from utils.attacks.hotflip.search import search
@@ -20,13 +20,14 @@ from utils.attacks.objective import Objective, Targets
 from utils.attacks.triggers.candidates import random_triggers
 from utils.attacks.triggers.inputs import trigger_examples
 from utils.attacks.triggers.objective import TriggerObjective
+from utils.benchmarks import reranking
 from utils.benchmarks.measure import Comparison, Way, alternate, check
 from utils.benchmarks.synthetic import PREFIX, Size, examples, new_model, tokenizer
 from utils.evaluation.decoding import DecodingSettings
 from utils.modeling.precision import bf16_autocast, product_dtype, resolve_precision
 
 CANDIDATES = 32
-TRIGGERS, TRIGGER_LENGTH = 4, 5
+TRIGGERS = 4
 GRADIENT_PASSES = 3  # a gradient costs about three forward passes
 SINGLY = 4  # inputs that transformers passes through the model one at a time: its rate is what counts
 BATCH_TOKENS = {"cpu": 8192, "cuda": 128 * 640}
@@ -42,7 +43,7 @@ def case(size: Size, device: str) -> list[Comparison]:
         prefix=PREFIX,
         max_input_length=size.max_input,
         max_target_length=size.max_target,
-        decoding=DecodingSettings(),
+        decoding=DecodingSettings(min_new_tokens=min(10, size.max_new_tokens), max_new_tokens=size.max_new_tokens),
         batch_tokens=BATCH_TOKENS[device],
         generation_tokens=BATCH_TOKENS[device],
         precision=resolve_precision("auto", device),
@@ -50,7 +51,8 @@ def case(size: Size, device: str) -> list[Comparison]:
     objective = Objective(model, batch_tokens=context.batch_tokens, precision=context.precision)
     comparisons = [_hotflip(context, objective, model, size), _triggers(context, objective, model, size)]
     dtype = product_dtype(context.precision)
-    return [alternate(one, rounds=size.rounds, peak_dtype=dtype) for one in comparisons]
+    comparisons = [alternate(one, rounds=size.rounds, peak_dtype=dtype) for one in comparisons]
+    return [*comparisons, *_summaries(context, Victim("made up", model), size)]
 
 
 def _hotflip(context: AttackContext, objective: Objective, model: T5ForConditionalGeneration, size: Size) -> Comparison:
@@ -77,9 +79,9 @@ def _triggers(
     context: AttackContext, objective: Objective, model: T5ForConditionalGeneration, size: Size
 ) -> Comparison:
     """Some triggers scored on the same texts, and the gradient at the slots of one."""
-    items = trigger_examples(context, examples(2 * size.attacked, size, 4), TRIGGER_LENGTH)
+    items = trigger_examples(context, examples(2 * size.attacked, size, 4), reranking.LENGTH)
     scored, rows = TriggerObjective(objective, items, "lead", 0), range(len(items))
-    triggers = random_triggers(context.legal, "lead", TRIGGER_LENGTH, TRIGGERS, np.random.default_rng(0))
+    triggers = random_triggers(context.legal, "lead", reranking.LENGTH, TRIGGERS, np.random.default_rng(0))
 
     def ours() -> None:
         scored.losses(triggers, rows, "benchmark")
@@ -91,6 +93,18 @@ def _triggers(
     ]
     way = Way("ours", ours, len(items) * (TRIGGERS + GRADIENT_PASSES))
     return _comparison(f"triggers, {TRIGGERS} on {len(items)} texts", way, context, model, attacked)
+
+
+def _summaries(context: AttackContext, victim: Victim, size: Size) -> list[Comparison]:
+    """Summaries that choose: flips of stage 6, on twice as many texts as are attacked by loss; triggers of stage 5."""
+    texts = examples(2 * size.attacked, size, 5)
+    triggers = trigger_examples(context, texts, reranking.LENGTH)
+    attacks = {
+        f"stage 6: flips of {len(texts)} texts by metric": reranking.stage_6(context, victim, context.encode(texts)),
+        f"stage 5: {TRIGGERS} triggers on {len(texts)} texts": reranking.stage_5(context, victim, triggers, TRIGGERS),
+    }
+    return [reranking.beside_stage_4(title, context, victim, attack, rounds=size.rounds)
+            for title, attack in attacks.items()]  # fmt: skip
 
 
 def _comparison(

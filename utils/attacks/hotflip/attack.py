@@ -30,7 +30,7 @@ from utils.attacks.encoding import (
     protected,
 )
 from utils.attacks.hotflip.coordinates import CONSTANTS, CoordinateProposer
-from utils.attacks.hotflip.metric_search import AT_ONCE, FlipProposer, MetricSettings, metric_search
+from utils.attacks.hotflip.metric_search import TRIED_TOGETHER, FlipProposer, MetricSettings, metric_search
 from utils.attacks.hotflip.proposals import SearchTrajectory, State
 from utils.attacks.hotflip.records import Clean, Found, clean_summaries, climbed, make_records, measured, search_trace
 from utils.attacks.hotflip.search import search
@@ -202,7 +202,7 @@ def _fingerprint(
 ) -> str:
     content = [(item.id, item.ids, item.labels, item.summary) for item in items]
     # What another kind of search may spend decides nothing here: to change it throws away no finished attack.
-    by_metric = (settings.metric, AT_ONCE) if settings.method in METRIC_METHODS else ()
+    by_metric = (settings.metric, TRIED_TOGETHER) if settings.method in METRIC_METHODS else ()
     by_loss = (settings.scores, settings.random_candidates, settings.noisy_gradients, settings.beam,
                settings.restarts, CONSTANTS) if settings.method != "word_importance" else ()  # fmt: skip
     shared = (settings.method, settings.loss, settings.num_flips, settings.success_threshold,

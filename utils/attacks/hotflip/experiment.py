@@ -26,7 +26,7 @@ from utils.attacks.hotflip.controls import (
     strongest_random_by_metric,
 )
 from utils.attacks.hotflip.long_budget import attack_without_limit
-from utils.attacks.hotflip.metric_search import AT_ONCE, metric_search
+from utils.attacks.hotflip.metric_search import TRIED_TOGETHER, metric_search
 from utils.attacks.hotflip.typos import TypedState, TypoProposer
 from utils.attacks.legal_tokens import TokenIds
 from utils.attacks.objective import Objective, Targets
@@ -251,7 +251,7 @@ def _other_inputs(
         ):  # fmt: skip
             content = [(item.id, item.ids, item.summary, own[item.id].clean_rougeL, generated[item.id])
                        for item in drawn]  # fmt: skip
-            key = context.fingerprint(victim.fingerprint, name, settings.metric, AT_ONCE, settings.seed, content)
+            key = context.fingerprint(victim.fingerprint, name, settings.metric, TRIED_TOGETHER, settings.seed, content)
             path = cache_dir / f"{name}_{b:04d}.json"
             found = load_cached(path, key)
             if found is None:

@@ -35,6 +35,10 @@ from utils.attacks.objective import Objective, Targets
 from utils.attacks.seeding import generator
 
 AT_ONCE = 8  # flips tried at a position before looking whether one is a success: what comes after it is saved
+# Summaries asked for in one call where fewer searches are left: they come to several positions at once, which fills
+# the batch of EVAL_BATCH_SIZE full documents. A constant: what an attack does must not depend on the device's batches.
+WAITING = 64
+TRIED_TOGETHER = (AT_ONCE, WAITING)  # what decides a search's cost beside its settings
 SAME_ROUGE = 1e-9  # scores are ratios of small whole numbers: what differs by less is equal
 
 
@@ -84,7 +88,7 @@ class MetricTrajectory:
     order: list[int] = field(default_factory=list)  # visits still to make, to the most important position first
     pending: tuple[float, Flip] | None = None  # the best flip since the last one that was taken
     rounds: int = 0  # visits since then
-    generations: int = 0
+    generations: int = 0  # the summaries of flips that wait to be looked at included
     gradients: int = 0
     retried_gradients: int = 0
     bad_gradients: int = 0
@@ -98,15 +102,27 @@ class MetricTrajectory:
         left = self.order and self.generations < settings.summaries and len(self.state.flips) < settings.num_flips
         return bool(left) and not self.succeeded(self.rouge, settings)
 
-    def learn(self, results: Sequence[tuple[float, Flip]], settings: MetricSettings) -> None:
-        """Hear the ROUGE-L of the flips tried at one position; take the best so far where it is time to."""
+    def ahead(self, settings: MetricSettings) -> int:
+        """Visits that follow whatever the first of them finds, unless it is a success: none takes a flip before."""
+        return max(1, min(len(self.order), settings.rounds * settings.visits - self.rounds))
+
+    def draw(self, flips: Sequence[Flip]) -> None:
+        """Count these flips as tried."""
+        self.generations += len(flips)
+        self.state.tried.update((flip.position, flip.new) for flip in flips)
+
+    def learn(self, results: Sequence[tuple[float, Flip]], settings: MetricSettings, *, last: bool = True) -> None:
+        """Hear the ROUGE-L of the flips tried at one position; take the best so far where it is time to.
+
+        `last`: no other visit was drawn with this one.
+        """
         self.rounds += 1
         for rouge, flip in results:
             if self.pending is None or rouge < self.pending[0] - SAME_ROUGE:
                 self.pending = (rouge, flip)
         spent = self.generations >= settings.summaries or self.rounds >= settings.rounds * settings.visits
-        last = spent or not self.order
-        if self.pending is None or not (last or self.succeeded(self.pending[0], settings)):
+        ends = last and (spent or not self.order)
+        if self.pending is None or not (ends or self.succeeded(self.pending[0], settings)):
             return
         rouge, flip = self.pending
         if rouge < self.rouge - SAME_ROUGE:
@@ -144,8 +160,9 @@ def metric_search(
 ) -> list[MetricTrajectory]:
     """Search the lowest ROUGE-L of each example; `best` has num_flips + 1 states, from `starts[e]`, the clean one, on.
 
-    `clean_rouges[e]` > 0 is the ROUGE-L of the clean summary of `items[e]`. All examples go on together, so that
-    summaries are generated in full batches.
+    `clean_rouges[e]` > 0 is the ROUGE-L of the clean summary of `items[e]`. All examples go on together, and where few
+    are left each comes to its next positions at once, so that summaries are generated in full batches. A success ends a
+    search where it would have ended one position at a time: what else was generated then costs and does nothing.
     """
     searches = []
     for e, (item, clean) in enumerate(zip(items, starts, strict=True)):
@@ -154,6 +171,8 @@ def metric_search(
             MetricTrajectory(e, clean_rouges[e], rng, clean, clean_rouges[e], best=[clean], rouges=[clean_rouges[e]])
         )
     probes = proposer.probes(searches)
+    for search, flips in zip(searches, probes, strict=True):
+        search.draw(flips)
     for search, scores, flips in zip(
         searches, _generated(context, victim, items, searches, probes), probes, strict=True
     ):
@@ -164,15 +183,35 @@ def metric_search(
             if search.succeeded(search.pending[0], settings) or search.generations >= settings.summaries:
                 search.learn([], settings)
     while live := [search for search in searches if search.open(settings)]:
-        flips_of = proposer.replacements(live)
-        scores_of = _generated(context, victim, items, live, flips_of)
-        for search, flips, scores in zip(live, flips_of, scores_of, strict=True):
-            search.learn(list(zip(scores, flips, strict=True)), settings)
+        visits = _visits(live, proposer, settings)
+        flips_of = [[flip for flips in visits[search.example] for flip in flips] for search in live]
+        for search, scores in zip(live, _generated(context, victim, items, live, flips_of), strict=True):
+            each = iter(scores)
+            for number, flips in enumerate(visits[search.example], 1):
+                results = [(next(each), flip) for flip in flips]
+                search.learn(results, settings, last=number == len(visits[search.example]))
+                if search.succeeded(search.rouge, settings):
+                    break
     for search in searches:
         left = settings.num_flips + 1 - len(search.best)
         search.best += [search.state] * left
         search.rouges += [search.rouge] * left
     return searches
+
+
+def _visits(
+    live: Sequence[MetricTrajectory], proposer: Proposer, settings: MetricSettings
+) -> dict[int, list[list[Flip]]]:
+    """The flips of the next visits of each search, by its example: one, or more where few flips would wait."""
+    most = max(1, WAITING // (settings.at_once * len(live)))
+    limits = {search.example: min(most, search.ahead(settings)) for search in live}
+    visits: dict[int, list[list[Flip]]] = {search.example: [] for search in live}
+    for number in range(most):
+        going = [s for s in live if number < limits[s.example] and s.generations < settings.summaries]
+        for search, flips in zip(going, proposer.replacements(going), strict=True):
+            search.draw(flips)
+            visits[search.example].append(flips)
+    return visits
 
 
 def _generated(
@@ -186,9 +225,6 @@ def _generated(
     inputs = [s.state.child(flip, 0.0).ids for s, flips in zip(searches, flips_of, strict=True) for flip in flips]
     references = [items[s.example].summary for s, flips in zip(searches, flips_of, strict=True) for _ in flips]
     scores = iter(rouge_l(context, summaries(context, victim, inputs, done_file=None, what=""), references).tolist())
-    for search, flips in zip(searches, flips_of, strict=True):
-        search.generations += len(flips)
-        search.state.tried.update((flip.position, flip.new) for flip in flips)
     return [[next(scores) for _ in flips] for flips in flips_of]
 
 

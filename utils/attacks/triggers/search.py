@@ -309,7 +309,7 @@ def _result(
     random = random_triggers(context.legal, kind, settings.length, settings.random_controls, rng, common=False)
     pool = [*(trigger for _, trigger in learned), *random]
     gains = exact.losses(pool, rows, "dev").mean(axis=1) - clean.mean()
-    changes = _rouge_changes(context, victim, exact, pool)
+    changes = rouge_changes(context, victim, exact, pool)
     found = [
         TriggerFound(
             trigger_ids=list(trigger),
@@ -350,7 +350,7 @@ def _harm(trigger: TriggerFound) -> tuple[float, float]:
     return round(trigger.dev_rouge_change, 9), -trigger.dev_gain
 
 
-def _rouge_changes(
+def rouge_changes(
     context: AttackContext, victim: Victim, dev: TriggerObjective, triggers: Sequence[Sequence[int]]
 ) -> NDArray[np.float64]:
     """Mean ROUGE-L change on the dev part by each trigger, float64 [len(triggers)]; negative: it does harm."""
