@@ -50,7 +50,7 @@ def test_a_worked_example():
     for (arm, name), adjusted in holm(raw).items():  # three arms, four tests each: one family of twelve
         test = getattr(found[arm], name)
         assert test.family_size == 12 and test.p_value_holm == pytest.approx(adjusted)
-    said = attribution_sentence(found, NO_CURVE)
+    said = attribution_sentence(found, NO_CURVE, "success", shown=True)
     assert "no_ffn reproduces 100 % [100, 100]" in said and "sign_frozen reproduces 50 % [" in said
     assert to_json(from_json(AttributionResults, to_json(AttributionResults(arms=found)))) == to_json(found)
 
@@ -68,8 +68,10 @@ def test_nothing_is_attributed_where_no_difference_is_shown():
     rates = {"baseline": 0.8, "monotonic": 0.8, "sign_frozen": 0.6}
     found = attribution(world(rates), rouge(rates), threshold=0.15, ci=CI)
     assert found["sign_frozen"].success_reproduced is None and found["sign_frozen"].drop_reproduced is None
-    assert "No difference between monotonic and baseline is shown" in attribution_sentence(found, NO_CURVE)
-    assert attribution_sentence({}, NO_CURVE) == ""
+    assert "No difference between monotonic and baseline in worst-case success is shown" in attribution_sentence(
+        found, NO_CURVE, "success", shown=False
+    )
+    assert attribution_sentence({}, NO_CURVE, "success", shown=False) == ""
 
 
 def test_examples_that_one_model_lacks_are_left_out():

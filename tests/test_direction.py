@@ -30,7 +30,7 @@ from utils.analysis.claims import Outcome
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.final import Findings
 from utils.analysis.hotflip_summary import hotflip_results
-from utils.analysis.quality_curve import Matched
+from utils.analysis.quality_curve import matched
 from utils.analysis.records import (
     HotFlipRecord,
     Prediction,
@@ -307,7 +307,7 @@ def findings_of(evaluation: EvaluationResults, hotflip: HotFlipResults, triggers
     """What the sentences and tables of results are made from; set-up, data and trainings play no part in them."""
 
     trained: dict[str, object] = {f"{arm}_training": Trained() for arm in ("baseline", "monotonic")}
-    off = Matched(num_examples=0, candidates=8, curves={}, against_baseline={}, missing=[])
+    off = matched([], candidates=8, missing=[], **CI)
     nothing: dict[str, object] = {"setup": None, "control_training": {}, "mechanism": {}, "attribution": {}, **trained}
     return Findings(
         confidence=0.95, quality_margin=0.01, evaluation=evaluation, hotflip=hotflip, uat=triggers, data=SomeData(),

@@ -23,7 +23,9 @@ import dataclasses
 import html
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from tests.test_direction import (
@@ -118,6 +120,37 @@ def test_differences_over_seeds(tmp_path: Path, predictions: list[Prediction]) -
     assert {test.agree for test in tests.values()} == {2} and {test.num_common for test in tests.values()} == {3}
 
 
+def seed_with_arms(
+    number: int,
+    directory: Path,
+    predictions: list[Prediction],
+    sections: dict[SectionKey, list[HotFlipRecord]],
+    arms: list[str],
+) -> SeedRun:
+    """A seed whose per-example files have control arms, with baseline's summaries; its other figures of them are not
+    read over seeds."""
+    rows = [dataclasses.replace(row, model=arm) for arm in arms for row in predictions if row.model == "baseline"]
+    run = seed_of(number, directory, predictions, {key: v for key, v in sections.items() if key.model not in arms})
+    write_jsonl(run.directory / "hotflip_records.jsonl", rows_of(sections))
+    write_jsonl(run.directory / "predictions.jsonl", map(to_json, [*predictions, *rows]))
+    results = run.results
+    worst = given(results.hotflip.comparisons.baseline_vs_monotonic_worst_case)
+    quality = results.evaluation.comparisons["cnn_dm"]["rougeL"].against_standard["baseline"]
+    one_seed = ArmAttribution(
+        success_vs_baseline=worst.success, success_vs_monotonic=worst.success, rougeL_vs_baseline=quality,
+        rougeL_vs_monotonic=quality, success_reproduced=None, drop_reproduced=None, loss_reproduced=None,
+    )  # fmt: skip
+    hotflip = dataclasses.replace(
+        results.hotflip, models=results.hotflip.models | dict.fromkeys(arms, results.hotflip.models["baseline"])
+    )
+    cells = results.evaluation.datasets
+    cells = {key: models | dict.fromkeys(arms, models["baseline"]) for key, models in cells.items()}
+    evaluation = dataclasses.replace(results.evaluation, datasets=cells)
+    attribution = dict.fromkeys(arms, one_seed)
+    results = dataclasses.replace(results, attribution=attribution, hotflip=hotflip, evaluation=evaluation)
+    return dataclasses.replace(run, results=results)
+
+
 def test_control_arms_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:
     """sign_frozen breaks two and one of three texts where baseline breaks all; no_ffn is in the first seed alone.
 
@@ -132,26 +165,7 @@ def test_control_arms_over_seeds(tmp_path: Path, predictions: list[Prediction]) 
             sections[SectionKey("attack", arm)] = [
                 hotflip_record("baseline", n, model=arm, **({} if n in broken else still)) for n in range(3)
             ]
-        rows = [dataclasses.replace(row, model=arm) for arm in arms for row in predictions if row.model == "baseline"]
-        run = seed_of(number, tmp_path / str(number), predictions, hotflip_sections(1))
-        write_jsonl(run.directory / "hotflip_records.jsonl", rows_of(sections))
-        write_jsonl(run.directory / "predictions.jsonl", map(to_json, [*predictions, *rows]))
-        results = run.results
-        worst = given(results.hotflip.comparisons.baseline_vs_monotonic_worst_case)
-        quality = results.evaluation.comparisons["cnn_dm"]["rougeL"].against_standard["baseline"]
-        one_seed = ArmAttribution(
-            success_vs_baseline=worst.success, success_vs_monotonic=worst.success, rougeL_vs_baseline=quality,
-            rougeL_vs_monotonic=quality, success_reproduced=None, drop_reproduced=None,
-        )  # fmt: skip
-        hotflip = dataclasses.replace(
-            results.hotflip, models=results.hotflip.models | dict.fromkeys(arms, results.hotflip.models["baseline"])
-        )
-        cells = results.evaluation.datasets
-        cells = {key: models | dict.fromkeys(arms, models["baseline"]) for key, models in cells.items()}
-        evaluation = dataclasses.replace(results.evaluation, datasets=cells)
-        attribution = dict.fromkeys(arms, one_seed)
-        results = dataclasses.replace(results, attribution=attribution, hotflip=hotflip, evaluation=evaluation)
-        runs.append(dataclasses.replace(run, results=results))
+        runs.append(seed_with_arms(number, tmp_path / str(number), predictions, sections, arms))
     found = aggregate(runs)
     assert list(found.attribution) == ["sign_frozen"]
     one = found.attribution["sign_frozen"]
@@ -177,6 +191,61 @@ def test_control_arms_over_seeds(tmp_path: Path, predictions: list[Prediction]) 
     assert table.rows[1][:2] == ("sign_frozen - monotonic: success, points", "+50.0 [-88.4, +100.0]")
     sentence = verdict_over_seeds(found).attribution
     assert "sign_frozen -50.0 points [" in sentence and "no_ffn was trained in seed 1 alone" in sentence
+
+
+def test_shares_over_seeds_are_of_the_measure_that_the_answer_reads(
+    tmp_path: Path, predictions: list[Prediction]
+) -> None:
+    """Every text is broken on every model: success is at its ceiling, the mean drop is read, and so are the shares.
+
+    The interval beside the one by bisection: every share s on a grid for which part - s * whole is not shown to differ
+    from 0 by a two-way analysis of variance that is written out here.
+    """
+    rng, arms, runs, drops = np.random.default_rng(3), ["sign_frozen", "no_ffn"], [], []
+    text = rng.uniform(-0.1, 0.1, 12)
+    for number in (1, 2, 3):
+        means = {"baseline": 0.6, "monotonic": 0.4, "sign_frozen": 0.55, "no_ffn": 0.42}
+        drop = {model: mean + text + rng.normal(0, 0.03, 12) + rng.normal(0, 0.01) for model, mean in means.items()}
+        sections = hotflip_sections(4)
+        for model, values in drop.items():
+            sections[SectionKey("attack", model)] = [
+                hotflip_record("baseline", n, model=model, relative_drop=x, success=True, loss_increase=float(x))
+                for n, x in enumerate(values.tolist())
+            ]
+        runs.append(seed_with_arms(number, tmp_path / str(number), predictions, sections, arms))
+        drops.append(drop)
+    found = aggregate(runs)
+    assert found.measure == "relative_drop" and found.hotflip["baseline"].worst_case_success_rate.mean == 1.0
+    values = {model: np.array([drop[model] for drop in drops]) for model in drops[0]}
+    whole = values["monotonic"] - values["baseline"]
+    for arm, kind in (("sign_frozen", "excluded"), ("no_ffn", "explaining")):
+        part, share = values[arm] - values["baseline"], given(found.attribution[arm].reproduced)
+        accepted = [s for s in np.arange(-0.5, 2, 0.002) if p_crossed(part - s * whole) >= 0.05]
+        assert share.share == pytest.approx(part.mean() / whole.mean())
+        assert (share.lower, share.upper) == pytest.approx((min(accepted), max(accepted)), abs=0.0025)
+        assert (share.upper < 0.5) if kind == "excluded" else (share.lower > 0.5)
+    answer = verdict_over_seeds(found)
+    assert "monotonic is harder to attack than baseline by mean relative ROUGE-L drop" in answer.attack
+    assert answer.attribution.startswith(
+        "Over 3 seeds: Of the difference in mean relative ROUGE-L drop between monotonic and baseline sign_frozen rep"
+    )
+    assert "More than half of it comes without the constraint: no_ffn (" in answer.attribution
+    assert "not decided" not in answer.attribution and "asked within each seed only" in answer.attribution
+    (table,) = [t for t in multi_seed.tables(to_json(multi_seed.combined(runs, 0.95, []))) if t.name == "attribution"]
+    assert table.rows[0][-1].endswith("]") and "difference in mean relative ROUGE-L drop from baseline" in table.note
+
+
+def p_crossed(values: NDArray[np.float64]) -> float:
+    """p-value of mean 0 of values [seeds, examples] by docs/statistics.md: Obuchowski and Rockette's variance,
+    (S - 1) / share degrees of freedom for the seeds' part, N - 1 for the examples'."""
+    seeds, examples = values.shape
+    rows, columns = values.mean(1), values.mean(0)
+    rest = values - rows[:, None] - columns + values.mean()
+    ms_seed, ms_example = examples * rows.var(ddof=1), seeds * columns.var(ddof=1)
+    more = max(ms_example - (rest**2).sum() / ((seeds - 1) * (examples - 1)), 0.0)
+    total = ms_seed + more
+    freedom = total**2 / (ms_seed * total / (seeds - 1) + more**2 / (examples - 1))
+    return float(2 * stats.t.sf(abs(values.mean()) / (total / values.size) ** 0.5, freedom))
 
 
 def test_the_verdict_over_seeds(tmp_path: Path, predictions: list[Prediction]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_attribution import record
 from utils.analysis.attribution import attribution
-from utils.analysis.explanations import QUALITY, explanations, measure_explained
+from utils.analysis.explanations import QUALITY, explanations
 from utils.analysis.quality_curve import QualityRow, matched
 from utils.core.names import TRAINED_KEYS
 from utils.reports.cause_sentences import attribution_sentence
@@ -50,7 +50,16 @@ def planted(world, seed):
     elif world in WORLDS:
         curves["monotonic"] = tuple((quality, success * ROBUST / FRAGILE) for quality, success in CURVE)
     rows = [
-        QualityRow(arm=arm, step=step, epoch=float(step), id=f"e{i:03}", clean_rougeL=quality, success=bool(hit))
+        QualityRow(
+            arm=arm,
+            step=step,
+            epoch=float(step),
+            id=f"e{i:03}",
+            clean_rougeL=quality,
+            success=bool(hit),
+            relative_drop=0.5 * hit,
+            loss_increase=float(hit),
+        )
         for arm, curve in curves.items()
         for step, (quality, success) in enumerate(curve)
         for i, hit in enumerate(broken(success, 200))
@@ -63,10 +72,12 @@ def named(world, seed):
     rouge = {arm: {one.id: 0.5 + 0.001 * (n % 7) for n, one in enumerate(some)} for arm, some in worst.items()}
     found = attribution(worst, rouge, threshold=0.15, ci=CI | {"seed": seed})
     curve = matched(rows, candidates=8, missing=[], seed=seed, **CI)
-    sentence, measure = attribution_sentence(found, curve), measure_explained(found)
-    if measure is None:
+    shown = any(one.success_reproduced for one in found.values())
+    sentence = attribution_sentence(found, curve, "success", shown=shown)
+    if not shown:
         return None, sentence
-    one = explanations({arm: getattr(part, measure) for arm, part in found.items()}, curve)
+    at_equal_quality = curve.against_baseline["monotonic"]
+    one = explanations({arm: part.success_reproduced for arm, part in found.items()}, at_equal_quality)
     return (one.explaining, one.parts, one.only_the_sign_is_left), sentence
 
 
@@ -95,6 +106,8 @@ def test_what_the_data_cannot_tell_is_not_decided():
     rouge = {arm: {one.id: 0.5 for one in some} for arm, some in worst.items()}
     found = attribution(worst, rouge, threshold=0.15, ci=CI | {"seed": 1})
     off = matched([], candidates=8, missing=[], seed=1, **CI)
-    one = explanations({arm: part.success_reproduced for arm, part in found.items()}, off)
+    one = explanations({arm: part.success_reproduced for arm, part in found.items()}, None)
     assert one.undecided == (QUALITY,) and not one.only_the_sign_is_left
-    assert "Whether lower quality would explain half of it is not decided." in attribution_sentence(found, off)
+    assert "Whether lower quality would explain half of it is not decided." in attribution_sentence(
+        found, off, "success", shown=True
+    )

@@ -14,10 +14,17 @@ from utils.training.snapshots import snapshot_steps, snapshots
 SMALL = {"candidates": 8, "missing": [], "samples": 300, "seed": 0, "confidence": 0.95}
 
 
+def quality_row(arm, step, name, clean, success):
+    """A broken summary has lost half of its words, and 2 nats; null throughout where it could not be attacked."""
+    lost = None if success is None else float(success)
+    return QualityRow(arm=arm, step=step, epoch=step / 10, id=name, clean_rougeL=clean, success=success,
+                      relative_drop=lost and lost / 2, loss_increase=lost and 2 * lost)  # fmt: skip
+
+
 def rows(arm, curve, n=40):
     """Rows of `n` examples: at each (clean ROUGE-L, success rate) of `curve` the first rate * n are broken."""
     return [
-        QualityRow(arm=arm, step=step, epoch=step / 10, id=f"e{i:03}", clean_rougeL=clean, success=i < round(rate * n))
+        quality_row(arm, step, f"e{i:03}", clean, i < round(rate * n))
         for step, (clean, rate) in enumerate(curve, 1)
         for i in range(n)
     ]
@@ -30,9 +37,18 @@ def test_a_worked_example():
     assert (one.quality, one.baseline, one.arm, one.difference) == pytest.approx((0.7, 0.8, 0.6, -0.2))
     assert one.lower < -0.2 < one.upper < 0
     assert one.left_of_final.share == pytest.approx(2 / 3)  # the last snapshots: .6 against .9
+    # What is lost is half of the words of what is broken, and 2 nats: the same share is left, in its own unit.
+    drop, rise = (found.differences(measure)["monotonic"] for measure in ("relative_drop", "loss_increase"))
+    assert (drop.baseline, drop.arm, drop.lower) == pytest.approx((0.4, 0.3, one.lower / 2))
+    assert (rise.baseline, rise.arm, rise.upper) == pytest.approx((1.6, 1.2, one.upper * 2))
+    assert drop.left_of_final.share == rise.left_of_final.share == pytest.approx(2 / 3)
+    assert "mean relative ROUGE-L drop 30.0 % on monotonic, 40.0 % on baseline, -10.0 [" in matched_sentence(
+        found, "relative_drop", 0.95
+    )
+    assert "mean loss rise +1.200 nats on monotonic" in matched_sentence(found, "loss_increase", 0.95)
     assert [point.success_rate for point in found.curves["baseline"]] == pytest.approx([0.5, 0.9])
     assert from_json(Matched, to_json(found)) == found
-    said = matched_sentence(found, 0.95)
+    said = matched_sentence(found, "success", 0.95)
     assert "ROUGE-L 0.700" in said and "harder" in said and "60.0 % on monotonic, 80.0 % on baseline" in said
 
 
@@ -42,21 +58,17 @@ def test_a_worse_model_that_only_looks_robust_shows_no_difference_at_equal_quali
     one = found.against_baseline["monotonic"]
     assert one.quality == 0.5 and one.difference == pytest.approx(0.0) and one.lower <= 0 <= one.upper
     assert one.left_of_final.share == 0 and one.left_of_final.upper < 0.5
-    assert "no difference is shown" in matched_sentence(found, 0.95)
+    assert "no difference is shown" in matched_sentence(found, "success", 0.95)
 
 
 def test_curves_without_a_common_quality_are_not_compared():
     found = matched(rows("baseline", [(0.6, 0.5), (0.8, 0.9)]) + rows("monotonic", [(0.1, 0.0), (0.3, 0.1)]), **SMALL)
     assert found.against_baseline == {"monotonic": None}
-    assert "no clean ROUGE-L is reached by both" in matched_sentence(found, 0.95)
+    assert "no clean ROUGE-L is reached by both" in matched_sentence(found, "success", 0.95)
 
 
 def test_what_is_not_attackable_counts_for_quality_alone():
-    some = [
-        QualityRow(arm="baseline", step=1, epoch=1.0, id=str(i), clean_rougeL=0.0 if i < 5 else 0.6,
-                   success=None if i < 5 else i < 8)
-        for i in range(15)
-    ]  # fmt: skip
+    some = [quality_row("baseline", 1, str(i), 0.0 if i < 5 else 0.6, None if i < 5 else i < 8) for i in range(15)]
     (point,) = matched(some, **SMALL).curves["baseline"]
     assert point.num_attackable == 10 and point.clean_rougeL == pytest.approx(0.4) and point.success_rate == 0.3
 
@@ -71,10 +83,7 @@ def test_the_interval_covers_the_true_difference():
         for arm, shift in (("baseline", 0.0), ("monotonic", -0.15)):
             for step, quality in enumerate((0.3, 0.6, 0.9), 1):
                 broken = hardness < quality * 0.8 + shift  # true rate at quality q: 0.8 q + shift
-                made += [
-                    QualityRow(arm=arm, step=step, epoch=step, id=str(i), clean_rougeL=quality, success=bool(b))
-                    for i, b in enumerate(broken)
-                ]
+                made += [quality_row(arm, step, str(i), quality, bool(b)) for i, b in enumerate(broken)]
         one = matched(made, **SMALL | {"samples": 200, "seed": world}).against_baseline["monotonic"]
         covered += one.lower <= -0.15 <= one.upper
     assert covered >= 70  # 95 % of 80 is 76; fewer than 70 would be a level below 0.9
@@ -82,10 +91,10 @@ def test_the_interval_covers_the_true_difference():
 
 def test_switched_off_and_gone_snapshots_are_said():
     off = matched([], **SMALL)
-    assert off.num_examples == 0 and matched_sentence(off, 0.95) == ""
+    assert off.num_examples == 0 and matched_sentence(off, "success", 0.95) == ""
     line = [(0.4, 0.5), (0.8, 0.9)]
     gone = matched(rows("baseline", line) + rows("monotonic", line), **SMALL | {"missing": ["monotonic after step 9"]})
-    assert "Without 1 snapshots that are gone: monotonic after step 9" in matched_sentence(gone, 0.95)
+    assert "Without 1 snapshots that are gone: monotonic after step 9" in matched_sentence(gone, "success", 0.95)
 
 
 def test_snapshots_are_log_spaced_in_the_first_epoch_and_at_every_epoch(tmp_path):

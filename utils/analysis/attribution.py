@@ -1,7 +1,7 @@
 """What did it? How much of the difference between baseline and monotonic each control arm reproduces. Torch-free.
 
-Success and ROUGE-L drop are those of the worst case (utils/analysis/hotflip_summary.py), on the examples that can be
-attacked on all three models; ROUGE-L is that of the unattacked summaries of the same data set.
+Success, ROUGE-L drop and loss rise are those of the worst case (utils/analysis/hotflip_summary.py), on the examples
+that can be attacked on all three models; ROUGE-L is that of the unattacked summaries of the same data set.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.analysis.bootstrap import Resampling
+from utils.analysis.claims import Measure
 from utils.analysis.comparisons import PairedTest, SuccessTest
 from utils.analysis.measures import reaches_threshold
 from utils.analysis.records import HotFlipRecord, attackable, given
@@ -53,6 +54,18 @@ class ArmAttribution:
     drop_reproduced: Annotated[
         Reproduced | None, "of the worst case's mean ROUGE-L drop; null where no test shows the pair's difference"
     ]
+    loss_reproduced: Annotated[
+        Reproduced | None, "of the worst case's mean loss rise; null where no test shows the pair's difference"
+    ]
+
+    def reproduced(self, measure: Measure) -> Reproduced | None:
+        """The share of a pre-named measure."""
+        of: dict[Measure, Reproduced | None] = {
+            "success": self.success_reproduced,
+            "relative_drop": self.drop_reproduced,
+            "loss_increase": self.loss_reproduced,
+        }
+        return of[measure]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +86,16 @@ def attribution(
 
     worst: by model, the worst case's record of each example; rouge: by model and example id, clean ROUGE-L.
     """
-    drops = {
-        model: {record.id: given(record.relative_drop) for record in attackable(records)}
-        for model, records in worst.items()
-    }
+    usable = {model: {record.id: record for record in attackable(records)} for model, records in worst.items()}
     made, alpha = {}, 1 - ci["confidence"]
     for arm in worst:
         if arm in (BASELINE, MONOTONIC):
             continue
         trio = (BASELINE, MONOTONIC, arm)
-        common = sorted(set.intersection(*(set(drops[model]) for model in trio)))
-        drop = {model: np.array([drops[model][name] for name in common], dtype=np.float64) for model in trio}
+        common = sorted(set.intersection(*(set(usable[model]) for model in trio)))
+        some = {model: [usable[model][name] for name in common] for model in trio}
+        drop = {model: np.array([given(one.relative_drop) for one in some[model]], dtype=np.float64) for model in trio}
+        rise = {model: np.array([given(one.loss_increase) for one in some[model]], dtype=np.float64) for model in trio}
         success = {model: reaches_threshold(values, threshold) for model, values in drop.items()}
         scored = sorted(set.intersection(*(set(rouge[model]) for model in trio)))
         score = {model: [rouge[model][name] for name in scored] for model in trio}
@@ -95,11 +107,15 @@ def attribution(
             success_reproduced=reproduced(*(success[model].astype(np.float64) for model in trio), ci=ci)
             if mcnemar(success[BASELINE], success[MONOTONIC], confidence=ci["confidence"]).p_value < alpha
             else None,
-            drop_reproduced=reproduced(*(drop[model] for model in trio), ci=ci)
-            if compare_models(drop[BASELINE], drop[MONOTONIC], **ci).p_value < alpha
-            else None,
+            drop_reproduced=_of_mean(*(drop[model] for model in trio), ci=ci),
+            loss_reproduced=_of_mean(*(rise[model] for model in trio), ci=ci),
         )
     return _one_family(made, ci["confidence"])
+
+
+def _of_mean(baseline: Floats, monotonic: Floats, arm: Floats, *, ci: Resampling) -> Reproduced | None:
+    shown = compare_models(baseline, monotonic, **ci).p_value < 1 - ci["confidence"]
+    return reproduced(baseline, monotonic, arm, ci=ci) if shown else None
 
 
 def reproduced(baseline: Floats, monotonic: Floats, arm: Floats, *, ci: Resampling) -> Reproduced | None:

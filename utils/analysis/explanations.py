@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.arms import ARMS
-from utils.analysis.attribution import ArmAttribution, Reproduced
-from utils.analysis.quality_curve import Matched
-from utils.core.names import MONOTONIC
+from utils.analysis.attribution import Reproduced
+from utils.analysis.quality_curve import MatchedDifference
 
 HALF = 0.5
 QUALITY = "quality"
@@ -38,14 +37,15 @@ class Explanations:
         return not self.explaining and not self.undecided and len(self.excluded) > 1
 
 
-def explanations(shares: Mapping[str, Reproduced | None], matched: Matched) -> Explanations:
-    """What `shares` of the difference, by arm, and what is left of it at equal quality say about its cause."""
+def explanations(shares: Mapping[str, Reproduced | None], matched: MatchedDifference | None) -> Explanations:
+    """What `shares` of the difference, by arm, and what is left of it at equal quality say about its cause.
+
+    Both are of the measure that the headline reads. matched: monotonic's; None: not known at equal quality.
+    """
     rivals = {arm: share for arm, share in shares.items() if not _constrained(arm)}
-    one = matched.against_baseline.get(MONOTONIC)
-    left = one.left_of_final if one is not None else None
+    left = None if matched is None else matched.left_of_final
     # What is gone at equal quality is what the lower quality accounts for.
-    gone = left and Reproduced(share=1 - left.share, lower=1 - left.upper, upper=1 - left.lower)
-    rivals[QUALITY] = gone
+    rivals[QUALITY] = left and Reproduced(share=1 - left.share, lower=1 - left.upper, upper=1 - left.lower)
     kinds = {name: _kind(share) for name, share in rivals.items()}
     return Explanations(
         explaining=tuple(name for name, kind in kinds.items() if kind == "explaining"),
@@ -53,14 +53,6 @@ def explanations(shares: Mapping[str, Reproduced | None], matched: Matched) -> E
         undecided=tuple(name for name, kind in kinds.items() if kind == "undecided"),
         parts=tuple(arm for arm, share in shares.items() if _constrained(arm) and _kind(share) == "explaining"),
     )
-
-
-def measure_explained(found: Mapping[str, ArmAttribution]) -> str | None:
-    """The measure whose difference is shown, success before drop: a field of ArmAttribution; None without any."""
-    for measure in ("success_reproduced", "drop_reproduced"):
-        if any(getattr(one, measure) is not None for one in found.values()):
-            return measure
-    return None
 
 
 def _constrained(arm: str) -> bool:

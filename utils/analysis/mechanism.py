@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+from configs.arms import ARMS
 from utils.analysis.comparisons import AttackWarning
 from utils.analysis.records import Count, Loss, Share
 from utils.analysis.warning_texts import warning
 from utils.core.codec import Inline, Keys, Range
-from utils.core.names import ARMS, STANDARD
+from utils.core.names import STANDARD
 
 # |W| of a zero-mean normal matrix has this share of its energy in its constant part: E|w|^2 / E w^2 = 2 / pi.
 FIRST_DIRECTION_OF_ABSOLUTE = 0.6366
@@ -84,9 +85,14 @@ class MechanismResults:
 
 
 def doubts(panels: Mapping[str, Mechanism]) -> list[AttackWarning]:
-    """A doubt about each model whose FFN layers hardly take part: an attack through them has nothing to hold on to."""
+    """A doubt about each model whose FFN layers hardly take part: an attack through them has nothing to hold on to.
+
+    Not about arms that have no more by definition: no FFN, or one of rank one.
+    """
     found = []
     for model, panel in panels.items():
+        if model in ARMS and ARMS[model].ffn != "whole":
+            continue
         rise, zeroed = panel.loss_rank_one - panel.loss, panel.loss_zeroed - panel.loss
         if min(rise, zeroed) < HARDLY:
             found.append(warning(model, "ffn_hardly_takes_part", n=panel.num_examples, rank_one=rise, zeroed=zeroed))

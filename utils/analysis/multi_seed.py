@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from utils.analysis.attribution import Reproduced
+from utils.analysis.claims import Measure, measure_read
 from utils.analysis.comparisons import AttackWarning, P
 from utils.analysis.final import FinalResults
 from utils.analysis.records import given
@@ -23,12 +24,14 @@ from utils.analysis.results import HotFlipCell, TriggerCell
 from utils.analysis.seed_differences import (
     LOSSES,
     PRIMARY,
+    WORST,
     SeedTest,
     crossed_share,
     crossed_test,
     in_families,
     in_one_family,
     of_set,
+    outcomes_over_seeds,
     scores_of,
 )
 from utils.core.codec import from_json
@@ -107,7 +110,7 @@ class SeedAttribution:
     rougeL_vs_baseline: SeedTest
     rougeL_vs_monotonic: SeedTest
     reproduced: Annotated[
-        Reproduced | None, "share of the pair's difference in worst-case success; null unless that difference is shown"
+        Reproduced | None, "share of the pair's difference in `measure`; null unless that difference is shown"
     ]
 
 
@@ -124,6 +127,7 @@ class SeedResults:
     titles: Annotated[dict[str, str], "test sets by key, as their owners call them"]
     attack_dataset: str
     monotonic_minus_baseline: Annotated[dict[str, SeedTest], "by measure; the primary one first"]
+    measure: Annotated[Measure | None, "that the answer and the shares of the arms read; null: nothing is comparable"]
     attribution: Annotated[dict[str, SeedAttribution], "by control arm"]
     arms_left_out: Annotated[list[str], "arms that some seeds lack, in words"]
     quality_margin: Annotated[float, "QUALITY_MARGIN"]
@@ -255,6 +259,10 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
     compared = {
         name: crossed_test([each[name] for each in scores], confidence=confidence, bound=bounds[name]) for name in order
     }
+    compared = in_families(compared)
+    worst = outcomes_over_seeds(compared)
+    measure = measure_read(worst) if worst else None
+    shown = measure is not None and worst[measure].shown(1 - confidence)
     trained = {arm: [run.seed for run in runs if arm in run.results.attribution] for arm in CONTROLS}
     complete = [arm for arm, seeds in trained.items() if len(seeds) == len(runs)]
     tests = {
@@ -273,7 +281,9 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
             success_vs_monotonic=adjusted[arm, "success", MONOTONIC],
             rougeL_vs_baseline=adjusted[arm, "rougeL", BASELINE],
             rougeL_vs_monotonic=adjusted[arm, "rougeL", MONOTONIC],
-            reproduced=crossed_share([each[PRIMARY] for each in scores], arm, confidence=confidence),
+            reproduced=crossed_share([each[WORST[measure]] for each in scores], arm, confidence=confidence)
+            if measure is not None and shown
+            else None,
         )
 
     def attack_figure(arm: str) -> SeedFigure:
@@ -290,7 +300,8 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
         uat=triggers,
         titles={key: entry.title for key, entry in all_results[0].data.sets.items() if entry.role == "test"},
         attack_dataset=attacked,
-        monotonic_minus_baseline=in_families(compared),
+        monotonic_minus_baseline=compared,
+        measure=measure,
         attribution={arm: cause(arm) for arm in complete},
         arms_left_out=[
             f"{arm} was trained in seed {', '.join(map(str, seeds))} alone: no figure over seeds has it"

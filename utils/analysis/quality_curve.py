@@ -1,4 +1,4 @@
-"""Attack success at equal clean quality, from snapshots of each training. Torch-free.
+"""Attacks at equal clean quality, from snapshots of each training: success, and the next measures. Torch-free.
 
 A worse model is harder to hurt: what little it says right is soon said wrong, or cannot fall by 15 %. So models are
 compared where their clean ROUGE-L is equal, by interpolation between neighbouring snapshots.
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.analysis.attribution import Reproduced
+from utils.analysis.claims import Measure
 from utils.analysis.records import Count, Score, Share
-from utils.core.codec import Keys, Range
+from utils.core.codec import Keys
 from utils.core.names import ARMS, BASELINE
 
 Floats = NDArray[np.float64]
@@ -31,6 +32,17 @@ class QualityRow:
     id: str
     clean_rougeL: Annotated[Score | None, "null: the example has no text"]
     success: Annotated[bool | None, "null: not attackable"]
+    relative_drop: Annotated[float | None, "of ROUGE-L, as in the worst case; null: not attackable"]
+    loss_increase: Annotated[float | None, "nats per label token; null: not attackable"]
+
+    def value(self, measure: Measure) -> float:
+        """What a mean over the attackable examples is taken of; 0 where this one is not attackable."""
+        of: dict[Measure, float | None] = {
+            "success": self.success,
+            "relative_drop": self.relative_drop,
+            "loss_increase": self.loss_increase,
+        }
+        return float(of[measure] or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +58,12 @@ class QualityPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedDifference:
-    """Success of an arm minus baseline's where both have the same clean ROUGE-L; bootstrap over examples."""
+    """An arm minus baseline in one measure, where both have the same clean ROUGE-L; bootstrap over examples."""
 
     quality: Annotated[Score, "the highest clean ROUGE-L that both reach"]
-    baseline: Annotated[Share, "success there, interpolated"]
-    arm: Annotated[Share, "success there, interpolated"]
-    difference: Annotated[float, Range(-1, 1), "arm minus baseline"]
+    baseline: Annotated[float, "the measure there, interpolated"]
+    arm: Annotated[float, "the measure there, interpolated"]
+    difference: Annotated[float, "arm minus baseline"]
     lower: float
     upper: float
     left_of_final: Annotated[
@@ -60,17 +72,29 @@ class MatchedDifference:
     ] = None
 
 
+ByArm = Annotated[dict[str, MatchedDifference | None], Keys(ARMS)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """The quality curves, and differences at equal quality."""
+    """The quality curves, and differences at equal quality, by arm; null where two curves share no quality."""
 
     num_examples: Annotated[Count, "attacked on every snapshot; 0: QUALITY_CURVE_EXAMPLES switches the curve off"]
     candidates: Annotated[Count, "flips scored exactly at each step of the small attack"]
     curves: Annotated[dict[str, list[QualityPoint]], Keys(ARMS), "by arm, in the order of the steps"]
-    against_baseline: Annotated[
-        dict[str, MatchedDifference | None], Keys(ARMS), "by arm; null where the curves share no quality"
-    ]
+    against_baseline: Annotated[ByArm, "of success"]
+    drop_against_baseline: Annotated[ByArm, "of the mean relative ROUGE-L drop"]
+    loss_against_baseline: Annotated[ByArm, "of the mean loss rise, nats per token"]
     missing: Annotated[list[str], "snapshots that were gone, in words"]
+
+    def differences(self, measure: Measure) -> dict[str, MatchedDifference | None]:
+        """Those of a pre-named measure."""
+        found: dict[Measure, dict[str, MatchedDifference | None]] = {
+            "success": self.against_baseline,
+            "relative_drop": self.drop_against_baseline,
+            "loss_increase": self.loss_against_baseline,
+        }
+        return found[measure]
 
 
 def matched(
@@ -87,64 +111,62 @@ def matched(
     for row in rows:
         by_arm.setdefault(row.arm, {}).setdefault(row.step, {})[row.id] = row
     ids = sorted({row.id for row in rows})
-    tables = {arm: _table([dict(steps[step]) for step in sorted(steps)], ids) for arm, steps in by_arm.items()}
-    curves = {}
-    for arm, steps in by_arm.items():
-        ones = np.ones(len(ids))
-        quality, success = _curve(tables[arm], ones)
-        curves[arm] = [
+    weights = np.ones((1 + (samples if ids else 0), len(ids)))  # [1 + samples, examples]; the first row is the data
+    if ids:
+        weights[1:] = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=samples)
+
+    def curves_by(measure: Measure) -> dict[str, _Curve]:
+        kept = {arm: [steps[step] for step in sorted(steps)] for arm, steps in by_arm.items()}
+        return {arm: _curve(snapshots, ids, weights, measure) for arm, snapshots in kept.items()}
+
+    def against(found: Mapping[str, _Curve]) -> dict[str, MatchedDifference | None]:
+        others = [arm for arm in found if arm != BASELINE] if BASELINE in found else []
+        return {arm: _difference(found[BASELINE], found[arm], confidence) for arm in others}
+
+    success = curves_by("success")
+    curves = {
+        arm: [
             QualityPoint(
                 step=step,
                 epoch=next(iter(steps[step].values())).epoch,
-                clean_rougeL=float(quality[n]),
-                num_attackable=int(tables[arm][1][n].sum()),
-                success_rate=None if np.isnan(success[n]) else float(success[n]),
+                clean_rougeL=float(success[arm][0][0, n]),
+                num_attackable=sum(row.success is not None for row in steps[step].values()),
+                success_rate=None if np.isnan(rate := success[arm][1][0, n]) else float(rate),
             )
             for n, step in enumerate(sorted(steps))
         ]
-    found: dict[str, MatchedDifference | None] = {}
-    if BASELINE in tables:
-        draws = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=samples)
-        found = {
-            arm: _difference(tables[BASELINE], tables[arm], draws, confidence) for arm in tables if arm != BASELINE
-        }
+        for arm, steps in by_arm.items()
+    }
     return Matched(
-        num_examples=len(ids), candidates=candidates, curves=curves, against_baseline=found, missing=list(missing)
+        num_examples=len(ids),
+        candidates=candidates,
+        curves=curves,
+        against_baseline=against(success),
+        drop_against_baseline=against(curves_by("relative_drop")),
+        loss_against_baseline=against(curves_by("loss_increase")),
+        missing=list(missing),
     )
 
 
-# Of one arm: clean ROUGE-L, attackable and success, float64 [snapshots, examples]; what is not measured is 0.
-_Table = tuple[Floats, Floats, Floats]
+# Of one arm, by resample and snapshot: clean ROUGE-L, and the measure, NaN where nothing was attackable.
+_Curve = tuple[Floats, Floats]
 
 
-def _table(snapshots: Sequence[Mapping[str, QualityRow]], ids: Sequence[str]) -> _Table:
+def _curve(
+    snapshots: Sequence[Mapping[str, QualityRow]], ids: Sequence[str], weights: Floats, measure: Measure
+) -> _Curve:
+    """Clean ROUGE-L and the mean of a measure, float64 [resamples, snapshots]; weights: [resamples, examples]."""
     rows = [[snapshot[name] for name in ids] for snapshot in snapshots]
-    clean = np.array([[row.clean_rougeL or 0.0 for row in line] for line in rows])
+    clean = np.array([[row.clean_rougeL or 0.0 for row in line] for line in rows])  # [snapshots, examples]
     attackable = np.array([[row.success is not None for row in line] for line in rows], dtype=np.float64)
-    return clean, attackable, np.array([[bool(row.success) for row in line] for line in rows], dtype=np.float64)
-
-
-def _curve(table: _Table, weights: Floats) -> tuple[Floats, Floats]:
-    """Clean ROUGE-L and success rate of each snapshot, float64 [snapshots], with examples [n] counted `weights` times.
-
-    The rate is NaN where nothing was attackable.
-    """
-    clean, attackable, success = (part @ weights for part in table)
+    values = np.array([[row.value(measure) for row in line] for line in rows])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return clean / weights.sum(), success / attackable
+        return weights @ clean.T / weights.sum(1, keepdims=True), (weights @ values.T) / (weights @ attackable.T)
 
 
-def _at(table: _Table, weights: Floats, quality: float | None = None) -> tuple[Floats, Floats]:
-    """Points of the curve with a success rate, by rising quality."""
-    x, y = _curve(table, weights)
-    order = np.argsort(x, kind="stable")
-    order = order[~np.isnan(y[order])]
-    return x[order], y[order]
-
-
-def _both(first: _Table, second: _Table, weights: Floats) -> tuple[float, float, float] | None:
-    """The highest quality that both reach, and the two success rates there; None where the curves share none."""
-    (x, y), (u, v) = _at(first, weights), _at(second, weights)
+def _both(x: Floats, y: Floats, u: Floats, v: Floats) -> tuple[float, float, float] | None:
+    """The highest quality that two curves [snapshots] reach, and their values there; None where they share none."""
+    (x, y), (u, v) = _rising(x, y), _rising(u, v)
     if not len(x) or not len(u):
         return None
     quality = float(min(x[-1], u[-1]))
@@ -153,25 +175,31 @@ def _both(first: _Table, second: _Table, weights: Floats) -> tuple[float, float,
     return quality, float(np.interp(quality, x, y)), float(np.interp(quality, u, v))
 
 
-def _difference(baseline: _Table, arm: _Table, draws: NDArray[np.int64], confidence: float) -> MatchedDifference | None:
-    found = _both(baseline, arm, np.ones(draws.shape[1]))
-    if found is None:
+def _rising(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Points of a curve that have a value, by rising quality."""
+    order = np.argsort(x, kind="stable")
+    order = order[~np.isnan(y[order])]
+    return x[order], y[order]
+
+
+def _difference(baseline: _Curve, arm: _Curve, confidence: float) -> MatchedDifference | None:
+    each = [_both(*curves) for curves in zip(*baseline, *arm, strict=True)]  # by resample, the data itself first
+    if each[0] is None:
         return None
-    again = [(_both(baseline, arm, draw), _final(arm, draw) - _final(baseline, draw)) for draw in map(_float, draws)]
-    pairs = [(one[2] - one[1], final) for one, final in again if one is not None]
-    if not pairs:
+    quality, first, second = each[0]
+    changes = np.array([np.nan if one is None else one[2] - one[1] for one in each])
+    final = arm[1][:, -1] - baseline[1][:, -1]  # of the last snapshots; NaN where nothing was attackable
+    usable = ~np.isnan(changes)
+    usable[0] = False
+    if not usable.any():
         return None
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    lower, upper = np.quantile([change for change, _ in pairs], ends)
-    quality, first, second = found
-    whole, ones = np.array([final for _, final in pairs]), np.ones(draws.shape[1])
-    low, high = np.quantile(whole, ends)  # NaN, so neither above nor below 0, where nothing was attackable
+    lower, upper = np.quantile(changes[usable], ends)
+    low, high = np.quantile(final[usable], ends)  # NaN, so neither above nor below 0, where one is NaN
     left = None
     if low > 0 or high < 0:
-        shares = np.array([change for change, _ in pairs]) / np.where(whole == 0, np.nan, whole)
-        bounds = np.nanquantile(shares, ends)
-        point = (second - first) / (_final(arm, ones) - _final(baseline, ones))
-        left = Reproduced(share=float(point), lower=float(bounds[0]), upper=float(bounds[1]))
+        bounds = np.nanquantile(changes[usable] / np.where(final == 0, np.nan, final)[usable], ends)
+        left = Reproduced(share=float(changes[0] / final[0]), lower=float(bounds[0]), upper=float(bounds[1]))
     return MatchedDifference(
         quality=quality,
         baseline=first,
@@ -181,12 +209,3 @@ def _difference(baseline: _Table, arm: _Table, draws: NDArray[np.int64], confide
         upper=float(upper),
         left_of_final=left,
     )
-
-
-def _float(draw: NDArray[np.int64]) -> Floats:
-    return draw.astype(np.float64)
-
-
-def _final(table: _Table, weights: Floats) -> float:
-    """The success rate of the last snapshot; NaN where nothing was attackable."""
-    return float(_curve(table, weights)[1][-1])

@@ -19,7 +19,7 @@ from scipy import optimize
 
 from utils.analysis.attack_suite import attacks_on, strongest
 from utils.analysis.attribution import Reproduced
-from utils.analysis.claims import Outcome
+from utils.analysis.claims import Measure, Outcome
 from utils.analysis.comparisons import P, PairedTest, SuccessTest
 from utils.analysis.final import FinalResults
 from utils.analysis.measures import reaches_threshold
@@ -44,6 +44,7 @@ from utils.core.names import BASELINE, HEADLINE_METRIC, MONOTONIC, TRAINED_KEYS
 PRIMARY, WORST_DROP, WORST_RISE = "worst-case success", "worst-case ROUGE-L drop", "worst-case loss rise"
 HOTFLIP_SUCCESS, HOTFLIP_RISE = "HotFlip success", "HotFlip loss rise"
 WORST_TRIGGER = "worst trigger ROUGE-L change"
+WORST: dict[Measure, str] = {"success": PRIMARY, "relative_drop": WORST_DROP, "loss_increase": WORST_RISE}
 LOSSES = (WORST_RISE, HOTFLIP_RISE)  # in nats, without bounds
 _Key = TypeVar("_Key", bound=Hashable)
 Scores = dict[str, dict[str, float]]  # model, then example
@@ -135,6 +136,12 @@ def crossed_test(
         upper=min(found["upper"], bound),
         p_value=found["p_value"],
     )
+
+
+def outcomes_over_seeds(tests: Mapping[str, SeedTest]) -> dict[Measure, Outcome]:
+    """The pre-named measures in their order; empty where fewer than two examples are common to all seeds."""
+    found = {measure: one for measure, name in WORST.items() if (one := tests[name].outcome()) is not None}
+    return found if len(found) == len(WORST) else {}
 
 
 def crossed_share(seeds: Sequence[Scores], arm: str, *, confidence: float) -> Reproduced | None:

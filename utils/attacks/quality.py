@@ -65,10 +65,17 @@ def attack_snapshots(
         victim = Victim(arm, load_model(directory, device=device), weights_sha256(directory))
         home = cache_dir / f"{arm}_{step}"
         for record in attack_examples(context, victim, examples, small, cache_dir=home, every_budget=False):
-            success = record.success if record.skipped is None else None
+            done = record.skipped is None
             rows.append(
                 QualityRow(
-                    arm=arm, step=step, epoch=epoch, id=record.id, clean_rougeL=record.clean_rougeL, success=success
+                    arm=arm,
+                    step=step,
+                    epoch=epoch,
+                    id=record.id,
+                    clean_rougeL=record.clean_rougeL,
+                    success=record.success if done else None,
+                    relative_drop=record.relative_drop if done else None,
+                    loss_increase=record.loss_increase if done else None,
                 )
             )
     return rows

@@ -3,57 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from configs.arms import ARMS
 from utils.analysis.attribution import ArmAttribution, Reproduced
-from utils.analysis.explanations import QUALITY, Explanations, explanations, measure_explained
+from utils.analysis.claims import Measure
+from utils.analysis.explanations import QUALITY, Explanations, explanations
 from utils.analysis.multi_seed import SeedResults
 from utils.analysis.quality_curve import Matched
-from utils.analysis.seed_differences import SeedTest
+from utils.analysis.seed_differences import SeedTest, outcomes_over_seeds
 from utils.core.names import MONOTONIC
+from utils.reports.measure_words import NAMES, change, level
 
 
-def matched_sentence(found: Matched, confidence: float) -> str:
-    """The verdict's sentence about monotonic at equal quality; empty where QUALITY_CURVE_EXAMPLES is 0."""
+def matched_sentence(found: Matched, measure: Measure, confidence: float) -> str:
+    """The verdict's sentence about monotonic at equal quality, by the measure that the answer reads; empty where
+    QUALITY_CURVE_EXAMPLES is 0."""
     if not found.num_examples:
         return ""
-    one = found.against_baseline.get(MONOTONIC)
+    one = found.differences(measure).get(MONOTONIC)
     lacking = f" Without {len(found.missing)} snapshots that are gone: {found.missing[0]}." if found.missing else ""
     if one is None:
         return f"At equal quality nothing can be compared: no clean ROUGE-L is reached by both models.{lacking}"
-    points = f"{100 * one.difference:+.1f} points [{100 * one.lower:+.1f}, {100 * one.upper:+.1f}]"
     if one.upper < 0:
         answer = "monotonic is harder to attack than baseline"
     elif one.lower > 0:
         answer = "monotonic is easier to attack than baseline"
     else:
         answer = "no difference is shown"
+    name = NAMES[measure].removeprefix("worst-case ")
     return (
-        f"At equal quality (ROUGE-L {one.quality:.3f}, between snapshots of both trainings) {answer}: success "
-        f"{100 * one.arm:.1f} % on monotonic, {100 * one.baseline:.1f} % on baseline, {points} at "
-        f"{100 * confidence:.0f} %, by a small attack on {found.num_examples} examples.{lacking}"
+        f"At equal quality (ROUGE-L {one.quality:.3f}, between snapshots of both trainings) {answer}: {name} "
+        f"{level(measure, one.arm)} on monotonic, {level(measure, one.baseline)} on baseline, {change(measure, one)} "
+        f"at {100 * confidence:.0f} %, by a small attack on {found.num_examples} examples.{lacking}"
     )
 
 
-def attribution_sentence(found: Mapping[str, ArmAttribution], matched: Matched) -> str:
+def attribution_sentence(
+    found: Mapping[str, ArmAttribution], matched: Matched, measure: Measure, *, shown: bool
+) -> str:
     """How much of the difference between monotonic and baseline each control arm reproduces, and what is left to
-    explain it; empty without any arm."""
+    explain it; empty without any arm.
+
+    measure: the one that the answer reads; shown: whether that shows a difference at all.
+    """
     if not found:
         return ""
-    measure = measure_explained(found)
-    if measure is None:
+    shares = {arm: one.reproduced(measure) for arm, one in found.items()}
+    if not shown:
         success = [f"{arm} {100 * one.success_vs_baseline.difference:+.1f} points" for arm, one in found.items()]
-        return (
-            "No difference between monotonic and baseline is shown that a control could reproduce; worst-case success "
-            f"against baseline: {', '.join(success)}."
-        )
-    shares: dict[str, Reproduced | None] = {arm: getattr(one, measure) for arm, one in found.items()}
+        return f"{_nothing_shown(measure)}; worst-case success against baseline: {', '.join(success)}."
+    at_equal_quality = matched.differences(measure).get(MONOTONIC)
+    return f"{_shares(shares, measure)} {_explanation(explanations(shares, at_equal_quality))}"
+
+
+def _nothing_shown(measure: Measure) -> str:
+    return f"No difference between monotonic and baseline in {NAMES[measure]} is shown that a control could reproduce"
+
+
+def _shares(shares: Mapping[str, Reproduced | None], measure: Measure) -> str:
     each = [f"{arm} reproduces {_share(one)}" for arm, one in shares.items() if one is not None]
     without = [arm for arm, one in shares.items() if one is None]
     note = f" (not known for {', '.join(without)}: no difference on the common examples)" if without else ""
-    title = {"success_reproduced": "worst-case success", "drop_reproduced": "mean ROUGE-L drop"}[measure]
-    whole = f"Of the difference in {title} between monotonic and baseline {', '.join(each)}{note}."
-    return f"{whole} {_explanation(explanations(shares, matched))}"
+    told = f"{', '.join(each) or 'no share is known'}{note}"
+    return f"Of the difference in {NAMES[measure]} between monotonic and baseline {told}."
 
 
 def _explanation(found: Explanations) -> str:
@@ -84,13 +97,23 @@ def _share(one: Reproduced) -> str:
 
 
 def attribution_over_seeds(results: SeedResults) -> str:
-    """The same over seeds, and which arms some seeds lack; empty without any arm."""
-    each = []
-    for arm, one in results.attribution.items():
-        share = "" if one.reproduced is None else f", {_share(one.reproduced)} of monotonic's"
-        each.append(f"{arm} {_points(one.success_vs_baseline)}{share}")
-    words = f"Worst-case success of the controls against baseline, over seeds: {'; '.join(each)}." if each else ""
-    return " ".join([*([words] if words else []), *(f"{line}." for line in results.arms_left_out)])
+    """The same over seeds, by the measure of the answer over seeds, and which arms some seeds lack; empty without any
+    arm."""
+    words = [f"{line}." for line in results.arms_left_out]
+    shares = {arm: one.reproduced for arm, one in results.attribution.items()}
+    if not shares:
+        return " ".join(words)
+    measure, found = results.measure, outcomes_over_seeds(results.monotonic_minus_baseline)
+    if measure is None or not found[measure].shown(1 - results.confidence):
+        each = [f"{arm} {_points(one.success_vs_baseline)}" for arm, one in results.attribution.items()]
+        told = f"{_nothing_shown(measure or 'success')}; worst-case success against baseline: {'; '.join(each)}."
+    else:
+        cause = explanations(shares, None)
+        cause = replace(cause, undecided=tuple(name for name in cause.undecided if name != QUALITY))
+        told = " ".join(filter(None, (_shares(shares, measure), _explanation(cause)))) + (
+            " Whether lower quality would explain it is asked within each seed only."
+        )
+    return " ".join([f"Over {len(results.seeds)} seeds: {told}", *words])
 
 
 def _points(one: SeedTest) -> str:

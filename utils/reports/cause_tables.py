@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 from configs.arms import ARMS
+from utils.analysis.claims import Measure
 from utils.analysis.final import FinalResults
 from utils.analysis.mechanism import FIRST_DIRECTION_OF_ABSOLUTE
 from utils.core.names import TRAINED_KEYS
-from utils.reports.table import NOT_AVAILABLE, Table, p_value, percent, set_titles, signed
+from utils.reports.measure_words import NAMES, change, level
+from utils.reports.table import NOT_AVAILABLE, Table, p_value, percent, set_titles
 
 
 def mechanism(results: FinalResults) -> Table:
@@ -58,6 +62,7 @@ def mechanism(results: FinalResults) -> Table:
 def attribution(results: FinalResults) -> Table:
     """Control arms beside the pair that they explain, each with its tests against both."""
     rows: list[tuple[str, ...]] = []
+    measure = results.verdict.measure
     for model in (*TRAINED_KEYS, *results.attribution):
         cells = [results.evaluation.datasets.get(key, {}).get(model) for key in set_titles(results)]
         rouge = [f"{cell.rougeL.mean:.3f}" if cell else NOT_AVAILABLE for cell in cells]
@@ -69,7 +74,7 @@ def attribution(results: FinalResults) -> Table:
             tests = (
                 *(p_value(test.p_value_holm) for test in (one.success_vs_baseline, one.success_vs_monotonic)),
                 *(p_value(test.p_value_holm) for test in (one.rougeL_vs_baseline, one.rougeL_vs_monotonic)),
-                "-" if one.success_reproduced is None else percent(one.success_reproduced.share),
+                "-" if (share := one.reproduced(measure)) is None else percent(share.share),
             )
         rows.append((model, dose, *rouge, worst, *tests))
     arms = "; ".join(f"{arm}: {ARMS[arm].summary}" for arm in results.attribution)
@@ -89,25 +94,28 @@ def attribution(results: FinalResults) -> Table:
         ),
         rows,
         f"Fine-tuned {arms}. p-values against baseline and monotonic are Holm-corrected over all of this table. "
-        "Reproduced: the arm's difference in success from baseline, over monotonic's (-: monotonic's is not shown).",
+        f"Reproduced: the arm's difference in {NAMES[measure]} from baseline, over monotonic's (-: not shown).",
     )
 
 
 def quality_curve(results: FinalResults) -> Table:
-    """Success of a small attack at the clean quality that an arm shares with baseline."""
+    """What a small attack does at the clean quality that an arm shares with baseline: success, and where the answer
+    reads another measure, that."""
     rows: list[tuple[str, ...]] = []
-    for arm, one in results.matched.against_baseline.items():
+    measures: list[Measure] = list(dict.fromkeys(("success", results.verdict.measure)))
+    for measure, arm in itertools.product(measures, results.matched.against_baseline):
+        name, one = NAMES[measure].removeprefix("worst-case "), results.matched.differences(measure)[arm]
         if one is None:
-            rows.append((arm, *(NOT_AVAILABLE,) * 4))
+            rows.append((f"{arm}: {name}", *(NOT_AVAILABLE,) * 4))
             continue
-        points = signed(100 * one.difference, [100 * one.lower, 100 * one.upper], digits=1)
-        rows.append((arm, f"{one.quality:.3f}", percent(one.arm), percent(one.baseline), points))
+        levels = level(measure, one.arm), level(measure, one.baseline)
+        rows.append((f"{arm}: {name}", f"{one.quality:.3f}", *levels, change(measure, one)))
     return Table(
         "quality_curve",
         "Attack success at equal quality",
-        ("model", "clean ROUGE-L", "success", "baseline's there", "difference, points"),
+        ("model, measure", "clean ROUGE-L", "model's", "baseline's there", "difference"),
         rows,
         f"A small attack ({results.matched.candidates} candidates a step) on {results.matched.num_examples} examples "
-        "and every snapshot of each training; success where both curves have the highest ROUGE-L that both reach, "
+        "and every snapshot of each training; its effect where both curves have the highest ROUGE-L that both reach, "
         "interpolated between snapshots; bootstrap over examples.",
     )

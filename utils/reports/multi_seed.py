@@ -14,6 +14,7 @@ from utils.core.names import BASELINE, MODEL_KEYS, TRAINED_KEYS
 from utils.core.results import profile_note
 from utils.reports.html import figure
 from utils.reports.latex import tex
+from utils.reports.measure_words import NAMES
 from utils.reports.multi_seed_figures import draw_all
 from utils.reports.table import NOT_AVAILABLE, Table, p_value, seed_titles, signed
 from utils.reports.template import Picture, Section, render_page
@@ -106,6 +107,7 @@ def _tests(results: dict[str, Any]) -> Table:
 def _attribution(results: dict[str, Any]) -> Table:
     """Control arms against both models of the pair."""
     level = f"{100 * results['confidence']:g} %"
+    read = NAMES[results["measure"] or "success"]
     measures = {"success": ("success, points", 100, 1), "rougeL": ("ROUGE-L", 1, 4)}
     rows: list[tuple[str, ...]] = []
     for arm, one in results["attribution"].items():
@@ -122,8 +124,8 @@ def _attribution(results: dict[str, Any]) -> Table:
         ("figure", f"difference [{level}]", "p", "p (Holm)", "examples", "reproduced"),
         rows,
         "Worst-case success in points, ROUGE-L of unattacked summaries as it is; seeds and examples crossed, Holm over "
-        "this table. Reproduced: the arm's difference in success from baseline over monotonic's, with Fieller's "
-        "interval (-: monotonic's difference is not shown).",
+        f"this table. Reproduced: the arm's difference in {read} from baseline over monotonic's, with "
+        "Fieller's interval (-: monotonic's difference is not shown).",
     )
 
 

@@ -15,17 +15,17 @@ from utils.analysis.records import given
 from utils.analysis.results import HotFlipResults, TriggerResults
 from utils.analysis.seed_differences import (
     HOTFLIP_SUCCESS,
-    PRIMARY,
-    WORST_DROP,
-    WORST_RISE,
+    WORST,
     WORST_TRIGGER,
     SeedTest,
     of_set,
+    outcomes_over_seeds,
 )
 from utils.analysis.statistics import exceeds
 from utils.analysis.warning_texts import ranked
 from utils.core.names import BASELINE, HEADLINE_METRIC, MONOTONIC
 from utils.reports.cause_sentences import attribution_over_seeds, attribution_sentence, matched_sentence
+from utils.reports.measure_words import NAMES, TITLES, change, level
 from utils.reports.table import TITLES as SET_TITLES
 from utils.reports.table import p_value, signed
 
@@ -35,11 +35,6 @@ LIMITS = (
     "White-box attacks of this budget were tried; a model they do not break may break under another attack.",
 )
 ONE_PAIR = "For this pair of trainings"
-TITLES: dict[Measure, str] = {
-    "success": "worst-case success (the share of summaries that the strongest of all attacks spoils)",
-    "relative_drop": "mean relative ROUGE-L drop (worst case)",
-    "loss_increase": "mean loss rise (worst case)",
-}
 
 
 def final_results(findings: Findings) -> FinalResults:
@@ -60,6 +55,8 @@ def _monotone(findings: Findings) -> str:
 def verdict(findings: Findings) -> Verdict:
     """The sentences of one seed, and the figures behind them."""
     worst = given(findings.hotflip.comparisons.baseline_vs_monotonic_worst_case)
+    measures = outcomes(worst)
+    measure = measure_read(measures)
     attacked, alpha, margin = findings.data.attack_dataset, 1 - findings.confidence, findings.quality_margin
     compared = findings.evaluation.comparisons[attacked][HEADLINE_METRIC]
     quality = PairedTest(**{name: value for name, value in vars(compared).items() if name != "against_standard"})
@@ -70,11 +67,13 @@ def verdict(findings: Findings) -> Verdict:
         cost=cost_sentence(ONE_PAIR, title, outcome(quality), not_worse, margin, alpha)
         if quality.n > 1
         else f"On {title} nothing can be said about the cost: fewer than two summaries were compared.",
-        matched=matched_sentence(findings.matched, findings.confidence),
-        attribution=attribution_sentence(findings.attribution, findings.matched),
+        matched=matched_sentence(findings.matched, measure, findings.confidence),
+        attribution=attribution_sentence(
+            findings.attribution, findings.matched, measure, shown=measures[measure].shown(alpha)
+        ),
         triggers=triggers_sentence(findings.uat, alpha),
         doubt=doubt_sentence(findings.warnings),
-        measure=measure_read(outcomes(worst)),
+        measure=measure,
         primary=worst.success,
         quality=quality,
         non_inferiority_p=not_worse,
@@ -100,19 +99,18 @@ def answer(scope: str, found: Mapping[Measure, Outcome], more: Mapping[str, Outc
         limit = saturation(measure, one)
         if not limit:
             break
-        levels = f"monotonic {_level(measure, one.b)}, baseline {_level(measure, one.a)}"
+        levels = f"monotonic {level(measure, one.b)}, baseline {level(measure, one.a)}"
         title = TITLES[measure]
         said.append(f"{title[0].upper()}{title[1:]} is at its {limit}: {levels}; it cannot tell the models apart.")
     measure = measure_read(found)
     one = found[measure]
     said.append(
         f"{scope} monotonic is {direction(one.difference, one.shown(alpha))} to attack than baseline by "
-        f"{TITLES[measure]}: {_level(measure, one.b)} on monotonic against {_level(measure, one.a)} on baseline, "
-        f"{_change(measure, one)} {basis} ({ps(one)})."
+        f"{TITLES[measure]}: {level(measure, one.b)} on monotonic against {level(measure, one.a)} on baseline, "
+        f"{change(measure, one)} {basis} ({ps(one)})."
     )
-    names = {measure: title.split(" (")[0] for measure, title in TITLES.items()}
-    line = [f"{names[measure]} {_change(measure, one)} ({ps(one)})" for measure, one in found.items()]
-    line += [f"{name} {_change('success', one)} ({ps(one)})" for name, one in more.items()]
+    line = [f"{NAMES[measure]} {change(measure, one)} ({ps(one)})" for measure, one in found.items()]
+    line += [f"{name} {change('success', one)} ({ps(one)})" for name, one in more.items()]
     return " ".join([*said, f"All measures, monotonic minus baseline: {'; '.join(line)}."])
 
 
@@ -121,17 +119,6 @@ def direction(difference: float, shown: bool) -> str:
     if not shown:
         return "not shown to be harder or easier"
     return "harder" if difference < 0 else "easier"
-
-
-def _level(measure: Measure, value: float) -> str:
-    return f"{value:+.3f} nats" if measure == "loss_increase" else f"{100 * value:.1f} %"
-
-
-def _change(measure: Measure, one: Outcome) -> str:
-    bounds = [one.lower, one.upper]
-    if measure == "loss_increase":
-        return f"{signed(one.difference, bounds)} nats"
-    return f"{signed(100 * one.difference, [100 * bound for bound in bounds], digits=1)} points"
 
 
 def ps(one: Outcome) -> str:
@@ -215,15 +202,14 @@ def verdict_over_seeds(results: SeedResults) -> Sentences:
 
 def _attack_over_seeds(results: SeedResults, scope: str, alpha: float) -> str:
     tests = results.monotonic_minus_baseline
-    names: dict[Measure, str] = {"success": PRIMARY, "relative_drop": WORST_DROP, "loss_increase": WORST_RISE}
-    found = {measure: one for measure, name in names.items() if (one := tests[name].outcome()) is not None}
-    if len(found) < len(names):
+    found = outcomes_over_seeds(tests)
+    if results.measure is None:
         return (
             f"{scope} the attacks say nothing: fewer than two examples could be attacked on both models in every seed."
         )
     alone = tests[HOTFLIP_SUCCESS].outcome()
     more = {} if alone is None else {"success of HotFlip alone": alone}
-    read = tests[names[measure_read(found)]]
+    read = tests[WORST[results.measure]]
     return answer(scope, found, more, basis_over_seeds(read, len(results.seeds)), alpha)
 
 
