@@ -146,7 +146,9 @@ def test_a_trigger_is_the_most_harmful_one_that_was_found(edit: dict[str, Any], 
 
 
 def snapshot(step: int, name: str, rouge: float, success: bool | None = True, arm: str = "baseline") -> QualityRow:
-    return QualityRow(arm=arm, step=step, epoch=step / 8, id=name, clean_rougeL=rouge, success=success)
+    lost = None if success is None else 0.3
+    return QualityRow(arm=arm, step=step, epoch=step / 8, id=name, clean_rougeL=rouge, success=success,
+                      relative_drop=lost, loss_increase=lost)  # fmt: skip
 
 
 CURVE = [snapshot(8, "a", 0.1, None), snapshot(8, "b", 0.3), snapshot(16, "a", 0.5), snapshot(16, "b", 0.6)]
@@ -160,13 +162,15 @@ CURVE = [snapshot(8, "a", 0.1, None), snapshot(8, "b", 0.3), snapshot(16, "a", 0
         ([replace(row, id="z") if row.id == "b" else row for row in CURVE], "z is not among the attack examples"),
         ([snapshot(8, "a", 0.1), *CURVE[1:]], "attacked at a clean ROUGE-L of 0.1000"),
         ([*CURVE[:2], snapshot(16, "a", 0.4), snapshot(16, "b", 0.5)], "of 2 of 2 rows is not that of predictions"),
+        ([CURVE[0], replace(CURVE[1], relative_drop=0.1), *CURVE[2:]], "success at a drop of 0.1000"),
+        ([replace(CURVE[0], loss_increase=0.5), *CURVE[1:]], "attacked and not attacked"),
         ([*CURVE, snapshot(8, "a", 0.5, arm="no_ffn")], "no_ffn was not trained"),
     ],
 )
 def test_the_quality_curve_is_whole_and_ends_in_the_exported_model(rows: list[QualityRow], named: str) -> None:
     def problems(rows: list[QualityRow]) -> list[str]:
         rouge = {("baseline", "a"): 0.5, ("baseline", "b"): 0.6}
-        return list(of_quality(rows, {"a", "b"}, {"baseline": 16}, rouge, 0.2))
+        return list(of_quality(rows, {"a", "b"}, {"baseline": 16}, rouge, 0.2, 0.15))
 
     assert not problems(CURVE)
     assert any(named in line for line in problems(rows))

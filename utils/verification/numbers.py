@@ -152,7 +152,8 @@ def _quality(run: SeedDirectory, evidence: Evidence) -> Iterator[str]:
         exported[section.removesuffix("_training")] = sum(steps)
     drawn = {name for ids in evidence.ids[HOTFLIP].values() for name in ids}
     rouge = {name: row.rougeL for name, row in evidence.predictions.items()}
-    yield from of_quality(_quality_rows(run), drawn, exported, rouge, evidence.settings["ATTACK_MIN_CLEAN_ROUGE"])
+    least, threshold = (evidence.settings[name] for name in ("ATTACK_MIN_CLEAN_ROUGE", "ATTACK_SUCCESS_THRESHOLD"))
+    yield from of_quality(_quality_rows(run), drawn, exported, rouge, least, threshold)
 
 
 def _matched(run: SeedDirectory) -> Iterator[str]:

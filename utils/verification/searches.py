@@ -115,17 +115,22 @@ def of_trigger(row: TriggerSearch, length: int) -> Iterator[str]:
 
 def of_quality(
     rows: Sequence[QualityRow], drawn: set[str], exported: Mapping[str, int], rouge: Mapping[tuple[str, str], float],
-    least: float,
+    least: float, threshold: float,
 ) -> Iterator[str]:  # fmt: skip
     """Rows of the quality curve: every snapshot on the same drawn examples, and the exported one as stage 4 saw it.
 
     exported: step of each trained arm's exported snapshot; rouge: clean ROUGE-L of stage 4 by arm and id.
+    least: clean ROUGE-L that is attacked at all; threshold: the relative drop of a success.
     """
     by_snapshot: dict[tuple[str, int], list[QualityRow]] = {}
     for row in rows:
         by_snapshot.setdefault((row.arm, row.step), []).append(row)
         if row.clean_rougeL is not None and row.success is not None and not reaches_threshold(row.clean_rougeL, least):
             yield f"{row.arm} step {row.step} {row.id}: attacked at a clean ROUGE-L of {row.clean_rougeL:.4f}"
+        if len({row.success is None, row.relative_drop is None, row.loss_increase is None}) > 1:
+            yield f"{row.arm} step {row.step} {row.id}: attacked and not attacked"
+        elif row.success and not reaches_threshold(row.relative_drop or 0.0, threshold):
+            yield f"{row.arm} step {row.step} {row.id}: success at a drop of {row.relative_drop:.4f}"
     ids = sorted({row.id for row in rows})
     yield from (f"{name} is not among the attack examples" for name in ids if name not in drawn)
     yield from (f"{arm} was not trained in this run" for arm in sorted({row.arm for row in rows} - {*exported}))
