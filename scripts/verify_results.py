@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path, metavar="DIR", help="results directory of a seed, or of several seeds")
     parser.add_argument(
         "--regenerate", type=int, default=0, metavar="N",
-        help="also make N random summaries again with the exported models of a seed, and compare",
+        help="also make N random summaries, their losses and the mechanism panel again with a seed's exported models",
     )  # fmt: skip
     options = parser.parse_args()
     if options.regenerate < 0:

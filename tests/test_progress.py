@@ -15,8 +15,11 @@ from utils.core.progress import progress
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(("what", "shown"), [("baseline: HotFlip", True), ("", False)])
-def test_a_log_file_gets_the_bar_unless_it_has_no_name(what, shown, capfd):
+@pytest.mark.parametrize(
+    ("what", "off", "shown"), [("baseline: HotFlip", "", True), ("", "", False), ("baseline: HotFlip", "1", False)]
+)
+def test_a_log_file_gets_the_bar_unless_it_has_no_name_or_bars_are_off(what, off, shown, capfd, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", off)
     for _ in progress(range(3), label=what):
         pass
     lines = capfd.readouterr().err.split("\n")

@@ -7,6 +7,7 @@ by the checks of rows, a changed page by making the page again. Hashes catch it 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from tests.pipeline_world import SEED, in_process
 from utils.core.files import sha256_of
 from utils.core.fingerprint import fingerprint
-from utils.verification.models import audits, regenerated, weights_of_mechanism
+from utils.verification.models import audits, regenerated, texts_of_mechanism, weights_of_mechanism
 from utils.verification.provenance import SeedDirectory, identity
 from utils.verification.seed import verify
 from utils.verification.written import checks_of_report
@@ -515,6 +516,41 @@ def test_summaries_that_the_model_did_not_write_are_found(copied):
     check = regenerated(SeedDirectory(copied), 40)
     assert any("'It is so.' in the file, '" in words for words in [*check.problems, *check.unseen])
     assert check.problems
+
+
+def test_losses_that_the_model_does_not_give_are_found(copied):
+    """All losses of a model halved, rises and curves with them: no two of them contradict each other."""
+
+    def halve(row):
+        for name in ("clean_loss", "attacked_loss", "loss_increase"):
+            row[name] /= 2
+        if row.get("search"):
+            row["search"]["losses"] = [loss / 2 for loss in row["search"]["losses"]]
+
+    def attacked(row):
+        return row["model"] == "monotonic" and row.get("loss_increase") is not None
+
+    rows(copied / HOTFLIP, halve, attacked, most=10**6)
+    found = regenerated(SeedDirectory(copied), 40).problems
+    assert found and all("monotonic" in words and "by the model" in words for words in found)
+    assert any(re.search(r"loss [\d.]+ in the file, [\d.]+ by the model", words) for words in found), found
+
+
+def test_what_the_mechanism_panel_says_of_texts_is_made_again(copied):
+    def edit(results, metadata):
+        results["monotonic"]["loss_zeroed"] += 0.1
+        results["baseline"]["premise"]["comparable"] += 1
+        results["baseline"]["gain"]["median"] += 1  # takes minutes, and is not made again: docs/results.md
+
+    assert not texts_of_mechanism(SeedDirectory(copied)).problems
+    envelope(copied / "mechanism_results.json", edit)
+    found = texts_of_mechanism(SeedDirectory(copied)).problems
+    assert [words.split(":")[0].split(", ")[1] for words in found] == ["baseline.premise.comparable",
+                                                                      "monotonic.loss_zeroed"]  # fmt: skip
+    envelope(copied / "mechanism_results.json", lambda r, m: m["versions"].update(torch="0"))
+    check = texts_of_mechanism(SeedDirectory(copied))  # there a unit may fire by a hair; a loss is still one
+    assert ["loss_zeroed" in words for words in check.problems] == [True]
+    assert "premise.comparable" in check.unseen[0] and "other rounding? torch 0" in check.unseen[0]
 
 
 # ---- whose results ---------------------------------------------------------------------------------------------------

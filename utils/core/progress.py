@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -41,5 +42,7 @@ def progress(iterable: Iterable[Any] | None = None, *, label: str, total: int | 
         ascii=not terminal,
         mininterval=0.2 if terminal else SECONDS_BETWEEN_LOG_LINES,
         file=sys.stderr if terminal else _Lines(),
-        disable=not label,  # None would mean: off where stderr is no terminal, and a job would say nothing for hours
+        # tqdm reads TQDM_DISABLE only where `disable` is not given; None would also be off where stderr is no terminal,
+        # and a job would say nothing for hours.
+        disable=not label or bool(os.environ.get("TQDM_DISABLE")),
     )

@@ -36,6 +36,9 @@ UNMOVED = 0.01  # a weight that training changed by less than this share of itse
 GAIN_TOLERANCE = 1e-5  # relative, of the largest singular value
 
 
+Example = tuple[Sequence[int], Sequence[int]]  # input ids, label ids
+
+
 @dataclass(frozen=True)
 class PanelSize:
     """How many examples each part looks at; the gain is the dearest, some 30 passes forward and back an example."""
@@ -62,11 +65,28 @@ def panel(
     becomes that of the arm's start. Both models float32, in eval mode, on one device.
     """
     size = size or PanelSize()
+    examples = drawn_examples(inputs, labels, seed, size)
+    gains = [gain(model, ids, target) for ids, target in examples[: size.gains]]
+    return Mechanism(
+        num_examples=len(examples),
+        **weight_figures(model, pretrained, arm, epsilon),
+        **text_figures(model, examples, seed, size),
+        gain=Gain(median=float(np.median(gains)), most=max(gains), num_examples=len(gains)),
+    )
+
+
+def drawn_examples(
+    inputs: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], seed: int, size: PanelSize
+) -> list[Example]:
+    """The examples that the panel reads."""
     order = np.random.default_rng(seed).permutation(len(inputs))[: size.examples]
-    examples = [(list(inputs[i]), list(labels[i])) for i in order.tolist()]
+    return [(list(inputs[i]), list(labels[i])) for i in order.tolist()]
+
+
+def text_figures(model: nn.Module, examples: Sequence[Example], seed: int, size: PanelSize) -> dict[str, Any]:
+    """The fields of `Mechanism` that passes over `examples` decide, but for the gain, which takes most of the time."""
     parts = _parts(model)
     blocks = firing(model, examples)
-    weights = weight_figures(model, pretrained, arm, epsilon)
     losses = {"loss": mean_loss(model, examples)}
     others: dict[str, Replacement] = {
         "zeroed": lambda _, weight: torch.zeros_like(weight),
@@ -76,20 +96,16 @@ def panel(
     for kind, other in others.items():
         with replaced(model, other):
             losses[kind] = mean_loss(model, examples)
-    gains = [gain(model, ids, target) for ids, target in examples[: size.gains]]
-    return Mechanism(
-        num_examples=len(examples),
-        **weights,
-        dead_units=fmean(one.dead_units for one in blocks.values()),
-        always_on_units=fmean(one.always_on_units for one in blocks.values()),
-        loss=losses["loss"],
-        loss_zeroed=losses["zeroed"],
-        loss_rank_one=losses["rank_one"],
-        loss_without_rank_one=losses["without"],
-        gain=Gain(median=float(np.median(gains)), most=max(gains), num_examples=len(gains)),
-        premise=premise(model, examples[: size.changes], seed),
-        blocks=blocks,
-    )
+    return {
+        "loss": losses["loss"],
+        "loss_zeroed": losses["zeroed"],
+        "loss_rank_one": losses["rank_one"],
+        "loss_without_rank_one": losses["without"],
+        "dead_units": fmean(one.dead_units for one in blocks.values()),
+        "always_on_units": fmean(one.always_on_units for one in blocks.values()),
+        "premise": premise(model, examples[: size.changes], seed),
+        "blocks": blocks,
+    }
 
 
 def weight_figures(
@@ -153,9 +169,6 @@ def replaced(model: nn.Module, other: Replacement) -> Iterator[None]:
         with torch.no_grad():
             for name, weight in before.items():
                 layers[name].weight.copy_(weight)
-
-
-Example = tuple[Sequence[int], Sequence[int]]  # input ids, label ids
 
 
 def _tensors(model: nn.Module, example: Example) -> dict[str, torch.Tensor]:

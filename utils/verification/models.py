@@ -16,7 +16,9 @@ from utils.core.names import ARMS, STANDARD
 from utils.verification.check import Check, other_surroundings, tried, unequal
 from utils.verification.numbers import HOTFLIP, PREDICTIONS
 from utils.verification.provenance import SeedDirectory
+from utils.verification.searches import near
 
+SAME_LOSS = 1e-3  # relative: of a pass over texts on another processor
 SAME_START = 1e-4  # relative: a GPU's softplus, where training started, is not the CPU's in the last digits
 
 
@@ -35,7 +37,7 @@ def audits(run: SeedDirectory) -> Check:
 
 
 def weights_of_mechanism(run: SeedDirectory) -> Check:
-    """The panel's figures that the weights alone decide; its losses and gains need the validation data, and minutes."""
+    """The panel's figures that the weights alone decide; the others need the validation data, and minutes."""
     file = file_of("mechanism")
     check = Check(f"spectra and changes of weights in {file} from the exported models", [])
     directories = _directories(run)
@@ -63,6 +65,47 @@ def _weights(run: SeedDirectory, model: str, directories: Mapping[str, Path]) ->
     yield from unequal(to_json(made), known, f"{file_of('mechanism')}, {model}", SAME_START)
 
 
+def texts_of_mechanism(run: SeedDirectory) -> Check:
+    """The panel's figures of the models' passes over validation texts, but for the gain."""
+    file = file_of("mechanism")
+    check = Check(f"losses, firing and premise in {file}, made again by the exported models (not the gain)", [])
+    prepared, directories = run.input_named("prepared_data"), _directories(run)
+    if prepared is None:
+        check.unseen.append(f"{file} (the prepared data are not here)")
+        return check
+    elsewhere = _elsewhere(run.parts["mechanism"]["_metadata"])
+    for model in run.models:
+        if model not in directories:
+            check.unseen.append(f"{model} in {file} (the model is not here: taken on trust)")
+            continue
+        found = tried(lambda m=model: _texts(run, m, directories[m], prepared))  # type: ignore[misc]
+        # Elsewhere a unit may fire by a hair or not; a loss is the same within the margin.
+        counted = [words for words in found if not elsewhere or "loss" in words]
+        check.problems += counted
+        check.unseen += [f"{words} (other rounding? {elsewhere[0]})" for words in found if words not in counted]
+    return check
+
+
+def _texts(run: SeedDirectory, model: str, directory: Path, prepared: Path) -> Iterator[str]:
+    from utils.data.store import load_prepared
+    from utils.evaluation.mechanism import PanelSize, drawn_examples, text_figures
+    from utils.modeling.models import load_model
+
+    rows, seed = load_prepared(prepared, "validation"), run.metadata["settings"]["DATA_SEED"]
+    examples = drawn_examples(rows["input_ids"], rows["labels"], seed, PanelSize())
+    made = to_json(text_figures(load_model(directory), examples, seed, PanelSize()))
+    written = run.parts["mechanism"]["results"][model]
+    yield from unequal(made, {name: written[name] for name in made}, f"{file_of('mechanism')}, {model}", SAME_LOSS)
+
+
+def _elsewhere(metadata: Mapping[str, Any]) -> list[str]:
+    """In words, why a model may round otherwise here than where the results were made."""
+    found = other_surroundings(metadata)
+    if metadata.get("device_used", "cpu") != "cpu":
+        found.append(f"made on {metadata['device']}, here on the CPU")
+    return found
+
+
 def _audit(run: SeedDirectory, section: str, arm: str, directories: Mapping[str, Path]) -> Iterator[str]:
     from utils.modeling.models import count_parameters, load_model
     from utils.modeling.monotonic import ffn_layers, min_ffn_weight
@@ -80,25 +123,32 @@ def _audit(run: SeedDirectory, section: str, arm: str, directories: Mapping[str,
 
 
 class _Task(NamedTuple):
-    """A summary to make again: whose it is, where it is written, what the model read, what is written."""
+    """A summary to make again: whose it is, where it is written, what the model read, what is written.
+
+    `labels`, `loss`: ids of the reference and its loss given the same ids, where the record has them.
+    """
 
     model: str
     where: str
     ids: list[int]
     written: str
+    labels: list[int] | None = None
+    loss: float | None = None
 
 
 def regenerated(run: SeedDirectory, number: int) -> Check:
-    """Random summaries of the records (unattacked and attacked ones), made again with the exported models.
+    """Random summaries of the records (unattacked and attacked ones) and their losses, made again with the exported
+    models.
 
     They are drawn anew each time, so that nobody knows beforehand which. Where versions or the device are not those of
     the run, another rounding may turn a beam: up to half of the summaries may differ then, and are named, not counted.
     """
     from utils.evaluation.decoding import decoding_settings
     from utils.evaluation.generation import generate
+    from utils.evaluation.mechanism import mean_loss
     from utils.modeling.models import load_model, load_tokenizer
 
-    check = Check(f"{number} random summaries, made again by the exported models", [])
+    check = Check(f"{number} random summaries and their losses, made again by the exported models", [])
     directories = _directories(run)
     pool = [task for task in _tasks(run) if task.model in directories]
     if absent := [model for model in run.models if model not in directories]:
@@ -107,18 +157,20 @@ def regenerated(run: SeedDirectory, number: int) -> Check:
     settings: Any = SimpleNamespace(**{"GENERATION": "fast"} | run.metadata["settings"])  # older runs had no choice
     differing = []
     for name in dict.fromkeys(task.model for task in drawn):
-        tasks = [task for task in drawn if task.model == name]
+        tasks, model = [task for task in drawn if task.model == name], load_model(directories[name])
+        for task in tasks:
+            if task.labels and task.loss is not None:
+                loss = mean_loss(model, [(task.ids, task.labels)])
+                if not near(loss, task.loss):  # another processor's losses are within this, its beams need not be
+                    check.problems.append(f"{task.where}: loss {task.loss} in the file, {loss:.6f} by the model")
         made = generate(
-            load_model(directories[name]), load_tokenizer(directories[name]), [task.ids for task in tasks],
+            model, load_tokenizer(directories[name]), [task.ids for task in tasks],
             decoding_settings(settings), batch_tokens=8 * settings.MAX_INPUT_LENGTH, precision=settings.PRECISION,
         ).texts  # fmt: skip
         for task, text in zip(tasks, made, strict=True):
             if text != task.written:
                 differing.append(f"{task.where}: {task.written!r} in the file, {text!r} by the model")
-    metadata = run.parts["evaluation"]["_metadata"]
-    elsewhere = other_surroundings(metadata)
-    if metadata.get("device_used", "cpu") != "cpu":
-        elsewhere.append(f"made on {metadata['device']}, here on the CPU")
+    elsewhere = _elsewhere(run.parts["evaluation"]["_metadata"])
     if elsewhere and 2 * len(differing) <= len(drawn):
         check.unseen += [f"{words} (other rounding? {elsewhere[0]})" for words in differing]
     else:
@@ -150,7 +202,11 @@ def _tasks(run: SeedDirectory) -> Iterator[_Task]:
         if isinstance(row, HotFlipRecord) and row.clean_ids:
             inputs[attacked, row.id] = row.clean_ids
             if row.attacked_ids and row.attacked_prediction is not None:
-                yield _Task(row.model, f"{row.section} {row.id}, attacked", row.attacked_ids, row.attacked_prediction)
+                where, loss = f"{row.section} {row.id}, attacked", row.attacked_loss
+                yield _Task(row.model, where, row.attacked_ids, row.attacked_prediction, row.labels, loss)
+            if row.clean_prediction is not None:
+                where, loss = f"{row.section} {row.id}, unattacked", row.clean_loss
+                yield _Task(row.model, where, row.clean_ids, row.clean_prediction, row.labels, loss)
     prepared = run.input_named("prepared_data")
     if prepared is not None:
         from utils.data.store import load_prepared, read_manifest

@@ -11,7 +11,7 @@ from utils.core.errors import UsageError
 from utils.core.files import sha256_of
 from utils.core.results import read_result
 from utils.verification.check import Check, other_surroundings, tried
-from utils.verification.models import audits, regenerated, weights_of_mechanism
+from utils.verification.models import audits, regenerated, texts_of_mechanism, weights_of_mechanism
 from utils.verification.numbers import checks_of_numbers
 from utils.verification.provenance import (
     SeedDirectory,
@@ -29,7 +29,7 @@ from utils.verification.written import checks_of_report
 def verify(directory: Path, regenerate: int = 0) -> Iterator[Check]:
     """Every check of a results directory; InputError if a result file is missing or damaged.
 
-    regenerate: so many random summaries are made again with the exported models.
+    regenerate: so many random summaries, their losses and, if any, the mechanism panel's are made again by the models.
     """
     if result_file(directory).name == COMBINED:
         if regenerate:
@@ -50,6 +50,7 @@ def verify(directory: Path, regenerate: int = 0) -> Iterator[Check]:
     yield weights_of_mechanism(run)
     if regenerate:
         yield regenerated(run, regenerate)
+        yield texts_of_mechanism(run)
 
 
 def result_file(directory: Path) -> Path:
