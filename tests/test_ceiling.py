@@ -14,7 +14,7 @@ from tests import attack_world as world
 from tests.test_attack_suite import _legal_inputs
 from utils.analysis import attack_warnings
 from utils.analysis.attack_suite import compare_found, found_of_possible, interval_of, last_slot_shares
-from utils.analysis.attack_warnings import little_found
+from utils.analysis.attack_warnings import little_found, unequal_search
 from utils.analysis.records import CeilingRecord
 from utils.analysis.sections import SectionKey
 from utils.attacks.context import Victim, exact_losses, summaries
@@ -86,6 +86,27 @@ def test_shares_and_their_difference_by_hand() -> None:
     assert found.by_loss.mean == pytest.approx((0.5 + 0.75) / 2) and found.by_rougeL.mean == pytest.approx(0.25)
     test = compare_found(first, second, ci=CI)
     assert test.n == 2 and test.difference == pytest.approx((0.25 - 0.5 + 0.5 - 0.75) / 2)
+
+
+def _compared(first: np.ndarray, second: np.ndarray) -> list[str]:
+    """Models that the attack is said to be weaker on, where these shares are found."""
+    pairs = [[_record(str(n), share, 1.0) for n, share in enumerate(row)] for row in (first, second)]
+    test = compare_found(*pairs, ci=CI)
+    return [f"{found.model} {found.message}" for found in unequal_search(test, "the first flip")]
+
+
+def test_an_attack_that_is_weaker_on_one_model_is_a_doubt_about_that_model() -> None:
+    rng = np.random.default_rng(0)
+    high, low = np.clip(rng.normal(0.8, 0.1, 15), 0, 1), np.clip(rng.normal(0.5, 0.1, 15), 0, 1)
+    (said,) = _compared(high, low)
+    assert said.startswith("monotonic the first flip finds 5") and "on baseline: the attack is the weaker" in said
+    (said,) = _compared(low, high)
+    assert said.startswith("baseline ") and "on monotonic" in said
+    assert _compared(high[:11], low[:11]) == []  # too few texts
+    # The interesting null: one model's share is lower by just the margin. A doubt in at most 5 % of the experiments.
+    drawn = np.clip(rng.normal(0.7, 0.15, (400, 2, 14)), 0.05, 1)
+    alarms = [bool(_compared(a, np.clip(b - 0.05, 0, 1))) for a, b in drawn]
+    assert np.mean(alarms) <= 0.05
 
 
 @pytest.mark.slow

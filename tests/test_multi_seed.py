@@ -104,6 +104,22 @@ def test_means_spreads_and_tests_are_those_of_scipy(seeds, aggregate):
     assert families.pop("worst-case success") is None
     assert families.pop("worst-case ROUGE-L drop") == families.pop("worst-case loss rise") == 2
     assert set(families.values()) in ({7}, {8}) and len(families) == 8
+    for attack, cell in found["found_of_possible"].items():
+        wanted = []
+        for seed in SEEDS:
+            lines = (seeds / f"seed_{seed}" / f"{attack}_records.jsonl").read_text().splitlines()
+            rows = [row for row in map(json.loads, lines) if row["section"].startswith("ceiling/")]
+            rises: dict[tuple[str, str], list[tuple[float, float]]] = {}
+            for row in rows:
+                part, model = row["section"].rsplit("/", 1)
+                pair = row["found_loss_increase"], row["best_loss_increase"]
+                rises.setdefault((model, part if attack == "uat" else row["id"]), []).append(pair)
+            ratios = {key: np.divide(*np.mean(pairs, axis=0)) for key, pairs in rises.items()}
+            units = sorted({unit for model, unit in ratios if model == "baseline"})
+            assert units and all(("monotonic", unit) in ratios for unit in units)
+            wanted.append(np.mean([ratios["monotonic", unit] - ratios["baseline", unit] for unit in units]))
+        assert cell["difference"]["values"] == pytest.approx(wanted, abs=1e-6), attack
+        assert cell["models"]["baseline"]["n"] == 3 and cell["models"]["standard"]["std"] is None
     untrained = found["evaluation"]["xsum"]["standard"]["rougeL"]
     assert untrained["mean"] > 0 and untrained["std"] is untrained["lower"] is untrained["upper"] is None
     page = (target / "report.html").read_text()
@@ -114,7 +130,7 @@ def test_means_spreads_and_tests_are_those_of_scipy(seeds, aggregate):
     assert len(list((target / "figures").iterdir())) == 6
     assert max(map(len, (target / "multi_seed_summary.txt").read_text().splitlines())) <= 110
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "") and f"{values[0]:.4f}" in page
-    assert len(list((target / "tables").iterdir())) == 10
+    assert len(list((target / "tables").iterdir())) == 12
     assert "seed 3" in (target / "multi_seed_summary.txt").read_text()
 
 

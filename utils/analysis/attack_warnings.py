@@ -5,7 +5,8 @@ masking", Athalye et al. 2018). The signs are in Carlini et al. 2019: a gradient
 better, success that does not grow with the budget, zero gradients, first-order gains that predict nothing.
 
 Every check is a one-sided test that what was seen exceeds a margin, at 5 %; where one check looks at several rivals,
-Holm over all of one model's. None speaks from fewer than 20 examples. docs/statistics.md has the simulated false rates.
+Holm over all of one model's. None speaks from fewer than 20 examples, 12 where every legal move is tried on each.
+docs/statistics.md has the simulated false rates.
 Torch-free.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from scipy import stats
 
-from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning
+from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning, PairedTest
 from utils.analysis.records import given
 from utils.analysis.results import (
     BudgetPoint,
@@ -34,12 +35,15 @@ from utils.analysis.results import (
 from utils.analysis.statistics import exceeds, holm
 from utils.analysis.suite_records import FoundOfPossible
 from utils.analysis.warning_texts import ranked, warning
+from utils.core.names import BASELINE, MONOTONIC
 
 ALPHA = 0.05
 ENOUGH = 20  # examples: fewer say nothing
 MARGIN = 0.02  # of the success rate: two points
 LOSS_MARGIN = 0.05  # of the attack's own mean loss rise: what another attack may add without being stronger
+ENOUGH_FOUND = 12  # examples of which the best move is known: some of CEILING_EXAMPLES = 20 are not attackable
 LEAST_FOUND = 0.5  # share of the best single flip's loss rise that an attack with good gradients finds at least
+UNEQUAL = 0.05  # of what is possible: how much less an attack may find on one of the compared models
 COLLAPSE = 0.9  # success rate that is expected where nothing of the text is left
 LOW_FIDELITY = 0.1  # Spearman correlation of predicted and exact gain
 ZERO_GRADIENTS = 0.01  # share of inputs without any gradient
@@ -88,6 +92,7 @@ def hotflip_warnings(results: HotFlipResults) -> list[AttackWarning]:
             found += raised(key, list(check))
         found += little_found(key, model.found_of_possible)
         found += _chance(key, "the attack", "random flips of equal budget", tests.get("random"))
+    found += unequal_search(results.comparisons.found_of_possible_baseline_vs_monotonic, "the first flip")
     return ranked(found)
 
 
@@ -137,12 +142,25 @@ def _masked_or_misled(rival: Advantage, own_rise: float, words: str) -> Iterator
 
 def little_found(key: str, found: FoundOfPossible | None) -> Iterator[AttackWarning]:
     """The first flip must reach a good share of the best one."""
-    if found is None or found.by_loss is None or found.by_loss_sd is None or found.by_loss_examples < ENOUGH:
+    if found is None or found.by_loss is None or found.by_loss_sd is None or found.by_loss_examples < ENOUGH_FOUND:
         return
     mean, n = found.by_loss.mean, found.by_loss_examples
     p = exceeds(n, -mean, found.by_loss_sd, -LEAST_FOUND)
     if p < ALPHA:
         yield warning(key, "possibly_masked_gradients/found", n=n, p_value=p, margin=LEAST_FOUND, share=mean)
+
+
+def unequal_search(test: PairedTest | None, attack: str) -> Iterator[AttackWarning]:
+    """The attack must not find less of what is possible on one of the two models: that is no robustness of it."""
+    if test is None or test.n < ENOUGH_FOUND:
+        return
+    p = min(1.0, 2 * exceeds(test.n, abs(test.difference), test.sd, UNEQUAL))  # either model may be the one
+    if p < ALPHA:
+        pairs = sorted([(test.mean_a, BASELINE), (test.mean_b, MONOTONIC)])
+        (own, key), (other, rival) = pairs
+        yield warning(
+            key, "unequal_search", n=test.n, p_value=p, margin=UNEQUAL, attack=attack, own=own, other=other, rival=rival
+        )
 
 
 def _surrogate(tests: Mapping[str, AttackTests]) -> Iterator[Suspicion]:
@@ -239,6 +257,7 @@ def trigger_warnings(results: TriggerResults) -> list[AttackWarning]:
             found += _chance(key, attack, control, cell.control_comparison)
             found += _misled_trigger(key, kind, cell)
         found += raised(key, rivals) + raised(key, unfinished)
+    found += unequal_search(results.found_of_possible_baseline_vs_monotonic, "the last token of the triggers")
     return ranked(found)
 
 

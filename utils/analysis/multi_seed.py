@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,6 +91,17 @@ class SeedTrigger:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedFound:
+    """The share of the best choice's loss rise that an attack found, on CEILING_EXAMPLES texts a seed.
+
+    Seed by seed, without crossing: a seed deals its own held-out texts to the triggers.
+    """
+
+    models: dict[str, SeedFigure]
+    difference: Annotated[SeedFigure, "monotonic minus baseline, of each seed on the texts that both models have"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeedTraining:
     """The trainings of one model over seeds."""
 
@@ -124,6 +136,9 @@ class SeedResults:
     evaluation: dict[str, dict[str, dict[str, SeedFigure]]]
     hotflip: dict[str, SeedAttack]
     uat: dict[str, dict[str, SeedTrigger]]
+    found_of_possible: Annotated[
+        dict[str, SeedFound], "hotflip: by the first flip; uat: by triggers, of the best token in their last slot"
+    ]
     titles: Annotated[dict[str, str], "test sets by key, as their owners call them"]
     attack_dataset: str
     monotonic_minus_baseline: Annotated[dict[str, SeedTest], "by measure; the primary one first"]
@@ -243,6 +258,20 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
             success_rate=of(lambda cell: cell.success_rate, share=True),
         )
 
+    def found(attack: str) -> SeedFound:
+        def share(model: str, r: FinalResults) -> float | None:
+            of = r.hotflip.models[model].found_of_possible
+            interval = of and of.by_loss if attack == "hotflip" else r.uat.models[model].found_of_possible
+            return interval.mean if interval else None
+
+        def difference(r: FinalResults) -> float | None:
+            both = r.hotflip.comparisons if attack == "hotflip" else r.uat
+            test = both.found_of_possible_baseline_vs_monotonic
+            return test.difference if test else None
+
+        shares = {model: figure(partial(share, model), model) for model in MODEL_KEYS}
+        return SeedFound(models=shares, difference=figure(difference))
+
     def training(arm: str) -> SeedTraining:
         return SeedTraining(
             best_validation_loss=figure(lambda r: getattr(r, f"{arm}_training").best_validation_loss),
@@ -298,6 +327,7 @@ def aggregate(runs: Sequence[SeedRun], *, confidence: float = 0.95) -> SeedResul
         evaluation=quality,
         hotflip=hotflip,
         uat=triggers,
+        found_of_possible={attack: found(attack) for attack in ("hotflip", "uat")},
         titles={key: entry.title for key, entry in all_results[0].data.sets.items() if entry.role == "test"},
         attack_dataset=attacked,
         monotonic_minus_baseline=compared,

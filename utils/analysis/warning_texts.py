@@ -23,6 +23,8 @@ TEXTS = {
     "masked gradients",
     "possibly_masked_gradients/found": "the first flip finds {share:.0%} of the loss rise that the best single flip "
     "gives: the gradients say little, and robustness is not shown",
+    "unequal_search": "{attack} finds {own:.0%} of the loss rise that the best choice gives, and {other:.0%} on "
+    "{rival}: the attack is the weaker one here, and less harm is no robustness",
     "surrogate_mismatch/hotflip": "{rival} succeeds {change:+.1%} more often than choosing by loss: the loss misleads "
     "the attack, which is no sign of masked gradients",
     "surrogate_mismatch/rival": "{rival} the white-box attack (success {change:+.1%}) though it raises the loss less: "

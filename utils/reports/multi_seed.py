@@ -70,6 +70,12 @@ def tables(results: dict[str, Any]) -> list[Table]:
         for arm in results["training"]
         for name, words in (("best_validation_loss", "validation loss"), ("total_seconds", "seconds"))
     ]
+    moves = {"hotflip": "first flip", "uat": "last trigger token"}
+    found = [
+        (f"{row} {moves[attack]}", *_cells(cell))
+        for attack, cells in results["found_of_possible"].items()
+        for row, cell in {**cells["models"], "monotonic - baseline": cells["difference"]}.items()
+    ]
     note = (
         f"Mean over seeds, standard deviation over seeds (n - 1), {level} t interval of the mean; then each seed. "
         "standard is one untrained model: it has no spread over trainings (-)."
@@ -80,6 +86,14 @@ def tables(results: dict[str, Any]) -> list[Table]:
         Table("rouge", "ROUGE over seeds", ("data set, metric, model", *header), quality, note),
         Table("hotflip", "HotFlip over seeds", ("model, figure", *header), hotflip, shares),
         Table("triggers", "Changes by universal triggers over seeds", ("model, type, figure", *header), triggers),
+        Table(
+            "found",
+            "Share of the possible loss rise that attacks found, over seeds",
+            ("model, attack", *header),
+            found,
+            "Beside the best of all choices, on a few texts a seed (-: not tried). Where the difference is not 0, the "
+            "attack itself is weaker on one of the models.",
+        ),
         Table("training", "Training over seeds", ("model, figure", *header), training),
         *([_attribution(results)] if results["attribution"] else []),
     ]
@@ -203,7 +217,7 @@ def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alter
         Section("Monotonic minus baseline", tables=[by_name["comparison"]]),
         *([Section("What caused it", tables=[by_name["attribution"]])] if "attribution" in by_name else []),
         Section("Quality", figures=drawn("rouge", "trade_off"), tables=[by_name["rouge"]]),
-        Section("HotFlip", figures=drawn("hotflip_curves"), tables=[by_name["hotflip"]]),
+        Section("HotFlip", figures=drawn("hotflip_curves"), tables=[by_name["hotflip"], by_name["found"]]),
         Section("Universal triggers", tables=[by_name["triggers"]]),
         Section("Training", tables=[by_name["training"]]),
         Section("Doubts raised by the checks", lines=doubts(results) or ["none"]),
