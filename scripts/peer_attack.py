@@ -91,12 +91,12 @@ def ours(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> 
     from utils.attacks.from_settings import hotflip_settings
     from utils.attacks.hotflip.attack import attack_examples
 
-    how = hotflip_settings(settings, seed, method="metric")
+    chosen = hotflip_settings(settings, seed, method="metric")
     with tempfile.TemporaryDirectory() as name:
-        records = attackable(attack_examples(context, victim, examples, how, cache_dir=Path(name)))
+        records = attackable(attack_examples(context, victim, examples, chosen, cache_dir=Path(name)))
     rows = []
     for record in records:
-        reached = [reaches_threshold(drop, how.success_threshold) for drop in given(record.budget_drop)]
+        reached = [reaches_threshold(drop, chosen.success_threshold) for drop in given(record.budget_drop)]
         first = reached.index(True) + 1 if True in reached and record.success else 0
         search = given(record.search)
         rows.append((first, search.generations * SUMMARY_COST + search.gradients * GRADIENT_COST + search.queries))
@@ -146,7 +146,7 @@ def textattack(context: Any, victim: Any, examples: Any, settings: Any, seed: in
             generated += len(texts)
             typed = [context.prefix + text for text in texts]
             ids = tokenizer(typed, truncation=True, max_length=context.max_input_length)["input_ids"]
-            return summaries(context, victim, ids, done_file=None, what="")
+            return summaries(context, victim, ids)
 
     class RougeDrop(TextToTextGoalFunction):
         reference, clean = "", 1.0

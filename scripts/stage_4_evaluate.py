@@ -50,7 +50,7 @@ def work(context: StageContext) -> None:
                 done_file=units / f"{name}_{dataset}.jsonl",
                 weights=weights[name],
                 stop_requested=context.stop_requested,
-                what=f"{name} on {dataset}",
+                label=f"{name} on {dataset}",
             )
             processes = settings.NUM_WORKERS or None
             rows = score_summaries(dataset, name, test["id"], texts, list(test["summary"]), processes=processes)

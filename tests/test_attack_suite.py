@@ -123,8 +123,8 @@ def test_the_search_by_the_metric_finds_the_lowest_rouge_of_all_single_flips(tmp
     inputs = list(_legal_inputs(example).values())
     victim = _victim()
     example = replace(example, summary=generate(victim.model, TOKENIZER, [CONTEXT.encode([example])[0].ids],
-                                                CONTEXT.decoding, batch_tokens=4096, what="").texts[0])  # fmt: skip
-    texts, _ = generate(victim.model, TOKENIZER, inputs, CONTEXT.decoding, batch_tokens=4096, what="")
+                                                CONTEXT.decoding, batch_tokens=4096, label="").texts[0])  # fmt: skip
+    texts, _ = generate(victim.model, TOKENIZER, inputs, CONTEXT.decoding, batch_tokens=4096, label="")
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     lowest = min(scorer.score(example.summary, text)["rougeL"].fmeasure for text in texts)
     for method in METRIC_METHODS:

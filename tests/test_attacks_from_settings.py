@@ -29,20 +29,10 @@ pytestmark = pytest.mark.slow
 UNUSUAL = {"MONO_S2S_ATTACK_LOSS": "own_output", "MONO_S2S_PRECISION": "bf16", "MONO_S2S_HOTFLIP_BEAM": "2"}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A tiny experiment with settings that are not the default, up to what stage 6 and show_attack.py read."""
-    run = Run(tmp_path_factory.mktemp("settings"))
-    run.environment |= UNUSUAL
-    done = run.all("--stop-stage", "4")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return run
-
-
 @pytest.fixture
-def stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> StageContext:
-    """Stage 6 of that experiment in this process."""
-    for name, value in run.environment.items():
+def stage(done: Run, monkeypatch: pytest.MonkeyPatch) -> StageContext:
+    """Stage 6 of a tiny experiment in this process, with settings of attacks that are not the default."""
+    for name, value in (done.environment | UNUSUAL).items():
         if name.startswith("MONO_S2S_") or name in ("SCRATCH", "PROJECT"):
             monkeypatch.setenv(name, value)
     monkeypatch.delitem(sys.modules, "configs.experiment_config", raising=False)  # it reads the environment once

@@ -65,7 +65,7 @@ def test_the_ceiling_is_of_the_loss_that_the_attack_raised(tmp_path: Path) -> No
     settings = dataclasses.replace(SETTINGS, loss="own_output")
     (record,) = _records(victim, tmp_path, [example], settings=settings)
     (item,) = CONTEXT.encode([example])
-    (text,) = summaries(CONTEXT, victim, [item.ids], done_file=None, what="")
+    (text,) = summaries(CONTEXT, victim, [item.ids])
     inputs, labels = list(_legal_inputs(example).values()), CONTEXT.labels([text])[0]
     losses = exact_losses(CONTEXT, victim, [item.ids, *inputs], [labels] * (1 + len(inputs)))
     assert record.best_loss_increase == pytest.approx(losses[1:].max() - losses[0], abs=1e-4)

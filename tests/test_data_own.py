@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.data_world import arguments, rows, write_file
-from tests.pipeline_world import ROOT, Run
+from tests.pipeline_world import ROOT, Run, run_script
 from tests.test_data_hub import DATA, as_csv, check_rows, get, hub  # noqa: F401 - fixture
 from tests.tiny import example as example_row
 from tests.tiny import write_data, write_model
@@ -25,6 +25,7 @@ from utils.core.errors import InputError, StageError, UsageError
 from utils.data.preparation import load_prepared, prepare
 from utils.data.records import DataStatistics
 from utils.data.registry import DEFAULTS, chosen_sources, sources
+from utils.pipeline.stages import STAGES
 from utils.reports.data_tables import texts
 from utils.reports.html import _origins
 from utils.reports.table import set_titles
@@ -233,7 +234,7 @@ def test_an_unquoted_file_of_an_example_never_gets_as_far_as_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_own_set_goes_through_all_stages_under_its_own_name(tmp_path):
+def test_one_own_set_goes_through_all_stages_under_its_own_name(tmp_path, monkeypatch):
     run = Run(tmp_path)
     data = tmp_path / "my data"
     registry = json.loads((data / "datasets.json").read_text())
@@ -248,8 +249,9 @@ def test_one_own_set_goes_through_all_stages_under_its_own_name(tmp_path):
     quick = {"NUM_EPOCHS": "1", "MONOTONIC_NUM_EPOCHS": "1", "TRIGGER_TYPES": "lead", "TRIGGER_ITERATIONS": "1"}
     quick |= {"TRIGGER_RESTARTS": "1", "TRIGGER_RANDOM_CONTROLS": "1", "HOTFLIP_NUM_FLIPS": "1"}
     quick |= {"CEILING_EXAMPLES": "0", "QUALITY_CURVE_EXAMPLES": "0"}
-    done = run.all(**{f"MONO_S2S_{name}": value for name, value in (keys | quick).items()})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    environment = run.environment | {f"MONO_S2S_{name}": value for name, value in (keys | quick).items()}
+    for stage in STAGES:
+        assert run_script(monkeypatch, stage.script, environment) == 0, stage.key
     results = run.result("final_results.json")
     assert list(results["evaluation"]) == ["talks", "comparisons"]
     texts_ = {path.name: path.read_text() for path in run.results.rglob("*") if path.suffix in (".csv", ".html", ".md")}

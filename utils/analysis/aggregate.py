@@ -49,7 +49,7 @@ def collect(paths: Paths, seed: int) -> dict[str, dict[str, Any]]:
     profiles = {envelope["_metadata"]["profile"] for envelope in found.values()}
     if len(profiles) > 1:
         raise InputError(f"results of several profiles ({', '.join(sorted(profiles))}) in {paths.results(seed)}.")
-    if problems := list(strangers({file_of(name): envelope for name, envelope in found.items()})):
+    if problems := list(files_of_other_runs({file_of(name): envelope for name, envelope in found.items()})):
         raise InputError(f"{paths.results(seed)}: {problems[0]}: not of one run. Run the stages again.")
     hashes = [
         found[name]["_metadata"]["checkpoints"]
@@ -74,7 +74,7 @@ def file_of(section: str) -> str:
     return FILES.get(section) or f"{section}_history.json"
 
 
-def strangers(envelopes: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+def files_of_other_runs(envelopes: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """In words, envelopes (by file name) of another seed than most, or with another value of a shared setting.
 
     Set-up and data are made once for all seeds and may carry any.

@@ -198,7 +198,7 @@ def differences(runs: Sequence[SeedRun]) -> list[str]:
                 found.append(f"{pair}: {name} {left.get(name)} and {right.get(name)}")
         if run.results.data.prepared != first.results.data.prepared:
             found.append(f"{pair}: other prepared data")
-        if run.metadata["checkpoints"]["standard"] != first.metadata["checkpoints"]["standard"]:
+        if run.metadata["checkpoints"][STANDARD] != first.metadata["checkpoints"][STANDARD]:
             found.append(f"{pair}: another pretrained model")
         if run.metadata["code"] != first.metadata["code"]:
             commits = [item.metadata["code"]["commit"][:10] for item in (first, run)]

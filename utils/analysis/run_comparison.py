@@ -29,7 +29,7 @@ from utils.analysis.statistics import compare_models, corrected
 from utils.core.codec import from_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl
-from utils.core.names import TRIGGER_TYPES
+from utils.core.names import STANDARD, TRIGGER_TYPES
 from utils.core.results import read_result
 
 Place = tuple[str, str]  # what was measured on (a data set, an attack), and the model
@@ -38,7 +38,7 @@ MADE_OF = {
     "seed": ("seed",),
     "profile": ("profile",),
     "code revision": ("code", "commit"),
-    "pretrained weights": ("checkpoints", "standard"),
+    "pretrained weights": ("checkpoints", STANDARD),
     "device": ("device",),
     "missing data sets": ("missing_datasets",),
 }
@@ -144,7 +144,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], *runs: Any) -> list[
     if len(runs) == 2:
         left, right = (run.prepared for run in runs)
         lines += [f"data: other rows in {name}" for name in sorted(left | right) if left.get(name) != right.get(name)]
-    same = [m for m, weights in a["checkpoints"].items() if m != "standard" and b["checkpoints"].get(m) == weights]
+    same = [m for m, weights in a["checkpoints"].items() if m != STANDARD and b["checkpoints"].get(m) == weights]
     return lines + [f"the weights of {model} are the same in both" for model in same]
 
 

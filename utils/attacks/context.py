@@ -110,7 +110,12 @@ class Victim:
 
 
 def summaries(
-    context: AttackContext, victim: Victim, inputs: Sequence[TokenIds], *, done_file: Path | None, what: str
+    context: AttackContext,
+    victim: Victim,
+    inputs: Sequence[TokenIds],
+    *,
+    done_file: Path | None = None,
+    label: str = "",
 ) -> list[str]:
     """Summaries of `inputs` by the evaluation's own decoding; known ones are taken, equal inputs generated once."""
     found: dict[tuple[int, ...], str] = {}
@@ -121,8 +126,8 @@ def summaries(
             found[row] = victim.known[key]
         else:
             todo.append(row)
-    if found and what:
-        log.info("%s: %d of %d summaries are known from the evaluation", what, len(found), len(found) + len(todo))
+    if found and label:
+        log.info("%s: %d of %d summaries are known from the evaluation", label, len(found), len(found) + len(todo))
     if todo:
         texts, _ = generate(
             victim.model,
@@ -134,7 +139,7 @@ def summaries(
             done_file=done_file,
             weights=victim.weights,
             stop_requested=context.stop_requested,
-            what=what,
+            label=label,
         )
         found |= zip(todo, texts, strict=True)
     return [found[tuple(map(int, row))] for row in inputs]

@@ -109,7 +109,7 @@ def show_trigger(
         raise StageError(f"this text cannot be attacked: {REASONS[item.problem]}")
     place = item.draw_boundary(kind, "show")
     inputs = [item.clean, item.with_trigger(kind, trigger, place)]
-    before, after = summaries(context, victim, inputs, done_file=None, what=victim.key)
+    before, after = summaries(context, victim, inputs, done_file=None, label=victim.key)
     losses = exact_losses(context, victim, inputs, [item.labels] * 2)
     typed = item.attacked_text(kind, "\x00", context.prefix, place)
     left, right = typed.split("\x00")
@@ -138,7 +138,7 @@ def _with_reference(context: AttackContext, victim: Victim, text: ShownText) -> 
     (item,) = context.encode([Example(text.id, text.document, "x")])
     if not item.attackable:
         raise StageError(f"this text cannot be attacked: {REASONS['empty_article']}")
-    (summary,) = summaries(context, victim, [item.ids], done_file=None, what=victim.key)
+    (summary,) = summaries(context, victim, [item.ids], done_file=None, label=victim.key)
     if not summary.strip():
         raise StageError("the model's summary of this text is empty: there is nothing to attack. Give a --summary.")
     return Example(text.id, text.document, summary)

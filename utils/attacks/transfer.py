@@ -46,7 +46,7 @@ def replay(
     blocks = [[own[i] for i in block if fine[i]] for block in blocks_of([r.id for r in own])]
     replayable = [record for block in blocks for record in block]
     inputs = [list(attacks[record.id]) for record in replayable]
-    texts = summaries(context, victim, inputs, done_file=path.with_suffix(".jsonl"), what=f"{name} on {victim.key}")
+    texts = summaries(context, victim, inputs, done_file=path.with_suffix(".jsonl"), label=f"{name} on {victim.key}")
     losses: list[float] = []
     for block in blocks:
         rows = [list(attacks[record.id]) for record in block]

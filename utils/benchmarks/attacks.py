@@ -63,9 +63,9 @@ def _hotflip(context: AttackContext, objective: Objective, model: T5ForCondition
     trajectories: list[SearchTrajectory] = []
 
     def ours() -> None:
-        what = (objective, context.legal, encoded, targets)
-        proposer = CoordinateProposer(*what, random_candidates=4)
-        trajectories[:] = search(*what, clean, proposer, scores=[CANDIDATES])
+        setup = (objective, context.legal, encoded, targets)
+        proposer = CoordinateProposer(*setup, random_candidates=4)
+        trajectories[:] = search(*setup, clean, proposer, scores=[CANDIDATES])
 
     ours()
     flipped = [one.best[-1] for one in trajectories]

@@ -31,7 +31,7 @@ def case(size: Size, device: str) -> list[Comparison]:
     texts: dict[str, list[str]] = {}
 
     def ours() -> None:
-        texts["ours"], _ = generate(model, words, rows, decoding, batch_tokens=BATCH_TOKENS, precision="auto", what="")
+        texts["ours"], _ = generate(model, words, rows, decoding, batch_tokens=BATCH_TOKENS, precision="auto", label="")
 
     def batched() -> None:
         parts = [_transformers(model, words, rows[i : i + 16], decoding) for i in range(0, len(rows), 16)]

@@ -96,8 +96,8 @@ def matmul_peak(dtype: torch.dtype, *, repetitions: int = 5) -> float:
     return 2 * size**3 / statistics.median(seconds)
 
 
-def check(condition: bool, what: str) -> str:
-    """`what`, if it holds; AssertionError if not: a timing of something else is worth nothing."""
+def check(condition: bool, claim: str) -> str:
+    """`claim`, if it holds; AssertionError if not: a timing of something else is worth nothing."""
     if not condition:
-        raise AssertionError(f"the ways compared do not agree: {what}")
-    return what
+        raise AssertionError(f"the ways compared do not agree: {claim}")
+    return claim

@@ -54,6 +54,11 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
 
 
+def first_line(error: object) -> str:
+    """The first line with something in it of an error's text; its type where there is none."""
+    return (lines_of(str(error)) or [type(error).__name__])[0]
+
+
 def last_line(text: str, default: str = "") -> str:
     """The last line with something in it, stripped; `default` where there is none."""
     return (lines_of(text) or [default])[-1]

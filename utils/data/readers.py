@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.core.errors import StageError
+from utils.core.text import one_line
 
 SUFFIXES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".arrow": "arrow"}
 SUFFIX_NAMES = ".csv, .tsv, .jsonl, .json (each also with .gz), .parquet or .arrow"
@@ -285,7 +286,7 @@ def _parquet(path: Path, columns: tuple[str, str]) -> Cells:
                     yield from _numbered(batch, columns, number)
                     number += len(batch)
     except (pyarrow.ArrowException, UnicodeError, OSError) as error:
-        raise StageError(f"{path}: not a readable parquet file ({_one_line(error)}).") from None
+        raise StageError(f"{path}: not a readable parquet file ({one_line(error)}).") from None
 
 
 def _arrow(path: Path, columns: tuple[str, str]) -> Cells:
@@ -301,11 +302,7 @@ def _arrow(path: Path, columns: tuple[str, str]) -> Cells:
                     yield from _numbered(batch.slice(start, ROWS_AT_A_TIME), columns, number + start)
                 number += len(batch)
     except (pyarrow.ArrowException, UnicodeError, OSError) as error:
-        raise StageError(f"{path}: not a readable Arrow stream ({_one_line(error)}).") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise StageError(f"{path}: not a readable Arrow stream ({one_line(error)}).") from None
 
 
 def _numbered(batch: Any, columns: tuple[str, str], number: int) -> Cells:

@@ -58,7 +58,7 @@ def generate(
     done_file: Path | None = None,
     weights: str = "",
     stop_requested: Callable[[], bool] | None = None,
-    what: str = "generate",
+    label: str = "generate",
 ) -> Summaries:
     """One summary for each row of `input_ids`, in input order.
 
@@ -67,7 +67,7 @@ def generate(
     float32), or "auto" (bf16 on a GPU that has it). done_file: JSONL that each finished batch is appended to; a rerun
     takes finished batches from there. weights: their hash; a done_file of other weights, settings or inputs is thrown
     away. stop_requested: polled between batches; when it says True, Interrupted is raised with all finished batches
-    saved. what: the name on the progress bar; empty: no bar.
+    saved. label: the name on the progress bar; empty: no bar.
 
     Raises ValueError for a model in training mode or an empty row.
     """
@@ -77,20 +77,20 @@ def generate(
     resolved = resolve_precision(precision, device)
     rows = [np.asarray(row, dtype=np.int32) for row in input_ids]
     if any(len(row) == 0 for row in rows):
-        raise ValueError(f"{what}: an input row is empty (not even </s>)")
+        raise ValueError(f"{label}: an input row is empty (not even </s>)")
     batches = plan_batches([len(row) for row in rows], batch_tokens)
     names = [input_fingerprint(row) for row in rows]
     # All that may change a bit of the output: settings, inputs, weights, and what decides the shapes of batches.
     made_from = fingerprint(decoding, names, weights, resolved, batch_tokens, device.type, str(torch.__version__))
-    done = _read_done(done_file, {"fingerprint": made_from, "examples": len(rows)}, names, what)
+    done = _read_done(done_file, {"fingerprint": made_from, "examples": len(rows)}, names, label)
     search = _search(model, resolved, decoding)
     limit = BatchLimit(MAX_ROWS)
     todo = [batch.tolist() for batch in batches if not all(index in done for index in batch.tolist())]
-    with progress(total=len(rows), label=what, unit="summary") as bar:
+    with progress(total=len(rows), label=label, unit="summary") as bar:
         bar.update(len(rows) - sum(map(len, todo)))
         for batch in todo:
             if stop_requested is not None and stop_requested():
-                raise Interrupted(f"{what}: stopped with {len(done)} of {len(rows)} summaries done")
+                raise Interrupted(f"{label}: stopped with {len(done)} of {len(rows)} summaries done")
             start = time.perf_counter()
             ids = _within_memory(search, rows, batch, limit)
             texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -163,7 +163,7 @@ def _within_memory(search: Search, rows: Sequence[np.ndarray], batch: ArrayLike,
 
 
 def _read_done(
-    done_file: Path | None, header: dict[str, Any], names: list[str], what: str
+    done_file: Path | None, header: dict[str, Any], names: list[str], label: str
 ) -> dict[int, dict[str, Any]]:
     """Finished rows by index; a file that belongs to other settings is replaced by an empty one, with one message."""
     if done_file is None:
@@ -172,7 +172,7 @@ def _read_done(
     recorded = next(rows, None)
     if recorded != header:
         if recorded is not None:
-            log.warning("%s: %s is of other inputs, weights or settings. Starting anew.", what, done_file.name)
+            log.warning("%s: %s is of other inputs, weights or settings. Starting anew.", label, done_file.name)
         write_jsonl(done_file, [header])
         return {}
     return {row["index"]: row for row in rows if names[row["index"]] == row["ids"]}

@@ -94,9 +94,9 @@ def is_error(line: str) -> bool:
 
 
 def _exit_status(row: StageStatus, out: list[str]) -> int | None:
-    said = [match[1] for line in out if (match := _EXIT_STATUS.search(line))]
-    if said:
-        return int(said[-1])
+    codes = [match[1] for line in out if (match := _EXIT_STATUS.search(line))]
+    if codes:
+        return int(codes[-1])
     code, _, number = row.exit_code.partition(":")  # sacct: status:signal
     if code.isdigit() and number.isdigit():
         return 128 + int(number) if int(number) and int(number) < 32 else int(code)

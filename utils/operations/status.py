@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from utils.core.names import BASELINE, MONOTONIC
 from utils.core.paths import Paths
 from utils.core.settings import as_typed, load_settings, variable_text
 from utils.core.text import duration, printable
@@ -29,7 +30,7 @@ from utils.operations.seed_facts import (
 )
 from utils.slurm.cluster import JobState
 
-TRAINED = {2: "baseline", 3: "monotonic"}
+TRAINED = {2: BASELINE, 3: MONOTONIC}
 REFRESH = 15  # seconds between two looks with --watch
 SILENT_SECONDS = 300  # a training that has written no news for so long is worth a word
 BEHIND = "a job before it failed"

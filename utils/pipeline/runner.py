@@ -196,8 +196,8 @@ def _work(
         flag = read_flag(stage, seed, paths)
         if not context.forced or context.forced == flag.forced:
             _note_other_code(flag, log)
-            how = "this forced run made it anew" if context.forced else "--force makes it anew"
-            log.info("already done: its flag matches settings, inputs and outputs; %s.", how)
+            note = "this forced run made it anew" if context.forced else "--force makes it anew"
+            log.info("already done: its flag matches settings, inputs and outputs; %s.", note)
             return 0
     log.info("starts: %s", "forced" if problem is None else problem)
     missing = input_problem(stage, seed, paths, settings)

@@ -71,25 +71,25 @@ def _shares(shares: Mapping[str, Reproduced | None], measure: Measure) -> str:
 
 def _explanation(found: Explanations) -> str:
     """Which explanation is left, in one or two sentences."""
-    said = []
+    sentences = []
     if found.explaining:
         arms = [f"{arm} ({ARMS[arm].summary})" for arm in found.explaining if arm != QUALITY]
         if arms:
-            said.append(f"More than half of it comes without the constraint: {', '.join(arms)}.")
+            sentences.append(f"More than half of it comes without the constraint: {', '.join(arms)}.")
         if QUALITY in found.explaining:
-            said.append("More than half of it is gone at equal quality: monotonic is the worse model.")
+            sentences.append("More than half of it is gone at equal quality: monotonic is the worse model.")
     elif found.only_the_sign_is_left:
         excluded = [arm for arm in found.excluded if arm != QUALITY]
-        said.append(
+        sentences.append(
             f"The sign constraint is the explanation left: {', '.join(excluded)} and lower quality each account for "
             "less than half."
         )
     if found.undecided:
         names = ["lower quality" if name == QUALITY else name for name in found.undecided]
-        said.append(f"Whether {', '.join(names)} would explain half of it is not decided.")
+        sentences.append(f"Whether {', '.join(names)} would explain half of it is not decided.")
     if found.parts and not found.explaining:
-        said.append(f"{', '.join(found.parts)} alone reproduce{'s' * (len(found.parts) == 1)} more than half.")
-    return " ".join(said)
+        sentences.append(f"{', '.join(found.parts)} alone reproduce{'s' * (len(found.parts) == 1)} more than half.")
+    return " ".join(sentences)
 
 
 def _share(one: Reproduced) -> str:

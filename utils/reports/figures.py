@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from utils.analysis.final import FinalResults
 from utils.analysis.records import given
-from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.core.names import BASELINE, MODEL_KEYS, TRAINED_KEYS
 from utils.reports import cause_figures
 from utils.reports.data_tables import lengths
 from utils.reports.result_tables import lead3
@@ -26,10 +26,10 @@ from utils.reports.table import NOT_AVAILABLE, set_titles
 
 # Okabe and Ito's colours, with markers and line styles so that no meaning hangs on colour. Black and nothing else is
 # taken over by the page's own colour of text (report.html in the dark), so what must stay black is INK.
-COLOURS = {"standard": "#7f7f7f", "baseline": "#0072B2", "monotonic": "#D55E00"}
+COLOURS = dict(zip(MODEL_KEYS, ("#7f7f7f", "#0072B2", "#D55E00"), strict=True))
 INK, WHITE = "#010101", "#fefefe"
-MARKERS = {"standard": "s", "baseline": "o", "monotonic": "^"}
-LINES = {"standard": ":", "baseline": "-", "monotonic": "--"}
+MARKERS = dict(zip(MODEL_KEYS, "so^", strict=True))
+LINES = dict(zip(MODEL_KEYS, (":", "-", "--"), strict=True))
 TYPE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#C0619A", "#000000")
 TYPE_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 STYLE: dict[Any, Any] = {
@@ -180,7 +180,7 @@ def hotflip_curves(results: FinalResults) -> tuple[Figure, str]:
             beyond[0].set_xlabel("flips beyond the budget")
         sweep = {float(t): 100 * rate for t, rate in (cell.success_by_threshold or {}).items()}
         right.plot([100 * t for t in sweep], list(sweep.values()), **style)
-    right.axvline(100 * results.hotflip.models["baseline"].threshold, color="#000000", linewidth=0.8, linestyle=":")
+    right.axvline(100 * results.hotflip.models[BASELINE].threshold, color="#000000", linewidth=0.8, linestyle=":")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("flips")
     left.set_ylabel("success, %")
@@ -237,8 +237,8 @@ def trigger_learning(results: FinalResults) -> tuple[Figure, str]:
         for number, (kind, cell) in enumerate(searches):
             # Held-out examples are scored every few iterations, and a restart that rests has no score.
             gains = [[gain for gain in point.dev_gain or () if gain is not None] for point in cell.curve]
-            steps = [point.iteration for point, some in zip(cell.curve, gains, strict=True) if some]
-            best = list(itertools.accumulate((max(some) for some in gains if some), max))
+            steps = [point.iteration for point, values in zip(cell.curve, gains, strict=True) if values]
+            best = list(itertools.accumulate((max(values) for values in gains if values), max))
             style = {"color": TYPE_COLOURS[number % 5], "linestyle": TYPE_LINES[number % 5]}
             axes.plot(steps, best, label=kind, **style)
         axes.set_title(model, fontsize=9)

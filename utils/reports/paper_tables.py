@@ -8,7 +8,7 @@ from utils.analysis.final import FinalResults
 from utils.analysis.measures import GRADIENT_COST
 from utils.analysis.records import given
 from utils.analysis.results import HotFlipCell, ModelTriggers, TriggerCell
-from utils.core.names import MODEL_KEYS
+from utils.core.names import MODEL_KEYS, STANDARD
 from utils.core.text import printable
 from utils.reports.result_tables import lead3, level
 from utils.reports.table import NOT_AVAILABLE, Table, interval, percent, set_titles, signed
@@ -23,7 +23,7 @@ def main(results: FinalResults) -> Table:
         rows.append((model, *(interval(cell.rougeL) if cell else NOT_AVAILABLE for cell in cells)))
     measured = results.evaluation.datasets
     leads = [f"{lead3(results, key)['rougeL']:.3f}" if key in measured else NOT_AVAILABLE for key in titles]
-    sizes = [f"{titles[key]} {cells['standard'].num_examples:,}" for key, cells in measured.items() if key in titles]
+    sizes = [f"{titles[key]} {cells[STANDARD].num_examples:,}" for key, cells in measured.items() if key in titles]
     return Table(
         "main",
         "ROUGE-L of every model on every test set",

@@ -11,7 +11,7 @@ from utils.analysis.measures import relative_gain
 from utils.analysis.records import given
 from utils.analysis.results import HotFlipFigures, TriggerCell
 from utils.analysis.suite_records import WorstCase
-from utils.core.names import MODEL_KEYS, TRAINED_KEYS
+from utils.core.names import MODEL_KEYS, STANDARD, TRAINED_KEYS
 from utils.reports.table import NOT_AVAILABLE, Table, interval, p_value, percent, set_titles, signed
 
 SHOWN_METRICS = ("rouge1", "rouge2", "rougeL")
@@ -26,7 +26,7 @@ def quality(results: FinalResults) -> Table:
         if cells is None:
             rows += [(f"{title} {model}", *(NOT_AVAILABLE,) * 3) for model in MODEL_KEYS]
             continue
-        sizes.append(f"{title} {cells['standard'].num_examples:,}")
+        sizes.append(f"{title} {cells[STANDARD].num_examples:,}")
         for model in MODEL_KEYS:
             rows.append((f"{title} {model}", *(interval(getattr(cells[model], metric)) for metric in SHOWN_METRICS)))
         rows.append((f"{title} lead-3", *(f"{lead3(results, key)[metric]:.3f}" for metric in SHOWN_METRICS)))

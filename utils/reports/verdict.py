@@ -94,24 +94,24 @@ def answer(scope: str, found: Mapping[Measure, Outcome], more: Mapping[str, Outc
 
     scope: what the answer is about; basis: which examples; more: further shares of success, for the line.
     """
-    said = []
+    sentences = []
     for measure, one in found.items():
         limit = saturation(measure, one)
         if not limit:
             break
         levels = f"monotonic {level(measure, one.b)}, baseline {level(measure, one.a)}"
         title = TITLES[measure]
-        said.append(f"{title[0].upper()}{title[1:]} is at its {limit}: {levels}; it cannot tell the models apart.")
+        sentences.append(f"{title[0].upper()}{title[1:]} is at its {limit}: {levels}; it cannot tell the models apart.")
     measure = measure_read(found)
     one = found[measure]
-    said.append(
+    sentences.append(
         f"{scope} monotonic is {direction(one.difference, one.shown(alpha))} to attack than baseline by "
         f"{TITLES[measure]}: {level(measure, one.b)} on monotonic against {level(measure, one.a)} on baseline, "
         f"{change(measure, one)} {basis} ({ps(one)})."
     )
     line = [f"{NAMES[measure]} {change(measure, one)} ({ps(one)})" for measure, one in found.items()]
     line += [f"{name} {change('success', one)} ({ps(one)})" for name, one in more.items()]
-    return " ".join([*said, f"All measures, monotonic minus baseline: {'; '.join(line)}."])
+    return " ".join([*sentences, f"All measures, monotonic minus baseline: {'; '.join(line)}."])
 
 
 def direction(difference: float, shown: bool) -> str:

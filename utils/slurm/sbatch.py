@@ -153,18 +153,18 @@ def submit(words: Sequence[str]) -> Submitted:
             f"sbatch gave no answer within {TIMEOUT} s; whether it queued the job is not known. "
             f"Look for it with squeue --me before trying again.\n  {line}"
         ) from None
-    said = "".join(f"\n  sbatch: {text}" for text in (done.stderr + done.stdout).splitlines() if text.strip())
+    answer = "".join(f"\n  sbatch: {text}" for text in (done.stderr + done.stdout).splitlines() if text.strip())
     if done.returncode:
-        raise StageError(f"sbatch refused the job (exit code {done.returncode}):{said}\n  {line}")
-    return Submitted(*parse_answer(done.stdout, said, line))
+        raise StageError(f"sbatch refused the job (exit code {done.returncode}):{answer}\n  {line}")
+    return Submitted(*parse_answer(done.stdout, answer, line))
 
 
-def parse_answer(stdout: str, said: str = "", line: str = "") -> tuple[str, str]:
+def parse_answer(stdout: str, answer: str = "", line: str = "") -> tuple[str, str]:
     """(job id, cluster) from sbatch --parsable; sites print notes there as well, so the id is the last line alone."""
     last = next((text.strip() for text in reversed(stdout.splitlines()) if text.strip()), "")
     match = re.fullmatch(r"([0-9]+)(?:;([\w.-]+))?", last)
     if not match:
-        raise StageError(f"sbatch answered without a job id:{said or ' nothing'}\n  {line}")
+        raise StageError(f"sbatch answered without a job id:{answer or ' nothing'}\n  {line}")
     return match[1], match[2] or ""
 
 

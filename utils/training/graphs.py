@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from utils.analysis.final import StepPath
+from utils.core.text import first_line
 from utils.training.batches import Batch
 
 Result = tuple[torch.Tensor, torch.Tensor]  # loss and norm, scalars on the device
@@ -131,7 +132,7 @@ def choose(
             if graph_ms >= eager_ms:
                 reason = f"they are not faster: {graph_ms:.1f} ms a step instead of {eager_ms:.1f}"
     except RuntimeError as error:  # a capture that CUDA refuses, no memory for it
-        reason = f"they failed: {str(error).splitlines()[0]}"
+        reason = f"they failed: {first_line(error)}"
     generators.set_rng_state(before)
     model.zero_grad()
     if reason is None:

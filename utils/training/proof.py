@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import T5ForConditionalGeneration
 
+from utils.core.text import first_line
 from utils.modeling.batching import out_of_memory
 from utils.training.batches import IGNORED_LABEL, Batch
 from utils.training.forward import summed_nll
@@ -41,7 +42,7 @@ def difference(model: nn.Module, batch: Batch, *, autocast: bool) -> str:
         # A layer that is built another way, whatever of it is missed first: transformers' module knows how.
         if isinstance(error, RuntimeError) and out_of_memory(error):
             return "no memory to compare the two"
-        return f"it fails: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return f"it fails: {first_line(error)}"
     finally:
         model.train(was_training)
         model.zero_grad()

@@ -159,8 +159,8 @@ def _quality(run: SeedDirectory, evidence: Evidence) -> Iterator[str]:
 def _matched(run: SeedDirectory) -> Iterator[str]:
     written = run.parts["matched"]["results"]
     rows = _quality_rows(run)
-    how = _resampling(run.parts["matched"])
-    made = matched(rows, candidates=written["candidates"], missing=written["missing"], **how)
+    resampling = _resampling(run.parts["matched"])
+    made = matched(rows, candidates=written["candidates"], missing=written["missing"], **resampling)
     yield from unequal(to_json(made), written)
 
 

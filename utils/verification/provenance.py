@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.analysis.aggregate import FILES, FINAL, SHARED, file_of, hashes_below, read_sections, strangers
+from utils.analysis.aggregate import FILES, FINAL, SHARED, file_of, files_of_other_runs, hashes_below, read_sections
 from utils.core.files import sha256_of
 from utils.core.fingerprint import fingerprint
 from utils.core.hashes import WEIGHT_PATTERNS
@@ -137,7 +137,7 @@ def _not_as_flagged(directory: Path, number: int, flag: Flag) -> Iterator[str]:
 
 def settings(run: SeedDirectory) -> Iterator[str]:
     """Envelopes whose fingerprint, profile, run id, seed or settings contradict each other."""
-    yield from strangers(run.envelopes)
+    yield from files_of_other_runs(run.envelopes)
     for name, envelope in run.envelopes.items():
         metadata = envelope["_metadata"]
         if fingerprint(metadata["settings"]) != metadata["config_fingerprint"]:

@@ -342,7 +342,7 @@ def _by_metric(
     few = Targets([targets.rows[e] for e in late], objective.device)
     by_loss = _by_loss(context, settings, objective, [items[e] for e in late], few, [losses[e] for e in late])
     inputs = [state.ids for one in by_loss for state in one.best[1:]]
-    texts = summaries(context, victim, inputs, done_file=None, what="")
+    texts = summaries(context, victim, inputs)
     scores = rouge_l(context, texts, [items[e].summary for e in late for _ in range(settings.num_flips)])
     for e, other, row in zip(late, by_loss, scores.reshape(len(late), -1).tolist(), strict=True):
         own, one = searched[e], trajectories[e]

@@ -110,7 +110,7 @@ def _ceiling(
     clean, found = search.losses[0], search.losses[1]
     drawn = [flips[k] for k in rng.permutation(len(flips))[:summaries_each]]
     inputs = [state.child(flip, 0.0).ids for flip in drawn]
-    texts = summaries(context, victim, inputs, done_file=None, what="")
+    texts = summaries(context, victim, inputs)
     scores = rouge_l(context, texts, [item.summary] * len(texts))
     before, after = given(rival.clean_rougeL), given(rival.budget_rougeL)[0]
     return CeilingRecord(

@@ -65,7 +65,7 @@ def strongest_random_by_metric(
 ) -> list[TokenIds]:
     """For each example the input of the random attack, of `draws[e]`, whose summary has the lowest ROUGE-L."""
     inputs, owner = _drawn_inputs(context.legal, items, num_flips, draws, rngs)
-    texts = summaries(context, victim, inputs, done_file=None, what="")
+    texts = summaries(context, victim, inputs)
     scores = rouge_l(context, texts, [items[e].summary for e in owner])
     best: dict[int, int] = {}  # example -> its lowest draw
     for n, e in enumerate(owner):

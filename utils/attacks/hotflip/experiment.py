@@ -125,12 +125,12 @@ def attack_with_controls(
         "metric": (chosen, replace(settings, method="metric")),
         "word_importance": (chosen, replace(settings, method="word_importance")),
     }
-    for name, (examples, how) in members.items():
+    for name, (examples, variant) in members.items():
         sections[SectionKey(name, key)] = attack_examples(
             context,
             victim,
             examples,
-            how,
+            variant,
             cache_dir=cache_dir / name,
             clean_file=clean_file if len(examples) == len(plan.examples) else None,
             every_budget=name in METRIC_METHODS,

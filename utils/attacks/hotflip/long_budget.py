@@ -86,8 +86,8 @@ def attack_without_limit(
         losses += exact_losses(context, victim, rows, labels).tolist()
         live += chosen
         flat += rows
-    what = f"{victim.key}: budgets beyond {num_flips}"
-    texts = summaries(context, victim, flat, done_file=path.with_suffix(".jsonl"), what=what)
+    label = f"{victim.key}: budgets beyond {num_flips}"
+    texts = summaries(context, victim, flat, done_file=path.with_suffix(".jsonl"), label=label)
     scores = rouge_l(context, texts, [given(own[i].reference) for i in live for _ in range(width)])
     for n, i in enumerate(live):
         part = slice(n * width, (n + 1) * width)  # the budgets of one example lie together

@@ -224,7 +224,7 @@ def _generated(
     """ROUGE-L of the summary after each flip, all of them generated in one call."""
     inputs = [s.state.child(flip, 0.0).ids for s, flips in zip(searches, flips_of, strict=True) for flip in flips]
     references = [items[s.example].summary for s, flips in zip(searches, flips_of, strict=True) for _ in flips]
-    scores = iter(rouge_l(context, summaries(context, victim, inputs, done_file=None, what=""), references).tolist())
+    scores = iter(rouge_l(context, summaries(context, victim, inputs), references).tolist())
     return [[next(scores) for _ in flips] for flips in flips_of]
 
 

@@ -35,7 +35,7 @@ def clean_summaries(context: AttackContext, victim: Victim, items: Sequence[Enco
     """The unattacked side of `items`; finished summaries are kept in `done_file`."""
     fine = [i for i, item in enumerate(items) if item.problem is None]
     texts = summaries(
-        context, victim, [items[i].ids for i in fine], done_file=done_file, what=f"{victim.key}: clean summaries"
+        context, victim, [items[i].ids for i in fine], done_file=done_file, label=f"{victim.key}: clean summaries"
     )
     scores = rouge_l(context, texts, [items[i].summary for i in fine])
     clean = Clean([""] * len(items), [None] * len(items))
@@ -141,28 +141,28 @@ def make_records(
     ]
     budgets = {i: one.search.budgets for i, one in enumerate(found) if one.skipped is None and one.search}
     first = 1 if every_budget else -1
-    inputs = {i: [attacked_ids(items[i], flips) for flips in many[first:]] for i, many in budgets.items()}
+    inputs = {i: [attacked_ids(items[i], flips) for flips in states[first:]] for i, states in budgets.items()}
     # All budgets of all examples are summarised in one call, so that batches are full; `outcomes` sorts them out again.
-    flat = [ids for many in inputs.values() for ids in many]
-    texts = summaries(context, victim, flat, done_file=None, what="")
-    scores = rouge_l(context, texts, [items[i].summary for i, many in inputs.items() for _ in many])
+    flat = [ids for states in inputs.values() for ids in states]
+    texts = summaries(context, victim, flat)
+    scores = rouge_l(context, texts, [items[i].summary for i, states in inputs.items() for _ in states])
     each = zip(texts, scores.tolist(), strict=True)
-    outcomes = {i: [next(each) for _ in many] for i, many in inputs.items()}  # (summary, ROUGE-L) at each budget
-    documents = {i: attacked_document(context.view, items[i], many[-1]) for i, many in inputs.items()}
+    outcomes = {i: [next(each) for _ in states] for i, states in inputs.items()}  # (summary, ROUGE-L) at each budget
+    documents = {i: attacked_document(context.view, items[i], states[-1]) for i, states in inputs.items()}
     typable = reads_as(
         context.view,
         list(documents.values()),
-        [many[-1] for many in inputs.values()],
+        [states[-1] for states in inputs.values()],
         prefix=context.prefix,
         max_input_length=context.max_input_length,
     )
     losses = exact_losses(
         context,
         victim,
-        [ids for i, many in inputs.items() for ids in (items[i].ids, many[-1])],
+        [ids for i, states in inputs.items() for ids in (items[i].ids, states[-1])],
         [items[i].labels for i in inputs for _ in range(2)],
     ).reshape(-1, 2)  # [examples, (clean, attacked)]
-    for n, (i, many) in enumerate(inputs.items()):
+    for n, (i, states) in enumerate(inputs.items()):
         before, after = losses[n].tolist()
         drops = [relative_drop(clean.rouges[i] or 0.0, score) for _, score in outcomes[i]]
         num_changed = len(budgets[i][-1])
@@ -170,7 +170,7 @@ def make_records(
         shared = reference_positions(context.view, items[i])
         records[i] = replace(
             records[i],
-            attacked_ids=many[-1],
+            attacked_ids=states[-1],
             num_flips=num_changed,
             perturbed_share=num_changed / max(items[i].end - items[i].start, 1),
             clean_loss=number(before),

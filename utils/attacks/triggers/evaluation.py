@@ -38,7 +38,7 @@ def clean_side(
     """Summaries, scores and losses of `items` without a trigger; kept in `cache_dir`."""
     usable = [n for n, item in enumerate(items) if item.problem is None]
     file = cache_dir / f"clean_{victim.key}.jsonl"
-    found = summaries(context, victim, [items[n].clean for n in usable], done_file=file, what=f"{victim.key}: clean")
+    found = summaries(context, victim, [items[n].clean for n in usable], done_file=file, label=f"{victim.key}: clean")
     losses = exact_losses(context, victim, [items[n].clean for n in usable], [items[n].labels for n in usable])
     scores = (
         rouge_scores(found, [items[n].summary for n in usable], metrics=ROUGES, processes=context.rouge_processes)
@@ -87,8 +87,8 @@ def evaluate_trigger(
     for n in usable:
         check_in_place(items[n], trigger_type, trigger, boundaries[n], context.max_input_length)
     inputs = [items[n].with_trigger(trigger_type, trigger, boundaries[n]) for n in usable]
-    what = f"{source} {trigger_type} {name} on {victim.key}"
-    texts = summaries(context, victim, inputs, done_file=cache_dir / f"{stem}.jsonl", what=what)
+    label = f"{source} {trigger_type} {name} on {victim.key}"
+    texts = summaries(context, victim, inputs, done_file=cache_dir / f"{stem}.jsonl", label=label)
     losses = exact_losses(context, victim, inputs, [items[n].labels for n in usable])
     scores = (
         rouge_scores(texts, [items[n].summary for n in usable], metrics=ROUGES, processes=context.rouge_processes)

@@ -132,7 +132,7 @@ def with_own_output(
     """`items` with the model's own clean summary in the place of the reference."""
     usable = [n for n, item in enumerate(items) if item.problem is None]
     texts = summaries(
-        context, victim, [items[n].clean for n in usable], done_file=done_file, what=f"{victim.key}: own output"
+        context, victim, [items[n].clean for n in usable], done_file=done_file, label=f"{victim.key}: own output"
     )
     labels = dict(zip(usable, context.labels(texts), strict=True)) if usable else {}
     return [replace(item, labels=tuple(labels[n])) if n in labels else item for n, item in enumerate(items)]

@@ -358,7 +358,7 @@ def rouge_changes(
     # All triggers on all examples in one call, clean inputs first, so that batches are full.
     inputs = [item.clean for item in dev.items]
     inputs += [ids for trigger in triggers for ids in dev.inputs(trigger, rows, "dev")]
-    texts = summaries(context, victim, inputs, done_file=None, what="")
+    texts = summaries(context, victim, inputs)
     references = [item.summary for item in dev.items] * (1 + len(triggers))
     scores = rouge_l(context, texts, references).reshape(1 + len(triggers), len(rows)).mean(axis=1)
     return scores[1:] - scores[0]
