@@ -9,7 +9,7 @@ $2: run stage $1 of the experiment, as a job (sbatch, from any directory) or her
   --settings FILE  frozen settings of a run (default: configs/experiment_config.py and MONO_S2S_ variables)
   --python PATH    interpreter with the packages (default: the active environment, or .venv in the checkout)
   --shards N       this is a task of a job array 0-(N-1) whose tasks share the stage (default: do all of it)
-  --force          make the stage anew: its earlier progress is removed, once (a requeue resumes)
+  --force          run the stage from scratch: its earlier progress is removed, once (a requeue resumes)
   --help
 SLURM's own options go before the wrapper: sbatch --time=6:00:00 jobs/$2. Exit codes: those of the stage.
 END

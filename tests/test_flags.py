@@ -276,7 +276,7 @@ def test_a_typed_force_starts_anew_each_time_and_says_how_to_resume(experiment, 
     for before in range(4):
         assert experiment.run(before) == 0
     assert experiment.run(4, "--force", work=in_units(stop_after=2)) == 1
-    assert "the same command (without --force, which starts anew) to resume" in capsys.readouterr().out
+    assert "the same command (without --force, which starts from scratch) to resume" in capsys.readouterr().out
     begun = units_of(experiment, 4)
     assert experiment.run(4, work=in_units(stop_after=3)) == 1
     assert units_of(experiment, 4)[:2] == begun

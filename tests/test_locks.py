@@ -177,4 +177,4 @@ def test_the_commands_start_on_a_file_system_without_locks(tmp_path, number):
     assert "no file locks" in done.stderr and "Make room" not in done.stdout + done.stderr
     cleaned = world.run("clean_all.sh", "--seed", "7", "--force", PYTHONPATH=str(tmp_path / "site"))
     assert cleaned.returncode == 0, cleaned.stdout + cleaned.stderr
-    assert "local run at work here is not seen" in cleaned.stderr
+    assert "local run here is not seen" in cleaned.stderr

@@ -148,7 +148,7 @@ def test_the_panel_survives_json():
     assert found.ffn_change == found.other_change == 0.0
 
 
-def a_trained_table(seed, arm="baseline", steps=120):
+def a_trained_table(seed, arm="baseline", steps=80):
     """A small T5 that has learned a random table over pairs: key, key -> value, which needs its FFN."""
     torch.manual_seed(seed)
     config = T5Config(
@@ -167,7 +167,7 @@ def a_trained_table(seed, arm="baseline", steps=120):
     pairs = torch.cartesian_prod(torch.arange(10), torch.arange(10))
     ids = torch.cat([pairs + torch.tensor([3, 13]), torch.ones(100, 1, dtype=torch.long)], dim=1)
     labels = torch.stack([table[pairs[:, 0], pairs[:, 1]], torch.ones(100, dtype=torch.long)], dim=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-2, fused=True)
     for _ in range(steps):
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
@@ -177,7 +177,8 @@ def a_trained_table(seed, arm="baseline", steps=120):
 
 
 @pytest.mark.slow
-def test_a_trained_baseline_never_raises_the_doubt():
+def test_a_trained_baseline_never_raises_the_doubt(monkeypatch):
+    monkeypatch.setattr("utils.evaluation.mechanism.gain", lambda *_: 1.0)  # the doubt is not about it, and it is dear
     found = [a_trained_table(seed) for seed in range(20)]
     assert [doubts({"baseline": one}) for one, _ in found] == [[]] * 20, [(f.loss, f.loss_rank_one) for f, _ in found]
     for arm in ("rank1_ffn", "no_ffn"):  # found in any other model, and no doubt about what is one by definition

@@ -100,7 +100,7 @@ def test_two_work_directories_do_not_write_one_seed_of_a_project_at_once(tmp_pat
         elsewhere = {"SCRATCH": str(tmp_path / "another scratch")}
         refused = world.all("42", "--local", **elsewhere)
         assert refused.returncode == 2, refused.stdout + refused.stderr
-        assert "in work for the same PROJECT_DIR" in refused.stderr and str(world.scratch) in refused.stderr
+        assert "in progress for the same PROJECT_DIR" in refused.stderr and str(world.scratch) in refused.stderr
         assert not (Path(elsewhere["SCRATCH"]) / "mono_s2s_work" / "stage_logs").exists()
         assert world.all("7", "--local", "--stop-stage", "1", **elsewhere).returncode == 0  # another seed may
         other_project = {"PROJECT": str(tmp_path / "another project")}

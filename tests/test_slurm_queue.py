@@ -164,7 +164,7 @@ def test_a_stage_that_was_typed_by_hand_is_seen_by_run_all_and_named_by_cancel(c
     job = typed.stdout.strip()
     for words in (["42"], ["42", "--local"]):
         refused = world.all(*words)
-        assert refused.returncode == 2 and "seed 42 is in work already" in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and "seed 42 is in progress already" in refused.stderr, refused.stderr
     named = world.all("42", "--cancel")
     assert named.returncode == 0 and "left alone" in named.stdout and "seed 42" in named.stdout
     assert job in queued(cluster)

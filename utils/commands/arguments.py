@@ -83,8 +83,8 @@ Why the stages of a seed failed. For each it names the cause, quotes the line th
     parser.add_argument(
         "--fix",
         action="store_true",
-        help="do what is safe: remove torn temporary files, and run again from the first incomplete stage, where the "
-        "last run ran. It never touches a setting, a checkpoint or a completion flag, and does nothing while jobs "
+        help="do what is safe: remove incomplete temporary files, and run again from the first incomplete stage, where "
+        "the last run ran. It never touches a setting, a checkpoint or a completion flag, and does nothing while jobs "
         "wait or run",
     )
     _demo(parser, "the demo's runs")

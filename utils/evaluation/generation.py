@@ -172,7 +172,7 @@ def _read_done(
     recorded = next(rows, None)
     if recorded != header:
         if recorded is not None:
-            log.warning("%s: %s is of other inputs, weights or settings. Starting anew.", label, done_file.name)
+            log.warning("%s: %s is of other inputs, weights or settings. Starting over.", label, done_file.name)
         write_jsonl(done_file, [header])
         return {}
     return {row["index"]: row for row in rows if names[row["index"]] == row["ids"]}

@@ -361,7 +361,7 @@ CAUSES = (
     Cause(
         "record of the run deleted",
         r"--settings .+: no such file",
-        "the run's directory below runs/ was removed while its jobs waited: the same command submits them anew",
+        "the run's directory below runs/ was removed while its jobs waited: the same command submits them again",
         repeat=True,
     ),
     Cause(

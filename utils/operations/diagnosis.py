@@ -1,7 +1,7 @@
 """diagnose_and_recover.sh: what broke, the evidence for it, and the command that repairs it. Torch-free.
 
 Causes are read from what SLURM says of the job and from the ends of its logs, and the line that says so is quoted. With
---fix only what is safe is done: torn temporary files are removed, and the run is submitted again from its first
+--fix only what is safe is done: incomplete temporary files are removed, and the run is submitted again from its first
 incomplete stage, unless a cause is known that repeating cannot help. Nothing here writes a completion flag.
 """
 
@@ -69,7 +69,7 @@ def main(seed: int, *, fix: bool = False) -> int:
     busy = _busy(status, paths)
     torn = [] if busy else torn_files(paths, seed)  # what is being written now is not torn
     for path in torn:
-        _say(f"torn temporary file: {path}")
+        _say(f"incomplete temporary file: {path}")
     if not broken and not torn:
         _say(_all_well(status, waiting))
         return 0

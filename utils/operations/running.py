@@ -32,7 +32,7 @@ def refuse_while_running(paths: Paths, seeds: Sequence[int] | None) -> str:
         raise UsageError("a submission is being made here. Wait until it is done.")
     notes = [f"{silence} Jobs that were submitted by hand are not seen."] if silence and cluster.has_slurm() else []
     if any(is_locked(path) is None for path in paths.work.glob("*/*.lock")):
-        notes.append(f"{paths.work} has no file locks (or not ours): a stage or local run at work here is not seen.")
+        notes.append(f"{paths.work} has no file locks (or not ours): a stage or local run here is not seen.")
     return " ".join(notes)
 
 

@@ -181,7 +181,7 @@ def _run(
         ):
             return _work(context, work, (lambda *_: None) if _of_a_run(options, paths) else may_start)
     except Interrupted:
-        again = " (without --force, which starts anew)" if forced.startswith(_TYPED) else ""
+        again = " (without --force, which starts from scratch)" if forced.startswith(_TYPED) else ""
         log.warning("Interrupted by %s. Progress saved; run the same command%s to resume.", context.stop_signal, again)
         return 1
 
@@ -196,7 +196,7 @@ def _work(
         flag = read_flag(stage, seed, paths)
         if not context.forced or context.forced == flag.forced:
             _note_other_code(flag, log)
-            note = "this forced run made it anew" if context.forced else "--force makes it anew"
+            note = "this forced run rebuilt it" if context.forced else "--force runs it again"
             log.info("already done: its flag matches settings, inputs and outputs; %s.", note)
             return 0
     log.info("starts: %s", "forced" if problem is None else problem)
@@ -259,7 +259,9 @@ def _options(stage: Stage, argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=seed_argument, default=DEFAULT_SEED, help=f"training seed (default {DEFAULT_SEED})"
     )
-    parser.add_argument("--force", action="store_true", help="make the stage anew: its earlier progress is removed")
+    parser.add_argument(
+        "--force", action="store_true", help="run the stage from scratch: its earlier progress is removed"
+    )
     parser.add_argument("--forced-by", default="", metavar="NAME", help="with --force: a repeat of that name resumes")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="a run's frozen settings (run_all.sh writes it)")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="do only shard I of N, from 0 (job arrays)")

@@ -70,7 +70,7 @@ def refuse_if_live(seed: int, paths: Paths) -> None:
                 f"End them: ./run_all.sh --cancel {seed}"
             )
     for sentence in _started_by_hand([seed], paths):
-        raise UsageError(f"seed {seed} is in work already: {sentence}")
+        raise UsageError(f"seed {seed} is in progress already: {sentence}")
 
 
 def at_work_here(seed: int, paths: Paths, *, shared: bool = False) -> Iterator[str]:

@@ -10,8 +10,9 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from utils.core.errors import CommandStopped, UserError
 from utils.core.paths import CHECKOUT, Paths, check_directory
@@ -19,7 +20,6 @@ from utils.core.provenance import timestamp
 from utils.core.settings import Settings, as_typed, freeze, load_settings
 from utils.pipeline.stages import STAGES
 from utils.slurm import cluster, sbatch, submission
-from utils.slurm.cluster import JobState
 from utils.slurm.identity import NAME, rows_of
 from utils.slurm.interpreter import interpreter_for
 from utils.slurm.live_jobs import cancel_seeds, live_jobs, refuse_if_live
@@ -28,7 +28,7 @@ from utils.slurm.options import MultiSeedOptions, RunOptions
 from utils.slurm.queue import ask_queue, unrecorded_jobs
 from utils.slurm.requests import JobRequest
 from utils.slurm.run_record import AGGREGATE as AGGREGATES
-from utils.slurm.run_record import AggregateRecord, JobRecord, RunRecord, aggregates, new_directory, records
+from utils.slurm.run_record import AggregateRecord, RunRecord, aggregates, new_directory, records
 from utils.slurm.site import resolve
 
 
@@ -170,66 +170,75 @@ def _submit_aggregate(
     options: MultiSeedOptions, python: str, paths: Paths, settings: Settings, after: list[str]
 ) -> str:
     """The id of the job."""
-    earlier = []  # of other seeds: both stay, one after the other, since they write into the same directory
-    for record in _live_aggregates(paths):
-        if set(record.seeds) <= set(options.seeds):
-            _cancel_aggregate(record)  # it would run before the seeds that were added now
-        else:
-            earlier.append(record)
+    # Of other seeds: both stay, one after the other, since they write into the same directory.
+    earlier = cancel_earlier(aggregates(paths), options.seeds)
     runs, together = records(paths), aggregates(paths)
     others = [
         job for job in unrecorded_jobs(ask_queue(runs, together), runs, together, paths) if job.stage == AGGREGATES
     ]
-    directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_multi_seed")
+    after += [record.job.job_id for record in earlier] + [other.state.job_id for other in others]
+    record = queue_together(AGGREGATES, _aggregate_words(options, python), settings, paths, options.seeds, after)
+    seeds = ", ".join(map(str, options.seeds))
+    print(f"\naggregate of seeds {seeds}: job {record.job.job_id}, after {', '.join(after) or '-'}")
+    for other in earlier:
+        print(
+            f"note: the {other} (job {other.job.job_id}) stays in the queue. Both write to "
+            f"{paths.multi_seed}; this one runs last."
+        )
+    for job in others:
+        print(f"note: {job}, writes to {paths.multi_seed} as well; this one runs last.")
+    print(as_typed(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}"))
+    print(f"results: {paths.multi_seed}. You can log out.")
+    return record.job.job_id
+
+
+def queue_together(
+    key: str,
+    words: Sequence[str],
+    settings: Settings,
+    paths: Paths,
+    seeds: tuple[int, ...],
+    after: Sequence[str],
+    **about: Any,
+) -> AggregateRecord:
+    """Queue what is made of several seeds or experiments when the jobs `after` have ended, however they ended."""
+    directory = new_directory(paths, f"{time.strftime('%Y%m%d_%H%M%S')}_{key}")
     settings_file = directory / "settings.json"
     freeze(settings, settings_file)
     request = JobRequest(
-        key="multi_seed",
-        name=f"{NAME}multi_seed",
+        key=key,
+        name=f"{NAME}{key}",
         job=AGGREGATE,
-        arguments=(*_aggregate_words(options, python), "--settings", str(settings_file)),
+        arguments=(*words, "--settings", str(settings_file)),
         settings_file=settings_file,
-        after=(*after, *(record.job.job_id for record in earlier), *(other.state.job_id for other in others)),
+        after=tuple(after),
     )
     job = replace(request.submit(settings, resolve(settings), {}), submitted_at=timestamp(time.time()))
-    AggregateRecord(directory, options.seeds, job).saved()
-    seeds = ", ".join(map(str, options.seeds))
-    print(f"\naggregate of seeds {seeds}: job {job.job_id}, after {', '.join(request.after) or '-'}")
-    for record in earlier:
-        print(
-            f"note: the {record} (job {record.job.job_id}) stays in the queue. Both write to "
-            f"{paths.multi_seed}; this one runs last."
-        )
-    for other in others:
-        print(f"note: {other}, writes to {paths.multi_seed} as well; this one runs last.")
-    print(as_typed(f"watch:   ./check_training_status.sh {' '.join(map(str, options.seeds))}"))
-    print(f"results: {paths.multi_seed}. You can log out.")
-    return job.job_id
+    return AggregateRecord(directory, seeds, job, **about).saved()
+
+
+def cancel_earlier(
+    queued: Iterable[AggregateRecord], seeds: Collection[int], variants: Collection[str] = ()
+) -> list[AggregateRecord]:
+    """End those that are about nothing but these seeds (and experiments): they would run too early. The others live."""
+    others = []
+    for record in queued:
+        job = record.job
+        if not any(state.live for state in rows_of(cluster.queue([job.job_id], job.cluster), job, record.key)):
+            continue
+        if set(record.variants) <= set(variants) and set(record.seeds) <= set(seeds):
+            sbatch.cancel([job.job_id], job.cluster)
+            print(f"cancelled the {record} (job {job.job_id}) of an earlier submission")
+        else:
+            others.append(record)
+    return others
 
 
 def _cancel(seeds: Sequence[int], paths: Paths) -> int:
-    for record in _live_aggregates(paths):
-        if not set(record.seeds) & set(seeds):
-            continue
-        if set(record.seeds) <= set(seeds):
-            _cancel_aggregate(record)
-        else:
+    for record in cancel_earlier(aggregates(paths), seeds):
+        if set(record.seeds) & set(seeds):
             print(f"left alone: {record.job.job_id} (the {record})")
     return cancel_seeds(seeds, paths)
-
-
-def _cancel_aggregate(record: AggregateRecord) -> None:
-    sbatch.cancel([record.job.job_id], record.job.cluster)
-    print(f"cancelled the aggregate {record.job.job_id} of an earlier submission")
-
-
-def _live_aggregates(paths: Paths) -> list[AggregateRecord]:
-    """The aggregates that wait or run."""
-    return [record for record in aggregates(paths) if any(state.live for state in _rows(record.job))]
-
-
-def _rows(job: JobRecord) -> tuple[JobState, ...]:
-    return rows_of(cluster.queue([job.job_id], job.cluster), job, "multi_seed")
 
 
 def _last_job(run: RunRecord) -> str:

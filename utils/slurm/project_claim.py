@@ -31,7 +31,7 @@ def refuse_if_claimed(seed: int, paths: Paths) -> None:
             busy = "a local run"
         if busy:
             raise UsageError(
-                f"seed {seed} is in work for the same PROJECT_DIR={paths.project} from another "
+                f"seed {seed} is in progress for the same PROJECT_DIR={paths.project} from another "
                 f"SCRATCH_DIR={scratch} ({busy}). Both would write {paths.final(seed)}: wait for it, or choose another "
                 "PROJECT_DIR."
             )

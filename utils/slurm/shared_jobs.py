@@ -74,7 +74,7 @@ def refuse_to_change_data(
         ]
         if waiting and (why := _why(_changes(record, shared, settings), files, force)):
             raise UsageError(
-                f"{names} would be made anew with {why}, but seed {record.seed} has jobs in the queue that need them "
+                f"{names} would be rebuilt with {why}, but seed {record.seed} has jobs in the queue that need them "
                 f"as they are ({', '.join(waiting)}, run {record.run_id}). Wait for them, or cancel them: "
                 f"./run_all.sh --cancel {record.seed}"
             )
@@ -85,7 +85,7 @@ def refuse_to_change_data(
         reasons = [str(step.reason) for step in shared if str(step.reason).startswith(SETTINGS_CHANGED)]
         changes = _changes(newest[other], shared, settings) if by_run else reasons
         if sentences and (why := _why(changes, files, force)):
-            raise UsageError(f"{names} would be made anew with {why}, but {sentences[0]}")
+            raise UsageError(f"{names} would be rebuilt with {why}, but {sentences[0]}")
 
 
 def refuse_by_hand(context: StageContext, reason: str) -> None:

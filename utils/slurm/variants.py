@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.core.errors import CommandStopped, UsageError, UserError, explain
 from utils.core.paths import CHECKOUT, Paths, check_directory
-from utils.core.provenance import timestamp
-from utils.core.settings import Settings, as_typed, freeze, load_settings, settings_with, variable_text
+from utils.core.settings import Settings, as_typed, load_settings, settings_with, variable_text
 from utils.pipeline.stages import STAGES
-from utils.slurm import cluster, multi_seed_submission, sbatch
-from utils.slurm.identity import NAME, rows_of
+from utils.slurm import multi_seed_submission
 from utils.slurm.interpreter import interpreter_for
 from utils.slurm.local_run import run_wrapper
-from utils.slurm.multi_seed_submission import AGGREGATE, Chain
+from utils.slurm.multi_seed_submission import AGGREGATE, Chain, cancel_earlier, queue_together
 from utils.slurm.options import MultiSeedOptions
-from utils.slurm.requests import JobRequest
-from utils.slurm.run_record import PAGE, AggregateRecord, new_directory, variant_pages
-from utils.slurm.site import resolve
+from utils.slurm.run_record import PAGE, variant_pages
 
 NOT_OF_A_VARIANT = ("EXPERIMENT", "PROFILE", "SCRATCH_DIR", "PROJECT_DIR")
 DATA = STAGES[1]
@@ -56,7 +51,7 @@ def main(options: MultiSeedOptions) -> int:
     if options.cancel or options.dry_run or options.executor == "local":
         codes = [_one(variant, options) for variant in variants]
         if options.cancel:
-            _cancel_pages(paths, [variant.name for variant in variants], options.seeds)
+            cancel_earlier(variant_pages(paths), options.seeds, [variant.name for variant in variants])
         elif options.dry_run:
             print(f"\nthen quality against robustness of {_names(variants)} into {paths.variants}")
         else:
@@ -122,25 +117,12 @@ def _submit(variants: list[Variant], options: MultiSeedOptions, settings: Settin
             made = next((run.jobs.get(DATA.key) for run in multi_seed_submission.records(theirs)), None)
             if made and key not in data:
                 data[key] = made.job_id
-    earlier = _cancel_pages(paths, names, options.seeds)
-    directory = new_directory(paths, time.strftime("%Y%m%d_%H%M%S") + "_variants")
-    settings_file = directory / "settings.json"
-    freeze(settings, settings_file)
-    request = JobRequest(
-        key=PAGE,
-        name=f"{NAME}{PAGE}",
-        job=AGGREGATE,
-        arguments=(
-            *_page_words(variants, options, interpreter_for(options.executor, options.demo)),
-            *("--settings", str(settings_file)),
-        ),
-        settings_file=settings_file,
-        after=(*last, *(record.job.job_id for record in earlier)),
-    )
-    job = replace(request.submit(settings, resolve(settings), {}), submitted_at=timestamp(time.time()))
+    earlier = cancel_earlier(variant_pages(paths), options.seeds, names)
+    words = _page_words(variants, options, interpreter_for(options.executor, options.demo))
     file = str(Path(options.variants).absolute())
-    record = AggregateRecord(directory, options.seeds, job, variants=names, file=file).saved()
-    print(f"\nquality against robustness of {_names(variants)}: job {job.job_id}, after {', '.join(request.after)}")
+    after = [*last, *(record.job.job_id for record in earlier)]
+    record = queue_together(PAGE, words, settings, paths, options.seeds, after, variants=names, file=file)
+    print(f"\nquality against robustness of {_names(variants)}: job {record.job.job_id}, after {', '.join(after)}")
     for other in earlier:
         print(f"note: the {other} (job {other.job.job_id}) stays in the queue. This one runs last: both write there.")
     print(f"results: {paths.variants}. Watch, or end all:")
@@ -148,21 +130,6 @@ def _submit(variants: list[Variant], options: MultiSeedOptions, settings: Settin
         print(f"  MONO_S2S_EXPERIMENT={name} ./check_training_status.sh")
     print(as_typed(f"  {record.command} --cancel"))
     return 0
-
-
-def _cancel_pages(paths: Paths, names: Collection[str], seeds: Collection[int]) -> list[AggregateRecord]:
-    """End the pages that wait and are about nothing but these cells; returns the others that wait."""
-    others = []
-    for record in variant_pages(paths):
-        job = record.job
-        if not any(state.live for state in rows_of(cluster.queue([job.job_id], job.cluster), job, PAGE)):
-            continue
-        if set(record.variants) <= set(names) and set(record.seeds) <= set(seeds):
-            sbatch.cancel([job.job_id], job.cluster)
-            print(f"cancelled the {record} (job {job.job_id}) of an earlier submission")
-        else:
-            others.append(record)
-    return others
 
 
 def _page_words(variants: list[Variant], options: MultiSeedOptions, python: str) -> list[str]:
