@@ -14,7 +14,7 @@ from utils.slurm import multi_seed_submission, sbatch
 from utils.slurm import variants as several
 from utils.slurm.cluster import JobState
 from utils.slurm.options import MultiSeedOptions
-from utils.slurm.run_record import AggregateRecord, JobRecord
+from utils.slurm.run_record import AggregateRecord, JobRecord, variant_pages
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,7 @@ def test_a_page_is_cancelled_only_with_all_of_its_cells(tmp_path, monkeypatch):
     cancelled = []
     monkeypatch.setattr(queue, "queue", lambda ids, name: [JobState(ids[0], "", "PENDING", name="mono_s2s_variants")])
     monkeypatch.setattr(sbatch, "cancel", lambda ids, name: cancelled.extend(ids))
-    others = several._cancel_pages(paths, ["a", "b", "x"], [2, 1])
+    others = multi_seed_submission.cancel_earlier(variant_pages(paths), [2, 1], ["a", "b", "x"])
     assert sorted(cancelled) == ["11", "14"] and sorted(other.job.job_id for other in others) == ["12", "13"]
 
 

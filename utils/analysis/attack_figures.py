@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +18,13 @@ from utils.analysis.statistics import compare_models, holm, in_family, mcnemar, 
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 11))  # 5 % to 50 %
 Attack = TypeVar("Attack", bound=AttackRecord)
+Part = TypeVar("Part")
+
+
+def part_of(kind: type[Part], figures: object) -> Part:
+    """The record `kind` from those fields of `figures` that it has."""
+    names = [field.name for field in fields(kind) if hasattr(figures, field.name)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(figures, name) for name in names})
 
 
 def counts(records: Sequence[AttackRecord], threshold: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from utils.analysis.attack_figures import (
     compare_success,
     corrected_tests,
     counts,
+    part_of,
     success_figures,
 )
 from utils.analysis.attack_suite import compare_found, found_of_possible, noise_floor, strongest, suite, worst_case
@@ -68,7 +69,7 @@ def hotflip_results(
 
     models = {
         key: HotFlipCell(
-            **_fields(figures(SectionKey("attack", key))),
+            **vars(figures(SectionKey("attack", key))),
             controls={name: figures(SectionKey(name, key)) for name in controls[key]},
             long_budget_curve=long_curve(sections[SectionKey("long", key)], threshold=threshold)
             if SectionKey("long", key) in sections
@@ -85,14 +86,14 @@ def hotflip_results(
 
     def replayed(key: SectionKey) -> HotFlipTransfer:
         more = advantage(sections[SectionKey("attack", key.model)], sections[key], threshold)
-        return replace(_transfer(figures(key)), advantage=more)
+        return replace(part_of(HotFlipTransfer, figures(key)), advantage=more)
 
     pairs = ((BASELINE, MONOTONIC), (STANDARD, BASELINE), (STANDARD, MONOTONIC))
     results = HotFlipResults(
         models=models,
         transfer_matrix={
             source: {
-                target: _transfer(models[target])
+                target: part_of(HotFlipTransfer, models[target])
                 if source == target
                 else replayed(SectionKey("transfer", target, source=source))
                 for target in model_keys
@@ -129,15 +130,6 @@ def hotflip_results(
         warnings=[],
     )
     return replace(results, warnings=hotflip_warnings(results))
-
-
-def _fields(figures: HotFlipFigures) -> dict[str, Any]:
-    return {field.name: getattr(figures, field.name) for field in fields(figures)}
-
-
-def _transfer(figures: HotFlipFigures) -> HotFlipTransfer:
-    kept = [field.name for field in fields(HotFlipTransfer) if field.name != "advantage"]
-    return HotFlipTransfer(**{name: getattr(figures, name) for name in kept})
 
 
 def summarise(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from utils.analysis.attack_figures import (
     compare_success,
     corrected_tests,
     counts,
+    part_of,
     success_figures,
 )
 from utils.analysis.attack_suite import compare_shares, interval_of, last_slot_shares
@@ -71,7 +72,7 @@ def trigger_results(
     def cell(kind: str, key: str) -> TriggerCell:
         found: TriggerSearch = sections[SectionKey("search", key, kind)][0]
         attack = own(kind, key)
-        random = RandomControl(**_fields(found.random_control) | _fields(figures(SectionKey("random", key, kind))))
+        random = RandomControl(**vars(found.random_control) | vars(figures(SectionKey("random", key, kind))))
         free = None
         if SectionKey("free", key, kind) in sections:
             other: TriggerSearch = sections[SectionKey("free_search", key, kind)][0]
@@ -79,7 +80,7 @@ def trigger_results(
             of_search = {name: getattr(other, name) for name in kept}
             records = sections[SectionKey("free", key, kind)]
             free = GradientFreeControl(
-                **of_search | _fields(figures(SectionKey("free", key, kind))),
+                **of_search | vars(figures(SectionKey("free", key, kind))),
                 advantage=advantage(attack, records, threshold),
             )
         half = sections.get(SectionKey("halfway", key, kind))
@@ -89,11 +90,11 @@ def trigger_results(
             return compare(sections[SectionKey("random", key, kind)], records, threshold=threshold, **ci)
 
         whole = figures(SectionKey("attack", key, kind, key))
-        of_search = _fields(found)
+        of_search = vars(found)
         for name in ("section", "random_control", "converged"):
             del of_search[name]
         return TriggerCell(
-            **of_search | _fields(whole),
+            **of_search | vars(whole),
             random_control=random,
             gradient_free_control=free,
             control_comparison=against_random(attack),
@@ -137,7 +138,7 @@ def trigger_results(
             kind: {
                 source: {
                     target: replace(
-                        _transfer(figures(SectionKey("attack", target, kind, source))),
+                        part_of(TriggerTransfer, figures(SectionKey("attack", target, kind, source))),
                         advantage=None
                         if source == target
                         else advantage(
@@ -167,15 +168,6 @@ def learned_triggers_csv(results: TriggerResults) -> str:
         for kind, cell in triggers.types.items():
             writer.writerow([key, kind, cell.trigger_text, " ".join(map(str, cell.trigger_ids))])
     return out.getvalue()
-
-
-def _fields(record: Any) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in fields(record)}
-
-
-def _transfer(figures: TriggerFigures) -> TriggerTransfer:
-    kept = [field.name for field in fields(TriggerTransfer) if field.name != "advantage"]
-    return TriggerTransfer(**{name: getattr(figures, name) for name in kept})
 
 
 def summarise(
