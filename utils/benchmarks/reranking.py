@@ -86,7 +86,7 @@ def beside_stage_4(
             context.decoding,
             batch_tokens=context.generation_tokens,
             precision=context.precision,
-            what="",
+            label="",
         ).texts
         return clock() - began
 
