@@ -174,7 +174,7 @@ def test_a_file_of_other_settings_is_thrown_away_with_one_message(model, rows, t
     with caplog.at_level(logging.WARNING):
         texts, _ = generate(model, Words(), done_file=done, **other)
     assert "stale" not in texts
-    assert sum("Starting anew" in record.message for record in caplog.records) == 1
+    assert sum("Starting over" in record.message for record in caplog.records) == 1
 
 
 def test_a_row_of_another_input_is_not_believed(model, rows, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_other_data_settings_are_refused_while_another_seed_needs_the_data(waiti
 
 def test_forced_data_are_refused_while_another_seed_needs_them(waiting):
     settings, paths = waiting
-    with pytest.raises(UsageError, match=r"anew with --force, but seed 42"):
+    with pytest.raises(UsageError, match=r"rebuilt with --force, but seed 42"):
         refuse_to_change_data(ANEW, 7, paths, settings, force=True)
     refuse_to_change_data(ANEW, 7, paths, settings, force=False)  # the same data again
     edited = [Step(STAGES[1], "its input DATASETS_FILE/dialogsum/train[0]/a.jsonl was changed (a.jsonl)")]
