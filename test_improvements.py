@@ -25,7 +25,7 @@ def main() -> int:
     from utils.core.errors import UserError
     from utils.core.output import keep_working_without_reader
     from utils.core.settings import load_settings
-    from utils.operations.preflight_checks import PROMISES
+    from utils.operations.preflight_checks import CHECKS
 
     try:
         settings = load_settings()
@@ -34,11 +34,11 @@ def main() -> int:
         return error.exit_code
     keep_working_without_reader()
     broken = 0
-    for name, check in PROMISES.items():
+    for name, check in CHECKS.items():
         kept, words = check(settings)
         print(f"{'ok' if kept else 'BROKEN':<7} {name}: {words}", flush=True)
         broken += not kept
-    print(f"{len(PROMISES) - broken} of {len(PROMISES)} promises are kept.")
+    print(f"{len(CHECKS) - broken} of {len(CHECKS)} promises are kept.")
     return 1 if broken else 0
 
 

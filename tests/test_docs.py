@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline_world import SEED, Run
+from tests.pipeline_world import SEED, Run, in_process
 from tests.shell_world import ROOT, World
 from tests.tiny import write_data, write_model
 
@@ -127,14 +127,14 @@ def test_what_the_pages_tell_people_to_type_runs(cluster, tmp_path):
         cluster.cancel_all()
 
 
-def test_what_the_pages_say_about_results_runs(done: Run):
+def test_what_the_pages_say_about_results_runs(done: Run, monkeypatch, capsys):
     commands = [command for command in COMMANDS if any(tool in command for tool in ON_RESULTS)]
     assert commands
     for command in commands:
-        typed = command.replace("seed_42", f"seed_{SEED}").replace(
-            "python scripts", f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT))}/scripts"
-        )
-        if "--seed" not in typed and "verify_results" not in typed:
-            typed += f" --seed {SEED}"
-        result = done("bash", "-euc", typed)
-        assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+        typed = command.replace("seed_42", f"seed_{SEED}").replace("$SCRATCH", str(done.scratch))
+        python, script, *words = shlex.split(typed)
+        if "--seed" not in words and "verify_results" not in script:
+            words += ["--seed", str(SEED)]
+        code = in_process(monkeypatch, Path(script).stem, *words, environment=done.environment)
+        printed = capsys.readouterr()
+        assert (python, code) == ("python", 0), f"{command}\n{printed.out[-2000:]}{printed.err[-2000:]}"

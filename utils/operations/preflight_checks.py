@@ -120,7 +120,7 @@ def timestamps(settings: Settings) -> tuple[bool, str]:
     return True, f"timestamp {metadata['timestamp']}, run_id {metadata['run_id']}"
 
 
-PROMISES: dict[str, Callable[[Settings], tuple[bool, str]]] = {
+CHECKS: dict[str, Callable[[Settings], tuple[bool, str]]] = {
     "fair settings": fair_settings,
     "full test sets": full_test_sets,
     "exact inverse of softplus": exact_start,
