@@ -90,9 +90,8 @@ def trigger_results(
             return compare(sections[SectionKey("random", key, kind)], records, threshold=threshold, **ci)
 
         whole = figures(SectionKey("attack", key, kind, key))
-        of_search = vars(found)
-        for name in ("section", "random_control", "converged"):
-            del of_search[name]
+        apart = ("section", "random_control", "converged")
+        of_search = {name: value for name, value in vars(found).items() if name not in apart}
         return TriggerCell(
             **of_search | vars(whole),
             random_control=random,
