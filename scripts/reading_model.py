@@ -86,14 +86,16 @@ def measured(settings: Settings, given: argparse.Namespace) -> Any:
     from utils.modeling.tokenizer import load_tokenizer
 
     paths = Paths.of(settings)
-    directories = given.model_dir or [paths.model(given.seed, key) for key in models_of(settings)]
+    directories = {key: paths.model(given.seed, key) for key in models_of(settings)}
+    if given.model_dir:
+        directories = {str(directory): directory for directory in given.model_dir}
     examples = load_examples(paths.prepared, "attack_evaluate")[: given.n]
-    for directory in directories:
+    for name, directory in directories.items():
         context = attack_context(settings, load_tokenizer(directory), directory)
-        own, other = exchanged_losses(context, Victim(directory.name, load_model(directory)), examples)
+        own, other = exchanged_losses(context, Victim(name, load_model(directory)), examples)
         mean, lower, upper = bootstrap_ci(other - own, samples=settings.BOOTSTRAP_SAMPLES)
         yield {
-            "model": directory.name,
+            "model": name,
             "texts": len(own),
             "loss": round(float(own.mean()), 3),
             "rise": [round(value, 3) for value in (mean, lower, upper)],

@@ -1,5 +1,6 @@
 """The model that reads: its weights copy before any training, its examples can be answered by reading, the measure."""
 
+import json
 import random
 
 import pytest
@@ -136,6 +137,21 @@ def test_one_document_cannot_be_exchanged():
     same = [Example(str(n), world.document(0), world.document(n, 5)) for n in range(3)]
     with pytest.raises(InputError, match="nothing to exchange"):
         reading_model.exchanged_losses(CONTEXT, Victim("m", world.model(len(TOKENIZER) + 8)), same)
+
+
+def test_measure_prints_a_line_for_each_model(made, monkeypatch, capsys, tmp_path):
+    from utils.attacks import victims
+
+    rng = random.Random(4)
+    texts = [Example(str(n), *tiny.example(rng)) for n in range(9)]
+    for place in ("SCRATCH", "PROJECT"):
+        monkeypatch.setenv(f"MONO_S2S_{place}_DIR", str(tmp_path / place))
+    monkeypatch.setattr(victims, "load_examples", lambda *_: texts)
+    assert reading_model.main(["measure", "-n", "6", "--model-dir", str(made)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    mean, lower, upper = found["rise"]
+    assert found["model"] == str(made) and found["texts"] == 6 and lower <= mean <= upper and found["loss"] > 1
 
 
 def test_nothing_is_downloaded(monkeypatch, capsys, tmp_path):
