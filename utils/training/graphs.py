@@ -67,6 +67,8 @@ class GraphedGradients:
     def _capture(self, batch: Batch) -> _Captured:
         """Replays draw from the generator where it stands, as eager steps do; what warm-up drew is given back."""
         before = torch.cuda.get_rng_state()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        unharmed = generator.clone_state()
         inputs = {name: batch[name].clone() for name in INPUTS}
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -77,11 +79,18 @@ class GraphedGradients:
         torch.cuda.current_stream().wait_stream(side)
         self._clear()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
-            result = self.eager(inputs)
-            # Into buffers that outlive this graph's memory, which the graphs of other shapes use as well.
-            torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters if p.grad is not None])
-        self._clear()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool):
+                result = self.eager(inputs)
+                # Into buffers that outlive this graph's memory, which the graphs of other shapes use as well.
+                torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters if p.grad is not None])
+        except RuntimeError:
+            # PyTorch leaves the generator in the capture that failed: every dropout after it would fail as well, with
+            # "Offset increment outside graph capture".
+            generator.graphsafe_set_state(unharmed)
+            raise
+        finally:
+            self._clear()
         torch.cuda.set_rng_state(before)
         return _Captured(graph, inputs, result)
 
@@ -132,7 +141,7 @@ def choose(
             if graph_ms >= eager_ms:
                 reason = f"they are not faster: {graph_ms:.1f} ms a step instead of {eager_ms:.1f}"
     except RuntimeError as error:  # a capture that CUDA refuses, no memory for it
-        reason = f"they failed: {first_line(error)}"
+        reason = failure(error)
     generators.set_rng_state(before)
     model.zero_grad()
     if reason is None:
@@ -140,6 +149,11 @@ def choose(
         return fast, StepPath(path="graphs", reason="", eager_ms=eager_ms, graph_ms=graph_ms)
     log.warning("Training without CUDA graphs: %s.", reason)
     return eager, StepPath(path="eager", reason=reason, eager_ms=eager_ms, graph_ms=graph_ms)
+
+
+def failure(error: BaseException) -> str:
+    """Why graphs failed, in a line: of a capture that broke off, what broke it, not that it did."""
+    return f"they failed: {first_line(error.__context__ or error)}"
 
 
 def _difference(

@@ -33,7 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from utils.analysis.final import StepPath
 from utils.core.codec import to_json
-from utils.modeling.batching import BatchLimit
+from utils.modeling.batching import BatchLimit, out_of_memory
 from utils.modeling.models import save_plain
 from utils.modeling.monotonic import effective_weight_decay, free_parameters, parameter_groups
 from utils.modeling.precision import bf16_autocast
@@ -49,7 +49,7 @@ from utils.training.checkpoints import (
     new_checkpoint,
 )
 from utils.training.forward import summed_nll
-from utils.training.graphs import CHECKED, Gradients, GraphedGradients, choose
+from utils.training.graphs import CHECKED, Gradients, GraphedGradients, choose, failure
 from utils.training.proof import difference
 from utils.training.record import TrainingRecord
 from utils.training.snapshots import DIRECTORY as SNAPSHOTS
@@ -90,6 +90,8 @@ class ArmTrainer(Trainer):
         self.tokenizer, self.rows, self.record, self.autocast = tokenizer, rows, record, autocast
         self.identity, self.checkpoints_to_keep = identity, checkpoints_to_keep
         self.gradient_norms, self.gradient_clip, self.limit = gradient_norms, gradient_clip, limit
+        if without_graphs is None and limit.value < args.per_device_train_batch_size:  # an earlier session's finding
+            without_graphs = "a batch goes through the model in pieces"
         self.nll: Callable[..., torch.Tensor] | None = None
         self.fast: Gradients | None = None
         self.path = StepPath(path="eager", reason=without_graphs) if without_graphs else None
@@ -133,8 +135,13 @@ class ArmTrainer(Trainer):
             generators.set_rng_state(before)  # a try that ran out of memory leaves nothing behind
             model.zero_grad()
             if self.fast and micro_batch >= len(batch["labels"]):
-                return self.fast(batch)
-            self._leave_graphs()
+                try:
+                    return self.fast(batch)
+                except RuntimeError as error:  # shapes are captured when they first come: this one cannot be
+                    reason = "out of memory with a whole batch" if out_of_memory(error) else failure(error)
+                self._leave_graphs(reason)  # outside of the handler, whose traceback holds their memory
+                generators.set_rng_state(before)
+                model.zero_grad()
             return self._gradients(batch, micro_batch)
 
         loss, norm = self.limit.halving(work, len(inputs["labels"]))
@@ -182,12 +189,13 @@ class ArmTrainer(Trainer):
         )
         self.fast = chosen if self.path.path == "graphs" else None
 
-    def _leave_graphs(self) -> None:
-        """From the batch on that did not fit into memory: the graphs are for whole batches, and hold memory."""
-        if self.fast and self.path:
-            self.fast = None
-            self.path = dataclasses.replace(self.path, path="eager", reason="out of memory with a whole batch")
-            torch.cuda.empty_cache()  # does nothing without a GPU
+    def _leave_graphs(self, reason: str) -> None:
+        """From the batch on that could not be captured or did not fit beside the graphs, which hold memory."""
+        self.fast = None
+        if self.path:
+            self.path = dataclasses.replace(self.path, path="eager", reason=reason)
+        log.warning("Training goes on without CUDA graphs: %s.", reason)
+        torch.cuda.empty_cache()  # does nothing without a GPU
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: Trainer's walks over all parameters at every step, for a number that nobody reads."""
