@@ -51,6 +51,7 @@ from utils.analysis.records import (
     rows_of,
 )
 from utils.analysis.sections import SectionKey
+from utils.analysis.seed_differences import crossed_test
 from utils.core.codec import to_json
 from utils.core.files import write_jsonl
 from utils.evaluation.predictions import score_summaries
@@ -277,13 +278,25 @@ def test_the_verdict_over_seeds(tmp_path: Path, predictions: list[Prediction]) -
 
 
 def test_over_seeds_the_words_turn_with_the_signs(tmp_path: Path, predictions: list[Prediction]) -> None:
-    """Twelve differences of -1 in both seeds: no spread to judge by, twelve signs that agree, p = 2 / 2^12."""
+    """Twelve differences of -1 in both seeds: no spread to judge by, twelve signs that agree, p = 2 / 2^12. The
+    interval is that of one seed: 12 / 14 -+ 1.96 sqrt(13 - 144 / 14) / 14 = 0.857 -+ 0.231 (Agresti and Min).
+    """
     harder = verdict_over_seeds(two_seeds(tmp_path / "a", predictions, copies=4)).attack
     assert "Over 2 seeds monotonic is harder to attack than baseline by worst-case success" in harder
-    assert "0.0 % on monotonic against 100.0 % on baseline, -100.0 [-100.0, -100.0] points on 12 examples" in harder
+    assert "0.0 % on monotonic against 100.0 % on baseline, -100.0 [-100.0, -62.6] points on 12 examples" in harder
     easier = verdict_over_seeds(two_seeds(tmp_path / "b", predictions, copies=4, swapped=True)).attack
     assert "Over 2 seeds monotonic is easier to attack than baseline by worst-case success" in easier
     assert "100.0 % on monotonic against 8.3 % on baseline, +91.7 [" in easier
+
+
+def test_what_is_alike_everywhere_is_not_called_certain() -> None:
+    """Every attack succeeds on both models in three seeds: the difference is 0, known as well as from one seed's 20
+    examples, 1.96 sqrt(1) / 22 = 0.089; and no seed's difference points anywhere.
+    """
+    alike = {"baseline": dict.fromkeys(map(str, range(20)), 1.0), "monotonic": dict.fromkeys(map(str, range(20)), 1.0)}
+    test = crossed_test([alike] * 3, confidence=0.95, bound=1)
+    assert (test.difference, test.p_value, test.agree) == (0.0, 1.0, 0)
+    assert test.lower == pytest.approx(-0.0891, abs=1e-4) and test.upper == pytest.approx(0.0891, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -294,9 +307,7 @@ def test_tables_text_and_page_over_seeds(tmp_path: Path, predictions: list[Predi
     metadata = {"timestamp": "now", "host": "here", "versions": {}, "profile": "full", "full_test_sets": True}
     rows = {row[0]: row for row in multi_seed.tables(results)[0].rows}
     assert rows["worst-case success"][1:] == ("-0.8333 [-1.0000, +1.0000]", "0.126", "-", "2 of 2", "3")
-    assert rows["CNN/DM ROUGE-L"][1].startswith("-0.3194 [") and rows["lead trigger ROUGE-L change"][1].startswith(
-        "+0.25"
-    )
+    assert rows["CNN/DM ROUGE-L"][1].startswith("-0.3194 [") and rows["lead trigger"][1].startswith("+0.25")
     quality = {row[0]: row for row in multi_seed.tables(results)[1].rows}
     # Means over seeds: baseline 11/12 and 1, monotonic 23/36 twice, standard 1/12: one model, no spread.
     assert quality["CNN/DM ROUGE-L baseline"][1] == "0.9583" and quality["CNN/DM ROUGE-L monotonic"][1] == "0.6389"
@@ -311,4 +322,8 @@ def test_tables_text_and_page_over_seeds(tmp_path: Path, predictions: list[Predi
     for sentence in (answer.attack, answer.cost, answer.triggers):
         assert sentence in text and sentence in page
     assert "-0.8333 [-1.0000, +1.0000]" in page and "± 0" not in page
+    assert all(len(line) <= 80 for line in multi_seed.text(results, metadata).splitlines())
+    for link in ("multi_seed_summary.txt", "multi_seed_results.json", "tables/comparison.tex", "figures/rouge.pdf"):
+        assert f'href="{link}"' in page
+    assert "python scripts/verify_results.py DIR" in page
     assert alternative["trade_off"].count("baseline: ROUGE-L 0.958, HotFlip success 83 %") == 1

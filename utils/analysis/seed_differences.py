@@ -35,7 +35,7 @@ from utils.analysis.records import (
     trigger_row,
 )
 from utils.analysis.sections import SectionKey
-from utils.analysis.statistics import crossed_difference, holm
+from utils.analysis.statistics import crossed_difference, holm, mcnemar
 from utils.core.codec import from_json
 from utils.core.errors import InputError
 from utils.core.files import read_jsonl
@@ -61,7 +61,7 @@ class SeedTest:
     num_common: Annotated[Count, "examples in the array: usable on both models in every seed"]
     num_left_out: Annotated[Count, "usable on both models in some seeds only"]
     differences: Annotated[list[float], "each seed's, on these examples"]
-    agree: Annotated[Count, "seeds whose difference has the sign of the mean"]
+    agree: Annotated[Count, "seeds whose difference has the sign of the mean; 0 where that is 0"]
     mean_a: float | None = None
     mean_b: float | None = None
     difference: Annotated[float | None, "mean_b minus mean_a"] = None
@@ -124,16 +124,22 @@ def crossed_test(
     difference = b - a + shift
     each = difference.mean(axis=1)
     found = crossed_difference(difference, confidence=confidence)
+    lower, upper = found["lower"], found["upper"]
+    if lower == upper and set(np.unique([a, b])) <= {0.0, 1.0}:
+        # Yes or no, with the same sum in every seed and on every example: no variance is left to judge by. That is not
+        # certainty; the other seeds add nothing, so the interval is that of one.
+        one = mcnemar(a[0] > 0, b[0] > 0, confidence=confidence)
+        lower, upper = one.lower, one.upper
     return SeedTest(
         num_common=len(ids),
         num_left_out=left_out,
         differences=each.tolist(),
-        agree=int(np.sum(np.sign(each) == np.sign(each.mean()))),
+        agree=int(np.sum(np.sign(each) * np.sign(each.mean()) > 0)),
         mean_a=float(a.mean()),
         mean_b=float(b.mean()),
         difference=found["difference"],
-        lower=max(found["lower"], -bound),
-        upper=min(found["upper"], bound),
+        lower=max(lower, -bound),
+        upper=min(upper, bound),
         p_value=found["p_value"],
     )
 

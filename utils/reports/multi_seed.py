@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.analysis.combined import CombinedResults
+from utils.analysis.combined import COMBINED, CombinedResults
 from utils.analysis.multi_seed import SeedRun, aggregate
 from utils.core.files import write_text
 from utils.core.names import BASELINE, MODEL_KEYS, TRAINED_KEYS
@@ -16,8 +15,10 @@ from utils.reports.html import figure
 from utils.reports.latex import tex
 from utils.reports.measure_words import NAMES
 from utils.reports.multi_seed_figures import draw_all
+from utils.reports.next_steps import Step
 from utils.reports.table import NOT_AVAILABLE, Table, p_value, seed_titles, signed
 from utils.reports.template import Picture, Section, render_page
+from utils.reports.text import listed, packed
 from utils.reports.verdict import verdict_over_seeds
 
 LIMITS = (
@@ -26,7 +27,6 @@ LIMITS = (
     "Few seeds say little about a spread: intervals over three are wide.",
     "Differences are over the examples that both models could be attacked on in every seed (docs/statistics.md).",
 )
-WIDTH = 80
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
@@ -78,7 +78,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
     ]
     note = (
         f"Mean over seeds, standard deviation over seeds (n - 1), {level} t interval of the mean; then each seed. "
-        "standard is one untrained model: it has no spread over trainings (-)."
+        "-: no spread to judge by; standard is one untrained model, however many seeds."
     )
     shares = "Success and drop are shares, NLL is in nats per token; then success of the controls."
     return [
@@ -104,17 +104,18 @@ def _tests(results: dict[str, Any]) -> Table:
     titles = seed_titles(results)
     level, seeds = f"{100 * results['confidence']:g} %", len(results["seeds"])
     for name, test in results["monotonic_minus_baseline"].items():
-        agree = NOT_AVAILABLE if test.get("p_value") is None else f"{test['agree']} of {seeds}"
+        agree = "-" if test.get("difference") == 0 else f"{test['agree']} of {seeds}"
+        agree = NOT_AVAILABLE if test.get("p_value") is None else agree
         rows.append((_titled(name, titles), *_tested(test), agree, str(test["num_common"])))
     rows += [(f"{titles[key]} ROUGE-L", *(NOT_AVAILABLE,) * 5) for key in titles if key in results["missing_datasets"]]
     return Table(
         "comparison",
         "Monotonic minus baseline over seeds",
-        ("figure", f"difference [{level}]", "p", "p (Holm)", "same sign", "examples"),
+        ("figure", f"difference [{level}]", "p", "p (Holm)", "sign", "n"),
         rows,
         "Interval and p: seeds and examples crossed (docs/statistics.md). Worst-case success is the primary test, in "
-        "no family (-); Holm over the other two of the worst case, and over all other rows. same sign: seeds whose "
-        "difference points the same way. examples: usable on both models in every seed.",
+        "no family (-); Holm over the other two of the worst case, and over all other rows. sign: seeds whose "
+        "difference points the same way; n: examples usable on both models in every seed. Of triggers: ROUGE-L change.",
     )
 
 
@@ -154,7 +155,9 @@ def _tested(test: Mapping[str, Any], unit: float = 1, digits: int = 4) -> tuple[
 
 def _titled(name: str, titles: Mapping[str, str]) -> str:
     first, _, rest = name.partition(" ")
-    return f"{titles[first]} {rest.replace('rougeL', 'ROUGE-L')}" if first in titles else name
+    if first in titles:
+        return f"{titles[first]} {rest.replace('rougeL', 'ROUGE-L')}"
+    return name.removesuffix(" ROUGE-L change").replace("worst trigger", "each model's trigger")
 
 
 def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
@@ -163,7 +166,8 @@ def _cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
         return (NOT_AVAILABLE, NOT_AVAILABLE, NOT_AVAILABLE, *own)
     if figure["std"] is None:  # one untrained model, however many seeds
         return (f"{figure['mean']:.4f}", "-", "-", *own)
-    return (f"{figure['mean']:.4f}", f"{figure['std']:.4f}", f"[{figure['lower']:.4f}, {figure['upper']:.4f}]", *own)
+    ends = f"[{figure['lower']:.4f}, {figure['upper']:.4f}]" if figure["std"] else "-"  # all alike: t says nothing
+    return (f"{figure['mean']:.4f}", f"{figure['std']:.4f}", ends, *own)
 
 
 def warnings(results: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
@@ -174,29 +178,27 @@ def warnings(results: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
 
 
 def doubts(results: dict[str, Any]) -> list[str]:
-    """Every doubt once, with the seeds that have it."""
+    """Every doubt once, with the seeds that have it, the gravest first: they are ranked within each seed."""
     seeds: dict[str, list[str]] = {}
+    rank: dict[str, int] = {}
     for seed, raised in results["warnings"].items():
-        for name in dict.fromkeys(f"{doubt['model']}, {doubt['warning'].replace('_', ' ')}" for doubt in raised):
+        names = dict.fromkeys(f"{doubt['model']}, {doubt['warning'].replace('_', ' ')}" for doubt in raised)
+        for place, name in enumerate(names):
             seeds.setdefault(name, []).append(seed)
-    return [f"{name}: seed {', '.join(own)}" for name, own in sorted(seeds.items())]
+            rank[name] = min(place, rank.get(name, place))
+    return [f"{name}: seed {', '.join(seeds[name])}" for name in sorted(seeds, key=lambda name: (rank[name], name))]
 
 
 def text(results: dict[str, Any], metadata: dict[str, Any]) -> str:
     """The summary for a terminal."""
     seeds = ", ".join(map(str, results["seeds"]))
-    blocks = [f"mono-s2s, seeds {seeds}, {metadata['timestamp']}", *_answer(results), results["verdict"]["doubt"]]
-    blocks += [f"*** {words} ***" for words in warnings(results, metadata)]
-    blocks = [_wrap(block) for block in blocks if block]
-    blocks += [table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else "") for table in tables(results)]
-    if doubts(results):
-        blocks.append("Doubts raised by the checks\n" + "\n".join(_wrap(f"- {line}", "  ") for line in doubts(results)))
-    blocks.append("Limits\n" + "\n".join(_wrap(f"- {line}", "  ") for line in LIMITS))
-    return "\n\n".join(blocks) + "\n"
-
-
-def _wrap(words: str, indent: str = "") -> str:
-    return textwrap.fill(words, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    head = [f"mono-s2s, seeds {seeds}, {metadata['timestamp']}"]
+    head += [f"*** {words} ***" for words in warnings(results, metadata)]
+    head += [*_answer(results), results["verdict"]["doubt"]]
+    tail = [listed("Doubts raised by the checks", doubts(results)), listed("Limits", LIMITS)]
+    every = tables(results)
+    by_worth = sorted(every, key=lambda table: table.name != "attribution" and table is not every[0])
+    return packed(head, by_worth, tail, number=len(every))
 
 
 def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alternative: dict[str, str]) -> str:
@@ -213,21 +215,35 @@ def page(results: dict[str, Any], metadata: dict[str, Any], figures: Path, alter
         sources += [f"seed {seed}, {model}: weights sha256 {digest}" for model, digest in source["checkpoints"].items()]
     facts = ", ".join(f"{name} {version}" for name, version in metadata["versions"].items())
     provenance = [*sources, f"aggregated {metadata['timestamp']} on {metadata['host']}; {facts}"]
+    doubted = Section("Doubts raised by the checks", lines=doubts(results) or ["none"])
+    check = Step("To check every number, table and figure of this page:", "python scripts/verify_results.py DIR")
     sections = [
+        Section("What to do next", steps=[check]),
         Section("Monotonic minus baseline", tables=[by_name["comparison"]]),
         *([Section("What caused it", tables=[by_name["attribution"]])] if "attribution" in by_name else []),
         Section("Quality", figures=drawn("rouge", "trade_off"), tables=[by_name["rouge"]]),
         Section("HotFlip", figures=drawn("hotflip_curves"), tables=[by_name["hotflip"], by_name["found"]]),
         Section("Universal triggers", tables=[by_name["triggers"]]),
         Section("Training", tables=[by_name["training"]]),
-        Section("Doubts raised by the checks", lines=doubts(results) or ["none"]),
+        doubted,
         Section("Limits", lines=LIMITS),
+        Section("Files", "Beside this page.", links=_files(results, alternative)),
         Section("Provenance", lines=provenance),
     ]
     title = f"mono-s2s, seeds {', '.join(map(str, results['seeds']))}"
     note = profile_note(metadata)
     others = [words for words in (results["verdict"]["doubt"], *warnings(results, metadata)) if words and words != note]
-    return render_page(title, _answer(results), others, sections, banner=note)
+    raised = doubted if doubts(results) else None
+    return render_page(title, _answer(results), others, sections, banner=note, doubts=raised)
+
+
+def _files(results: dict[str, Any], figures: Mapping[str, str]) -> dict[str, list[str]]:
+    names = [table.name for table in tables(results)]
+    return {
+        "The answer": ["multi_seed_summary.txt", COMBINED],
+        "For a paper": [*(f"tables/{name}.tex" for name in names), *(f"figures/{name}.pdf" for name in figures)],
+        "Tables": [f"tables/{name}.csv" for name in names],
+    }
 
 
 def _answer(results: dict[str, Any]) -> list[str]:

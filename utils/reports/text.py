@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.analysis.final import FinalResults
@@ -25,31 +25,40 @@ def summary(results: FinalResults, metadata: Mapping[str, Any], tables: list[Tab
     sentences = [getattr(answer, name) for name in SENTENCES]
     head = [f"mono-s2s, seed {metadata['seed']}, {metadata['timestamp']}", f"*** {note} ***" if note else ""]
     head += [*sentences, answer.doubt, *doubts(results)]
-    tail = [_list("Doubts raised by the checks", [f"{doubt.model}: {doubt.message}" for doubt in results.warnings])]
+    tail = [listed("Doubts raised by the checks", [f"{doubt.model}: {doubt.message}" for doubt in results.warnings])]
     tail += [
-        _list("Limits", results.limits),
+        listed("Limits", results.limits),
         _wrap(
             f"code {code['commit'][:12]}{' (changed)' if code['dirty'] else ''}, settings "
             f"{metadata['config_fingerprint']}, run {metadata['run_id']}, host {metadata['host']}, {metadata['device']}"
         ),
     ]
-    parts = [_wrap(sentence) for sentence in head if sentence]
     by_name = {table.name: table for table in tables}
+    chosen = [by_name[name] for name in SHOWN if name in by_name]
+    return packed(head, chosen, tail, number=len(tables))
+
+
+def packed(head: Sequence[str], tables: Sequence[Table], tail: Sequence[str], number: int) -> str:
+    """Sentences, the tables that fit (a line a row, while there is room), where all `number` are, and the tail."""
+    parts = [_wrap(sentence) for sentence in head if sentence]
     used = 0
-    for table in (by_name[name] for name in SHOWN if name in by_name):
-        shown = table.text(WIDTH) + (f"\n{_wrap(table.note)}" if table.note else "")
-        if _length([*parts, shown, *tail]) <= LINES - 3:
+    for table in tables:
+        text = table.text(WIDTH)
+        shown = text + (f"\n{_wrap(table.note)}" if table.note else "")
+        one_line_a_row = text.count("\n") == 2 + len(table.rows)  # title, rule, header
+        if one_line_a_row and _length([*parts, shown, *tail]) <= LINES - 3:
             parts.append(shown)
             used += 1
-    parts.append(_wrap(f"{len(tables) - used} more tables are in report.html and in tables/, as CSV and LaTeX."))
+    parts.append(_wrap(f"{number - used} more tables are in report.html and in tables/, as CSV and LaTeX."))
     return "\n\n".join(part for part in [*parts, *tail] if part) + "\n"
 
 
-def _length(parts: list[str]) -> int:
+def _length(parts: Sequence[str]) -> int:
     return len("\n\n".join(part for part in parts if part).splitlines())
 
 
-def _list(title: str, lines: list[str]) -> str:
+def listed(title: str, lines: Sequence[str]) -> str:
+    """A list with a title; the first of many lines."""
     if not lines:
         return ""
     shown = [_wrap(f"- {line}", "  ") for line in lines[:FIRST]]
