@@ -177,6 +177,8 @@ def shown(results):
         yield "mechanism", model, 1, f"{panel['spectral_norm']:.3g}"
         yield "mechanism", model, 2, f"{panel['stable_rank']:.1f}"
         yield "mechanism", model, 6, rounded(panel["loss"])
+        yield "order", model, 2, share(panel["order"]["shuffled"])
+        yield "order", model, 4, share(panel["order"]["longer_is_stronger"])
         yield "mechanism", model, 7, rounded(panel["loss_zeroed"] - panel["loss"], 3, "+")
         for column, point in enumerate((*cell["budget_curve"], *cell["long_budget_curve"][1:]), 1):
             yield "hotflip_budget", model, column, share(point["success_rate"])

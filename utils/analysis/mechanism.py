@@ -8,6 +8,7 @@ from typing import Annotated
 
 from configs.arms import ARMS
 from utils.analysis.comparisons import AttackWarning
+from utils.analysis.order import OrderTest
 from utils.analysis.records import Count, Loss, Share
 from utils.analysis.warning_texts import warning
 from utils.core.codec import Inline, Keys, Range
@@ -73,6 +74,7 @@ class Mechanism:
     loss_without_rank_one: Annotated[Loss, "with that rank-one matrix taken away"]
     gain: Gain
     premise: Premise
+    order: Annotated[OrderTest | None, "sentences of growing strength; null: ORDER_CHAINS is 0"]
     matrices: Annotated[dict[str, MatrixFigures], "by name"]
     blocks: Annotated[dict[str, BlockFigures], "by name"]
 

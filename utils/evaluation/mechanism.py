@@ -18,9 +18,11 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import nn
-from transformers import T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerBase, T5ForConditionalGeneration
 
+from utils.analysis.bootstrap import Resampling, resampling
 from utils.analysis.mechanism import BlockFigures, Gain, MatrixFigures, Mechanism, Premise
+from utils.analysis.order import FILE, OrderTest, drawn_chains, order_test
 from utils.core.codec import from_json, to_json
 from utils.core.files import write_json
 from utils.core.fingerprint import fingerprint
@@ -30,9 +32,11 @@ from utils.core.settings import Settings
 from utils.data.store import load_prepared, read_manifest
 from utils.modeling.models import load_model
 from utils.modeling.monotonic import constrain, ffn_blocks, ffn_layers
+from utils.modeling.tokenizer import load_tokenizer
 
-VERSION = 1  # of the panel: another one is not taken from the cache
+VERSION = 2  # of the panel: another one is not taken from the cache
 UNMOVED = 0.01  # a weight that training changed by less than this share of itself did not move
+SENTENCES_AT_ONCE = 64
 GAIN_TOLERANCE = 1e-5  # relative, of the largest singular value
 
 
@@ -58,6 +62,7 @@ def panel(
     seed: int = 0,
     epsilon: float = 1e-6,
     size: PanelSize | None = None,
+    order: OrderTest | None = None,
 ) -> Mechanism:
     """The panel of `model`, an export of `arm` (None: the pretrained model itself) trained from `pretrained`.
 
@@ -72,6 +77,7 @@ def panel(
         **weight_figures(model, pretrained, arm, epsilon),
         **text_figures(model, examples, seed, size),
         gain=Gain(median=float(np.median(gains)), most=max(gains), num_examples=len(gains)),
+        order=order,
     )
 
 
@@ -169,6 +175,34 @@ def replaced(model: nn.Module, other: Replacement) -> Iterator[None]:
         with torch.no_grad():
             for name, weight in before.items():
                 layers[name].weight.copy_(weight)
+
+
+@torch.no_grad()
+def sentence_states(model: T5ForConditionalGeneration, sentences: Sequence[Sequence[int]]) -> np.ndarray:
+    """Mean encoder state of each sentence's tokens but the eos, float64 [sentences, d_model].
+
+    sentences: token ids that end in eos. Those of one length go through together: no padding.
+    """
+    states = np.zeros((len(sentences), model.config.d_model))
+    lengths = np.array([len(ids) for ids in sentences])
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        for part in np.array_split(rows, -(-len(rows) // SENTENCES_AT_ONCE)):
+            ids = torch.tensor([list(sentences[i]) for i in part], device=model.device)
+            hidden = model.encoder(input_ids=ids).last_hidden_state[:, :-1]  # [rows, length - 1, d_model]
+            states[part] = hidden.double().mean(1).cpu().numpy()
+    return states
+
+
+def order_of(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, number: int, ci: Resampling
+) -> OrderTest | None:
+    """The order test on so many chains; None for 0."""
+    if not number:
+        return None
+    chains = drawn_chains(number, ci["seed"])
+    ids = tokenizer([sentence for chain in chains for sentence in chain.sentences])["input_ids"]
+    return order_test(sentence_states(model, ids), [len(one) for one in ids], chains, ci)
 
 
 def _tensors(model: nn.Module, example: Example) -> dict[str, torch.Tensor]:
@@ -331,8 +365,10 @@ def mechanism_of(
     """The panel of the model `name` on the validation set; finished ones stay in `cache`, by weights and data."""
     file = cache / f"mechanism_{name}.json"
     data = read_manifest(paths.prepared)["key"]
+    ci = resampling(settings)
+    chains = FILE.read_text(encoding="utf-8"), settings.ORDER_CHAINS, ci
     made_from = fingerprint(
-        VERSION, weights[name], weights[STANDARD], data, PanelSize(), settings.DATA_SEED, settings.MONOTONIC_EPSILON
+        VERSION, weights[name], weights[STANDARD], data, PanelSize(), chains, settings.MONOTONIC_EPSILON
     )
     if file.exists() and (kept := json.loads(file.read_text(encoding="utf-8")))["made_from"] == made_from:
         return from_json(Mechanism, kept["panel"], str(file))
@@ -346,6 +382,7 @@ def mechanism_of(
         rows["labels"],
         seed=settings.DATA_SEED,
         epsilon=settings.MONOTONIC_EPSILON,
+        order=order_of(model, load_tokenizer(paths.pretrained), settings.ORDER_CHAINS, ci),
     )
     write_json(file, {"made_from": made_from, "panel": to_json(found)})
     return found

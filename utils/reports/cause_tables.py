@@ -59,6 +59,34 @@ def mechanism(results: FinalResults) -> Table:
     )
 
 
+def order(results: FinalResults) -> Table:
+    """Whether each model's encoder states carry which sentence says the stronger thing."""
+    found = {model: panel.order for model, panel in results.mechanism.items() if panel.order is not None}
+    rows = [
+        (
+            model,
+            f"{percent(one.accuracy)} [{100 * one.lower:.0f}, {100 * one.upper:.0f}]",
+            percent(one.shuffled),
+            p_value(one.p_value),
+            percent(one.longer_is_stronger),
+        )
+        for model, one in found.items()
+    ]
+    some = next(iter(found.values()))
+    return Table(
+        "order",
+        "Do the encoder's states know the stronger sentence?",
+        ("model", "pairs in order", "shuffled labels", "p", "longer is stronger"),
+        rows,
+        f"{some.num_chains} chains of sentences of growing strength ({some.num_scales} sets of graded words), one "
+        "readout of mean states a model, fitted on other topics; pairs where the stronger sentence is the longer and "
+        "the shorter one count alike, so that length alone gets 50 %. Interval by resampling sets of words; shuffled "
+        "labels: what they stay below in all but the error allowed; p one-sided by them. Longer is stronger: pairs "
+        "that length alone gets right when they do not count alike. It says whether order can be read off, not that "
+        "the model uses it, nor that it is kept by an attack (docs/arms.md).",
+    )
+
+
 def attribution(results: FinalResults) -> Table:
     """Control arms beside the pair that they explain, each with its tests against both."""
     rows: list[tuple[str, ...]] = []

@@ -36,7 +36,7 @@ SECTIONS = (
     ("Tests of the attacks", "Whether monotonic and baseline differ, on examples that both can lose something on.",
      (), ("attack_tests",)),
     ("What caused it", "Models where they are equally good, and arms that change one thing at a time.",
-     ("quality_curve", "dose_response"), ("quality_curve", "attribution", "mechanism")),
+     ("quality_curve", "dose_response"), ("quality_curve", "attribution", "mechanism", "order")),
     ("Fairness and training", "Both start from the same pretrained weights (monotonic from the absolute values in its "
      "feed-forward layers) and see the same examples in the same order.",
      ("training",), ("fairness", "constraint")),

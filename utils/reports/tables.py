@@ -36,6 +36,8 @@ def all_tables(results: FinalResults) -> list[Table]:
         experiment_tables.costs,
     )
     tables = [make(results) for make in makers]
+    if any(panel.order is not None for panel in results.mechanism.values()):
+        tables.append(cause_tables.order(results))
     if results.matched.num_examples:
         tables.append(cause_tables.quality_curve(results))
     return [*tables, cause_tables.attribution(results)] if results.attribution else tables

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from utils.analysis.aggregate import file_of
+from utils.analysis.bootstrap import Resampling
 from utils.analysis.records import HotFlipRecord, Prediction, hotflip_row, read_rows
 from utils.core.codec import from_json, to_json
 from utils.core.files import read_jsonl
@@ -66,7 +67,7 @@ def _weights(run: SeedDirectory, model: str, directories: Mapping[str, Path]) ->
 
 
 def texts_of_mechanism(run: SeedDirectory) -> Check:
-    """The panel's figures of the models' passes over validation texts, but for the gain."""
+    """The panel's figures of the models' passes over validation texts and the order test, but for the gain."""
     file = file_of("mechanism")
     check = Check(f"losses, firing and premise in {file}, made again by the exported models (not the gain)", [])
     prepared, directories = run.input_named("prepared_data"), _directories(run)
@@ -88,12 +89,16 @@ def texts_of_mechanism(run: SeedDirectory) -> Check:
 
 def _texts(run: SeedDirectory, model: str, directory: Path, prepared: Path) -> Iterator[str]:
     from utils.data.store import load_prepared
-    from utils.evaluation.mechanism import PanelSize, drawn_examples, text_figures
+    from utils.evaluation.mechanism import PanelSize, drawn_examples, order_of, text_figures
     from utils.modeling.models import load_model
+    from utils.modeling.tokenizer import load_tokenizer
 
     rows, seed = load_prepared(prepared, "validation"), run.metadata["settings"]["DATA_SEED"]
     examples = drawn_examples(rows["input_ids"], rows["labels"], seed, PanelSize())
-    made = to_json(text_figures(load_model(directory), examples, seed, PanelSize()))
+    loaded, settings = load_model(directory), run.parts["mechanism"]["_metadata"]["settings"]
+    ci: Resampling = {"samples": settings["BOOTSTRAP_SAMPLES"], "seed": seed, "confidence": settings["CONFIDENCE"]}
+    order = order_of(loaded, load_tokenizer(directory), settings["ORDER_CHAINS"], ci)
+    made = to_json(text_figures(loaded, examples, seed, PanelSize())) | {"order": order and to_json(order)}
     written = run.parts["mechanism"]["results"][model]
     yield from unequal(made, {name: written[name] for name in made}, f"{file_of('mechanism')}, {model}", SAME_LOSS)
 
