@@ -119,7 +119,7 @@ def shown(results):
         points = one and change(100 * one["difference"], (100 * one["lower"], 100 * one["upper"]), 1)
         cells = one and (rounded(one["quality"]), share(one["arm"]), share(one["baseline"]), points)
         for column, words in enumerate(cells or ["not available"] * 4, 1):
-            yield "quality_curve", arm, column, words
+            yield "quality_curve", f"{arm}: success", column, words
     evaluation, hotflip, uat = results["evaluation"], results["hotflip"], results["uat"]
     metrics = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
     for key, title in SETS.items():
