@@ -49,7 +49,11 @@ def by_two(world: tuple[Path, Path], output: Path, **more: Any) -> dict[str, Any
 
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without torchrun, whose processes import everything anew: the other tests have seen it."""
+    """Without torchrun, whose processes import everything anew: the other tests have seen it.
+
+    And without the wrapper whose buckets hold all gradients a second time: who makes one fails.
+    """
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", None)
     monkeypatch.setattr(training_launcher, "subprocess", SimpleNamespace(Popen=TorchrunByForks))
     monkeypatch.setattr(training_launcher, "SECONDS_BETWEEN_LOOKS", 0.1)
 

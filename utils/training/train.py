@@ -245,7 +245,6 @@ def _arguments(output_dir: Path, settings: TrainingSettings) -> TrainingArgument
         seed=settings.seed,
         use_cpu=settings.device == "cpu",
         ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and settings.device == "cpu" else None,
-        ddp_find_unused_parameters=False,
         bf16=False,  # autocast is ours, around the loss alone
         eval_strategy="no",
         save_strategy="no",  # the TrainingRecord asks for checkpoints

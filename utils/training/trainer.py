@@ -87,6 +87,9 @@ class ArmTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=rows, callbacks=[record])
         self.remove_callback(PrinterCallback)
+        # The step adds up gradients itself (ranks.add_up). Wrapped in DistributedDataParallel, the model would hold a
+        # second copy of them all, in buckets that nothing reads: 11 GB for 3 billion parameters.
+        self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.tokenizer, self.rows, self.record, self.autocast = tokenizer, rows, record, autocast
         self.identity, self.checkpoints_to_keep = identity, checkpoints_to_keep
         self.gradient_norms, self.gradient_clip, self.limit = gradient_norms, gradient_clip, limit
