@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of a second or two would only push the picture up
 
 from utils.core.errors import InputError, UsageError, UserError
-from utils.core.names import BASELINE, MODEL_KEYS, TRIGGER_TYPES
+from utils.core.names import ARMS, BASELINE, CONTROLS, STANDARD, TRIGGER_TYPES
 from utils.core.paths import Paths
 from utils.core.seeds import seed_argument
 from utils.core.settings import Settings, load_settings, run_command
@@ -41,8 +41,8 @@ def options(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     model = parser.add_argument_group("which model")
-    model.add_argument("--model", choices=MODEL_KEYS, default=BASELINE,
-                       help="model of the experiment (default baseline)")  # fmt: skip
+    model.add_argument("--model", choices=(STANDARD, *ARMS), default=BASELINE,
+                       help="model of the experiment, also a control arm (default baseline)")  # fmt: skip
     model.add_argument("--seed", type=seed_argument, default=42, help="training seed of that model (default 42)")
     model.add_argument("--demo", action="store_true", help="the models and examples of ./run_all.sh --demo")
     model.add_argument("--model-dir", type=Path, metavar="DIR", help="any T5 with its tokenizer, instead of --model")
@@ -106,7 +106,8 @@ def picture(given: argparse.Namespace) -> str:
 
     directory = given.model_dir or Paths.of(settings).model(given.seed, given.model)
     if not directory.is_dir():
-        command = f"{run_command(settings)} {given.seed}"
+        arm = f"MONO_S2S_CONTROL_ARMS={given.model} " if given.model in CONTROLS and not given.demo else ""
+        command = f"{arm}{run_command(settings)} {given.seed}"
         raise InputError(f"no model in {directory}. Run the experiment first ({command}), or give --model-dir.")
     tokenizer = load_tokenizer(given.model_dir or Paths.of(settings).pretrained)
     device = choose_device("auto" if settings.DEVICE == "cuda" else settings.DEVICE)

@@ -85,6 +85,19 @@ def test_options_of_show_attack_change_what_they_name(stage: StageContext, monke
     assert different == {name: value for name, value in expected.items() if plain[name] != value} == expected
 
 
+def test_show_attack_takes_control_arms(stage: StageContext, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    show = importlib.import_module("scripts.show_attack").main
+    words = ["--seed", str(SEED), "--example", "0", "--model", "no_ffn"]
+    assert show(words) == 3  # not trained here: said with the setting that trains it
+    assert f"MONO_S2S_CONTROL_ARMS=no_ffn ./run_all.sh {SEED}" in capsys.readouterr().err
+    paths = stage.paths
+    shutil.copytree(paths.model(SEED, "baseline"), paths.model(SEED, "no_ffn"))
+    try:
+        assert _attack_of(monkeypatch, "utils.attacks.show", show, words)
+    finally:
+        shutil.rmtree(paths.model(SEED, "no_ffn").parent)
+
+
 def test_overrides_that_are_none_keep_the_setting(stage: StageContext) -> None:
     assert hotflip_settings(stage.settings, 1, beam=None) == hotflip_settings(stage.settings, 1)
     assert trigger_settings(stage.settings, 1, iterations=80).dev_every == 10
