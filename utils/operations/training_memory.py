@@ -40,7 +40,7 @@ def memory_check(settings: Settings, paths: Paths) -> Check | None:
     gpus = min(map(gpu_count, requests))
     share = math.ceil(settings.BATCH_SIZE / gpus)  # of every batch, which the GPUs of a job have between them
     micro = min(settings.MICRO_BATCH_SIZE or share, share)
-    needed = training_gb(config, settings, micro, settings.GRADIENT_CHECKPOINTING, gpus)
+    needed = training_gb(config, settings, micro, settings.GRADIENT_CHECKPOINTING)
     words = f"{settings.MODEL_NAME} at micro-batch {micro} needs about {needed:.0f} GB"
     words += f" on each of {gpus} GPUs" if gpus > 1 else ""
     sizes = sorted({gb for request in requests for gb in card_gb(request)})
@@ -51,7 +51,7 @@ def memory_check(settings: Settings, paths: Paths) -> Check | None:
         return Check(OK, "GPU memory", f"{words} of {told}")
     ways = [(1, settings.GRADIENT_CHECKPOINTING, "MICRO_BATCH_SIZE=1")] if micro > 1 else []
     ways += [(1, True, "MICRO_BATCH_SIZE=1 and GRADIENT_CHECKPOINTING=true")]
-    fitting = [name for rows, again, name in ways if training_gb(config, settings, rows, again, gpus) <= sizes[0]]
+    fitting = [name for rows, again, name in ways if training_gb(config, settings, rows, again) <= sizes[0]]
     fix = f"set {fitting[0]}" if fitting else "name a larger GPU in SLURM_GRES"
     if needed > sizes[-1]:
         return Check(PROBLEM, "GPU memory", f"{words}, the GPU has {told}", fix)
@@ -60,7 +60,7 @@ def memory_check(settings: Settings, paths: Paths) -> Check | None:
     return Check(WARNING, "GPU memory", f"{words}, the GPU has {told}", fix)
 
 
-def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpointing: bool, gpus: int = 1) -> float:
+def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpointing: bool) -> float:
     """Peak of a step of the monotonic arm under bfloat16, in GB on each GPU, `rows` full-length examples at once."""
     d, ff, heads = config["d_model"], config["d_ff"], config["num_heads"]
     encoder, decoder = layers(config)
@@ -73,8 +73,7 @@ def training_gb(config: dict[str, Any], settings: Settings, rows: int, checkpoin
     bias = rows * heads * settings.MAX_INPUT_LENGTH**2 * BIAS_BYTES
     logits = labels * config["vocab_size"] * WORD_BYTES
     constrained = 4 * (3 if _gated(config) else 2) * d * ff * (encoder + decoder)  # W = softplus(V), float32
-    # DistributedDataParallel sends gradients in buckets, float32, which take as much as the gradients themselves.
-    state = parameters(config) * (STATE_BYTES + COPY_BYTES + (4 if gpus > 1 else 0)) + constrained
+    state = parameters(config) * (STATE_BYTES + COPY_BYTES) + constrained
     return float(state + inputs * deep + labels * high + bias + logits + LIBRARIES) / 1e9
 
 
