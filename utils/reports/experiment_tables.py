@@ -80,6 +80,8 @@ def expected(results: FinalResults) -> Table:
     note = "Expected: from an earlier pipeline with this recipe, whose HotFlip was weaker (one gradient, unverified)."
     if not same:
         note += " Not comparable: this run's model is not T5-small."
+    if results.data.attack_dataset != "cnn_dm":
+        note += " Not comparable: attacked were other texts than CNN/DM."
     return Table("expected", "Beside the figures of earlier work", ("figure", "expected", "this run"), rows, note)
 
 

@@ -129,7 +129,7 @@ def trade_off(results: FinalResults) -> tuple[Figure, str]:
     if points:
         axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     axes.set_xlabel("HotFlip success, % (less is more robust)")
-    axes.set_ylabel("ROUGE-L on CNN/DM")
+    axes.set_ylabel(f"ROUGE-L on {set_titles(results)[results.data.attack_dataset]}")
     return figure, f"Quality against robustness. {'; '.join(points) or 'No model could be attacked'}."
 
 
