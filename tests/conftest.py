@@ -32,14 +32,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def settings_of_one_test_alone():
-    """A stage that runs in this process names its settings in the environment: the next test must not get them.
+    """A stage that runs in this process leaves its settings, and "no hub", in the environment: the next test must not
+    get them.
 
     Nor those that an earlier test read: the module reads the environment once.
     """
     sys.modules.pop("configs.experiment_config", None)
-    before = {name: value for name, value in os.environ.items() if name.startswith("MONO_S2S_")}
+
+    def named(name: str) -> bool:
+        return name.startswith("MONO_S2S_") or name == "HF_HUB_OFFLINE"
+
+    before = {name: value for name, value in os.environ.items() if named(name)}
     yield
-    for name in [name for name in os.environ if name.startswith("MONO_S2S_") and name not in before]:
+    for name in [name for name in os.environ if named(name) and name not in before]:
         del os.environ[name]
     os.environ.update(before)
 

@@ -74,7 +74,7 @@ def test_the_share_of_the_peak_follows_from_the_operations() -> None:
 
 def test_operations_of_a_pass_are_those_of_t5s_products() -> None:
     """Counted by hand: every weight matrix a token passes through, and attention, 2 operations a multiplication."""
-    hotflip, _ = attacks.case(TINY, "cpu")
+    hotflip, *_ = attacks.case(TINY, "cpu")
     words = tokenizer(TINY.vocabulary)
     lengths = [
         (len(words("summarize: " + e.document).input_ids), len(words(e.summary).input_ids))

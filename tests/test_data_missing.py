@@ -58,6 +58,7 @@ def test_tables_summary_report_and_cards_say_not_available(partial, tmp_path):
 def test_in_domain_sets_odd_counts_and_every_reason_stand_in_the_report(done):
     results = json.loads((done.results / "final_results.json").read_text())["results"]
     results["data"]["sets"]["samsum"]["in_domain"] = ["highlightsum"]
+    results["data"]["sets"]["dialogsum"]["in_domain"] = ["dialogsum"]
     results["data"]["warnings"] = ["xsum/test: 11 rows have text, 12 are expected"]
     facts = results["data"]["sets"]["dialogsum"]["splits"]["train"]
     facts["removed"] = {"too_short": 4, "duplicate": 7, "overlap:samsum/test": 1}
@@ -67,6 +68,7 @@ def test_in_domain_sets_odd_counts_and_every_reason_stand_in_the_report(done):
     tables = {table.name: table for table in all_tables(final)}
     text = " ".join(summary(final, metadata, list(tables.values())).split())
     assert "SAMSum is in-domain: its training part is inside HighlightSum, which was trained on." in text
+    assert "DialogSum is in-domain: its training part was trained on." in text
     assert "Data: xsum/test: 11 rows have text, 12 are expected." in text
     why = {row[:2]: row[2] for row in tables["removed"].rows}
     assert why["dialogsum/train", "too short"] == "4" and why["dialogsum/train", "repeats dialogsum/train"] == "7"

@@ -116,7 +116,7 @@ def shown(results):
         yield name, row, 5, rounded(cell["minimum_detectable_difference"], digits)
 
     for arm, one in results["matched"]["against_baseline"].items():
-        points = one and change(100 * one["difference"], (100 * one["lower"], 100 * one["upper"]), 1)
+        points = one and change(100 * one["difference"], (100 * one["lower"], 100 * one["upper"]), 1) + " points"
         cells = one and (rounded(one["quality"]), share(one["arm"]), share(one["baseline"]), points)
         for column, words in enumerate(cells or ["not available"] * 4, 1):
             yield "quality_curve", f"{arm}: success", column, words

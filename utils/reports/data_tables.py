@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -28,11 +28,15 @@ def in_domain(results: FinalResults) -> list[str]:
     """Test sets whose own training part was trained on."""
     sets = results.data.sets
     return [
-        f"{entry.title} is in-domain: its training part is inside {' and '.join(sets[k].title for k in inside)}, "
-        "which was trained on"
+        f"{entry.title} is in-domain: its training part {_inside(entry.title, [sets[key].title for key in inside])}"
         for entry in sets.values()
         if (inside := entry.in_domain)
     ]
+
+
+def _inside(title: str, trained_on: Sequence[str]) -> str:
+    """A set that was trained on itself is not inside another one."""
+    return "was trained on" if title in trained_on else f"is inside {' and '.join(trained_on)}, which was trained on"
 
 
 def rows(results: FinalResults) -> Table:

@@ -10,6 +10,8 @@ from utils.analysis.final import FinalResults
 from utils.core.names import MODEL_KEYS, TRAINED_KEYS
 from utils.core.settings import for_experiment
 
+WIDE = 0.1  # half an interval of success: what differs by less than ten points is not seen
+
 
 @dataclass(frozen=True)
 class Step:
@@ -79,6 +81,14 @@ def _of_the_attacks(results: FinalResults, metadata: Mapping[str, Any], seed: in
         yield Step(
             "HotFlip succeeds on less than 10 % of both models' summaries: more flips tell them apart better.",
             f"MONO_S2S_HOTFLIP_NUM_FLIPS={2 * flips} ./run_all.sh {seed}",
+        )
+    primary, attacked = results.verdict.primary, settings["HOTFLIP_METRIC_EXAMPLES"]
+    width = (primary.upper - primary.lower) / 2
+    if primary.n and width > WIDE and attacked:
+        yield Step(
+            f"The interval of worst-case success is {100 * width:.0f} points wide to either side: its attacks were on "
+            f"{attacked} examples. Attack more of them:",
+            f"MONO_S2S_HOTFLIP_METRIC_EXAMPLES={4 * attacked} ./run_all.sh {seed}",
         )
     if not known:
         least = settings["ATTACK_MIN_CLEAN_ROUGE"]

@@ -156,12 +156,26 @@ def triggers_sentence(uat: TriggerResults, alpha: float) -> str:
     if not tests.num_common:
         return "Universal triggers say nothing: no example could be attacked on both baseline and monotonic."
     kinds = {model: str(uat.models[model].worst.worst_type) for model in (BASELINE, MONOTONIC)}
-    return compared_triggers(
+    one = outcome(tests.delta_rougeL)
+    sentence = compared_triggers(
         ONE_PAIR,
-        outcome(tests.delta_rougeL),
+        one,
         {model: f" ({kind})" for model, kind in kinds.items()},
         f"on {tests.num_common} common examples",
         alpha,
+    )
+    return f"{sentence}{_weaker_search(one, uat.warnings, alpha)}"
+
+
+def _weaker_search(one: Outcome, warnings: Sequence[AttackWarning], alpha: float) -> str:
+    """Less harm to a model on which a trigger from elsewhere is stronger than its own may be the search's failure."""
+    spared = MONOTONIC if one.difference > 0 else BASELINE
+    doubted = any(w.model == spared and w.warning in ("possibly_masked_gradients", "unequal_search") for w in warnings)
+    if not one.shown(alpha) or not doubted:
+        return ""
+    return (
+        f" But the search on {spared} is doubted: what was found in another way is stronger there (see the doubts), so "
+        "the difference may be of the searches."
     )
 
 
