@@ -142,7 +142,7 @@ CEILING_MOVES = 20_000  # flips of each that are tried by loss: all, or a random
 CEILING_SUMMARIES = 500  # flips of each that are tried by generated ROUGE-L, drawn at random
 # Attack examples on which every snapshot of each training is attacked, for the comparison at equal quality. 0: off.
 QUALITY_CURVE_EXAMPLES = 200
-ORDER_CHAINS = 200  # chains of sentences of growing strength in the mechanism panel, of 200 that there are; 0: off
+ORDER_CHAINS = 200  # chains of sentences of growing strength in the mechanism panel, 20 to 200 (all); 0: off
 ATTACK_TOKEN_SET = "roundtrip"  # roundtrip: text that a user could type; raw: any ids (a stronger attacker)
 ATTACK_LOSS = "reference"  # what an attack raises: the loss of the reference, or of the model's own_output
 ATTACK_SUCCESS_THRESHOLD = 0.15  # relative ROUGE-L drop that counts as success

@@ -296,6 +296,8 @@ def _problems(settings: dict[str, Any]) -> Iterator[str]:
         yield "MIN_NEW_TOKENS is greater than MAX_NEW_TOKENS: no summary could be generated."
     if settings["MAX_INPUT_LENGTH"] < 4 * settings["TRIGGER_LENGTH"]:
         yield ("MAX_INPUT_LENGTH leaves no room for a document beside a trigger: at least 4 TRIGGER_LENGTH.")
+    if 0 < settings["ORDER_CHAINS"] < 20:
+        yield f"ORDER_CHAINS={settings['ORDER_CHAINS']}: too few to fit on other topics. At least 20, or 0 for none."
     sets = tuple(dict.fromkeys((*choices.TRAIN_SETS, *choices.TEST_SETS, *_own_sets(settings["DATASETS_FILE"]))))
     yield from _subset("TRAIN_DATASETS", settings["TRAIN_DATASETS"], sets)
     yield from _subset("TEST_DATASETS", settings["TEST_DATASETS"], sets)

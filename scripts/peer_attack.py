@@ -88,15 +88,10 @@ def ours(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> 
     """(changed tokens at the first success, or 0; cost in forward passes) of each attackable example: our search."""
     from utils.analysis.measures import GRADIENT_COST, SUMMARY_COST, reaches_threshold
     from utils.analysis.records import attackable, given
-    from utils.attacks.from_settings import hotflip_settings
-    from utils.attacks.hotflip.attack import attack_examples
 
-    chosen = hotflip_settings(settings, seed, method="metric")
-    with tempfile.TemporaryDirectory() as name:
-        records = attackable(attack_examples(context, victim, examples, chosen, cache_dir=Path(name)))
     rows = []
-    for record in records:
-        reached = [reaches_threshold(drop, chosen.success_threshold) for drop in given(record.budget_drop)]
+    for record in attackable(by_metric(context, victim, examples, settings, seed)):
+        reached = [reaches_threshold(drop, settings.ATTACK_SUCCESS_THRESHOLD) for drop in given(record.budget_drop)]
         first = reached.index(True) + 1 if True in reached and record.success else 0
         search = given(record.search)
         rows.append((first, search.generations * SUMMARY_COST + search.gradients * GRADIENT_COST + search.queries))
@@ -105,17 +100,23 @@ def ours(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> 
 
 def rate(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> str:
     """Summaries a CPU second that our search asks for, beside the same from one call, as stage 4 makes it."""
-    from utils.attacks.from_settings import hotflip_settings
-    from utils.attacks.hotflip.attack import attack_examples
     from utils.benchmarks.report import as_text
     from utils.benchmarks.reranking import beside_stage_4
 
     def attack() -> object:
-        how = hotflip_settings(settings, seed, method="metric")
-        with tempfile.TemporaryDirectory() as name:
-            return attack_examples(context, victim, examples, how, cache_dir=Path(name))
+        return by_metric(context, victim, examples, settings, seed)
 
     return as_text(beside_stage_4(f"{len(examples)} texts by metric", context, victim, attack, rounds=5))
+
+
+def by_metric(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> Any:
+    """Records of our search by the metric, as stage 6 runs it; nothing is kept between runs."""
+    from utils.attacks.from_settings import hotflip_settings
+    from utils.attacks.hotflip.attack import attack_examples
+
+    with tempfile.TemporaryDirectory() as name:
+        by = hotflip_settings(settings, seed, method="metric")
+        return attack_examples(context, victim, examples, by, cache_dir=Path(name))
 
 
 def textattack(context: Any, victim: Any, examples: Any, settings: Any, seed: int) -> list[tuple[int, float]]:

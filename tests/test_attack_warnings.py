@@ -12,6 +12,7 @@ from utils.analysis.attack_warnings import (
     hotflip_warnings,
     raised,
     stronger,
+    stronger_elsewhere,
     trigger_warnings,
 )
 from utils.analysis.comparisons import Advantage, AttackTests, AttackWarning, PairedTest, SuccessTest
@@ -32,6 +33,7 @@ from utils.analysis.results import (
     SecondHalf,
     TriggerCell,
     TriggerResults,
+    TriggerTransfer,
     WorstPerExample,
     WorstTrigger,
 )
@@ -140,6 +142,13 @@ def test_a_trigger_that_the_loss_misled_is_named_with_its_test() -> None:
 def _trigger_doubts(
     *, converged: bool = True, halfway: SecondHalf | None = None, surrogate: AttackTests | None = None
 ) -> list[AttackWarning]:
+    return trigger_warnings(_triggers(converged=converged, halfway=halfway, surrogate=surrogate))
+
+
+def _triggers(
+    *, converged: bool = True, halfway: SecondHalf | None = None, surrogate: AttackTests | None = None,
+    transferred: Advantage | None = None,
+) -> TriggerResults:  # fmt: skip
     figures = {**COUNTS, "success_rate": 0.5, "mean_degradation": 0.5, "clean": None, "attacked": None,
                "delta_rougeL": -0.1, "trigger_ids": [5], "trigger_text": "x", "dev_gain": 1.0,
                "dev_rouge_change": -0.1}  # fmt: skip
@@ -154,9 +163,21 @@ def _trigger_doubts(
     worst = WorstTrigger(worst_type="lead", per_example=WorstPerExample(
         num_attackable=100, success_rate=0.5, mean_degradation=0.5, delta_rougeL=-0.1))  # fmt: skip
     models = {"baseline": ModelTriggers(types={"lead": cell}, worst=worst)}
-    return trigger_warnings(
-        TriggerResults(models=models, transfer_matrix={"lead": {"baseline": {}}}, comparisons={}, warnings=[])
-    )
+    from_other = TriggerTransfer(
+        num_attackable=100, success_rate=0.5, mean_degradation=0.5, delta_rougeL=-0.1, nll_increase=1.0,
+        advantage=transferred,
+    )  # fmt: skip
+    matrix = {"lead": {"baseline": {}, "monotonic": {"baseline": from_other}}}
+    return TriggerResults(models=models, transfer_matrix=matrix, comparisons={}, warnings=[])
+
+
+def test_a_stronger_trigger_of_another_model_is_seen_and_one_as_strong_is_not() -> None:
+    """A rise of 1 nat: beyond 5 % of it, or two points of success, on at least 20 examples."""
+    for beyond in (_advantage(0.1, 0.01), _advantage(0.0, 0.2), _advantage(0.2, -0.1)):
+        assert stronger_elsewhere(_triggers(transferred=beyond), "baseline", "lead")
+    for within in (_advantage(0.0, 0.0), _advantage(0.01, 0.04), _advantage(-0.2, -0.2), _advantage(0.2, 0.2, n=19)):
+        assert not stronger_elsewhere(_triggers(transferred=within), "baseline", "lead")
+    assert not stronger_elsewhere(_triggers(), "baseline", "lead")
 
 
 def test_two_points_of_success_from_twice_the_iterations_are_not_converged() -> None:

@@ -27,7 +27,6 @@ import pytest
 from scipy import stats
 
 from utils.analysis.claims import Outcome
-from utils.analysis.comparisons import AttackWarning
 from utils.analysis.evaluation_summary import evaluation_results
 from utils.analysis.final import Findings
 from utils.analysis.hotflip_summary import hotflip_results
@@ -43,10 +42,9 @@ from utils.analysis.records import (
 from utils.analysis.results import EvaluationResults, HotFlipResults, TriggerResults
 from utils.analysis.sections import SectionKey
 from utils.analysis.trigger_summary import trigger_results
-from utils.analysis.warning_texts import warning
 from utils.evaluation.predictions import score_summaries
-from utils.reports import result_tables
-from utils.reports.verdict import _weaker_search, compared_triggers, cost_sentence, final_results
+from utils.reports import result_tables, verdict
+from utils.reports.verdict import compared_triggers, cost_sentence, final_results
 
 LEARNED = TriggerFound(trigger_ids=[7], trigger_text="of", dev_gain=1.0, dev_rouge_change=-0.1)
 CHOSEN: dict[str, Any] = {"dev_rouge_change": -0.1, "chosen_from": "search", "by_loss": LEARNED}
@@ -469,19 +467,25 @@ def test_each_models_trigger_is_the_one_of_held_out_text(evaluation: EvaluationR
     assert "by -0.025 on monotonic (tail) and by -0.300 on baseline (lead), a difference of +0.275 [" in found
 
 
-def test_less_harm_where_the_search_is_doubted_says_so() -> None:
-    """A trigger of another model is stronger than baseline's own: that monotonic is harmed more says little."""
+def test_less_harm_where_another_search_did_better_says_so(
+    evaluation: EvaluationResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two models the one that is harmed less, and its own type of trigger, are what is asked for."""
+    first = trigger_sections("lead", gains={"standard": 1.0, "baseline": 1.0, "monotonic": 1.0})
+    triggers = triggers_of(first)
+    asked = []
 
-    def added(difference: float, p: float, *doubts: AttackWarning) -> str:
-        one = Outcome(0.0, difference, difference, difference - 0.01, difference + 0.01, p, p)
-        return _weaker_search(one, doubts, 0.05)
+    def stronger(_: TriggerResults, model: str, kind: str) -> bool:
+        asked.append((model, kind))
+        return True
 
-    def doubt(model: str) -> AttackWarning:
-        return warning(model, "possibly_masked_gradients/loss", n=30, rival="a trigger beats", change=0.1)
-
-    assert "search on baseline is doubted" in added(-0.1, 0.01, doubt("monotonic"), doubt("baseline"))
-    assert "search on monotonic is doubted" in added(0.1, 0.01, doubt("monotonic"), doubt("baseline"))
-    assert added(-0.1, 0.01, doubt("monotonic")) == added(-0.1, 0.2, doubt("baseline")) == added(-0.1, 0.01) == ""
+    monkeypatch.setattr(verdict, "stronger_elsewhere", stronger)
+    found = verdict.triggers_sentence(triggers, 2.0)  # of three examples nothing is shown below a p-value of 1
+    assert "harm monotonic less than baseline" in found and asked == [("monotonic", "lead")]
+    assert "But on monotonic a lead trigger from another search is stronger" in found
+    assert "another search" not in verdict.triggers_sentence(triggers, 0.05)
+    monkeypatch.setattr(verdict, "stronger_elsewhere", lambda *_: False)
+    assert "another search" not in verdict.triggers_sentence(triggers, 2.0)
 
 
 def test_triggers_harm_less_where_rouge_falls_less() -> None:

@@ -228,7 +228,7 @@ def test_shares_over_seeds_are_of_the_measure_that_the_answer_reads(
     answer = verdict_over_seeds(found)
     assert "monotonic is harder to attack than baseline by mean relative ROUGE-L drop" in answer.attack
     assert answer.attribution.startswith(
-        "Over 3 seeds: Of the difference in mean relative ROUGE-L drop between monotonic and baseline sign_frozen rep"
+        "Over 3 seeds: of the difference in mean relative ROUGE-L drop between monotonic and baseline sign_frozen rep"
     )
     assert "More than half of it comes without the constraint: no_ffn (" in answer.attribution
     assert "not decided" not in answer.attribution and "asked within each seed only" in answer.attribution

@@ -220,7 +220,7 @@ def test_a_shape_that_cannot_be_captured_in_the_middle_ends_graphs_and_not_the_t
     history = run(pretrained, tmp_path / "graphs", settings=settings)
     assert cuda.captures == 2 and history["step_path"]["path"] == "eager"
     assert history["step_path"]["reason"] == "they failed: operation not permitted when stream is capturing"
-    assert "goes on without CUDA graphs" in caplog.text
+    assert "continues without CUDA graphs" in caplog.text
     monkeypatch.setattr(
         ArmTrainer, "_choose_path", lambda trainer: setattr(trainer, "path", StepPath(path="eager", reason="no"))
     )

@@ -30,7 +30,6 @@ from utils.analysis.results import (
     SecondHalf,
     TriggerCell,
     TriggerResults,
-    TriggerTransfer,
 )
 from utils.analysis.statistics import exceeds, holm
 from utils.analysis.suite_records import FoundOfPossible
@@ -250,8 +249,7 @@ def trigger_warnings(results: TriggerResults) -> list[AttackWarning]:
         rivals: list[Suspicion] = []
         unfinished: list[Suspicion] = []
         for kind, cell in triggers.types.items():
-            sources = {s: row[key] for s, row in results.transfer_matrix[kind].items() if s != key}
-            rivals += _rivals(kind, cell, sources)
+            rivals += _rivals(results, key, kind)
             unfinished += second_half(kind, cell.halfway, cell.nll_increase)
             attack, control = f"the {kind} trigger", "the best random trigger"
             found += _chance(key, attack, control, cell.control_comparison)
@@ -279,11 +277,19 @@ def _misled_trigger(key: str, kind: str, cell: TriggerCell) -> Iterator[AttackWa
         )  # fmt: skip
 
 
-def _rivals(kind: str, cell: TriggerCell, transferred: Mapping[str, TriggerTransfer]) -> Iterator[Suspicion]:
+def stronger_elsewhere(results: TriggerResults, model: str, kind: str) -> bool:
+    """Whether a trigger of this type from another search or model is shown to be stronger than the model's own."""
+    return bool(raised(model, list(_rivals(results, model, kind))))
+
+
+def _rivals(results: TriggerResults, model: str, kind: str) -> Iterator[Suspicion]:
     """Triggers found without gradients, or on another model, must not be stronger."""
+    cell = results.models[model].types[kind]
     free = cell.gradient_free_control
     rivals = {f"{kind}: a trigger found without gradients beats": free.advantage if free is not None else None}
-    rivals |= {f"{kind}: the trigger found on {source} beats": other.advantage for source, other in transferred.items()}
+    for source, row in results.transfer_matrix[kind].items():
+        if source != model:
+            rivals[f"{kind}: the trigger found on {source} beats"] = row[model].advantage
     for words, rival in rivals.items():
         if rival is not None and cell.nll_increase is not None:
             yield from _masked_or_misled(rival, cell.nll_increase, words)

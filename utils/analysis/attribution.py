@@ -93,9 +93,9 @@ def attribution(
             continue
         trio = (BASELINE, MONOTONIC, arm)
         common = sorted(set.intersection(*(set(usable[model]) for model in trio)))
-        some = {model: [usable[model][name] for name in common] for model in trio}
-        drop = {model: np.array([given(one.relative_drop) for one in some[model]], dtype=np.float64) for model in trio}
-        rise = {model: np.array([given(one.loss_increase) for one in some[model]], dtype=np.float64) for model in trio}
+        kept = {model: [usable[model][name] for name in common] for model in trio}
+        drop = {model: np.array([given(one.relative_drop) for one in kept[model]], dtype=np.float64) for model in trio}
+        rise = {model: np.array([given(one.loss_increase) for one in kept[model]], dtype=np.float64) for model in trio}
         success = {model: reaches_threshold(values, threshold) for model, values in drop.items()}
         scored = sorted(set.intersection(*(set(rouge[model]) for model in trio)))
         score = {model: [rouge[model][name] for name in scored] for model in trio}

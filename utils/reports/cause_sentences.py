@@ -113,7 +113,7 @@ def attribution_over_seeds(results: SeedResults) -> str:
         told = " ".join(filter(None, (_shares(shares, measure), _explanation(cause)))) + (
             " Whether lower quality would explain it is asked within each seed only."
         )
-    return " ".join([f"Over {len(results.seeds)} seeds: {told}", *words])
+    return " ".join([f"Over {len(results.seeds)} seeds: {told[0].lower()}{told[1:]}", *words])
 
 
 def _points(one: SeedTest) -> str:

@@ -72,13 +72,13 @@ def order(results: FinalResults) -> Table:
         )
         for model, one in found.items()
     ]
-    some = next(iter(found.values()))
+    first = next(iter(found.values()))
     return Table(
         "order",
         "Do the encoder's states know the stronger sentence?",
         ("model", "pairs in order", "shuffled labels", "p", "longer is stronger"),
         rows,
-        f"{some.num_chains} chains of sentences of growing strength ({some.num_scales} sets of graded words), one "
+        f"{first.num_chains} chains of sentences of growing strength ({first.num_scales} sets of graded words), one "
         "readout of mean states a model, fitted on other topics; pairs where the stronger sentence is the longer and "
         "the shorter one count alike, so that length alone gets 50 %. Interval by resampling sets of words; shuffled "
         "labels: what they stay below in all but the error allowed; p one-sided by them. Longer is stronger: pairs "

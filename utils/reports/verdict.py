@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from utils.analysis.attack_warnings import stronger_elsewhere
 from utils.analysis.claims import Measure, Outcome, measure_read, outcome, outcomes, saturation
 from utils.analysis.comparisons import AttackWarning, PairedTest
 from utils.analysis.final import FinalResults, Findings, Sentences, Verdict
@@ -164,19 +165,14 @@ def triggers_sentence(uat: TriggerResults, alpha: float) -> str:
         f"on {tests.num_common} common examples",
         alpha,
     )
-    return f"{sentence}{_weaker_search(one, uat.warnings, alpha)}"
-
-
-def _weaker_search(one: Outcome, warnings: Sequence[AttackWarning], alpha: float) -> str:
-    """Less harm to a model on which a trigger from elsewhere is stronger than its own may be the search's failure."""
     spared = MONOTONIC if one.difference > 0 else BASELINE
-    doubted = any(w.model == spared and w.warning in ("possibly_masked_gradients", "unequal_search") for w in warnings)
-    if not one.shown(alpha) or not doubted:
-        return ""
-    return (
-        f" But the search on {spared} is doubted: what was found in another way is stronger there (see the doubts), so "
-        "the difference may be of the searches."
-    )
+    if one.shown(alpha) and stronger_elsewhere(uat, spared, kinds[spared]):
+        # Less harm to a model on which another one's trigger is stronger than its own may be the search's failure.
+        sentence += (
+            f" But on {spared} a {kinds[spared]} trigger from another search is stronger (see the doubts): the "
+            "difference may be of the searches."
+        )
+    return sentence
 
 
 def compared_triggers(scope: str, one: Outcome, kinds: Mapping[str, str], basis: str, alpha: float) -> str:

@@ -197,7 +197,7 @@ class ArmTrainer(Trainer):
         self.fast = None
         if self.path:
             self.path = dataclasses.replace(self.path, path="eager", reason=reason)
-        log.warning("Training goes on without CUDA graphs: %s.", reason)
+        log.warning("Training continues without CUDA graphs: %s.", reason)
         torch.cuda.empty_cache()  # does nothing without a GPU
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
