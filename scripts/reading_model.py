@@ -6,12 +6,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.core.errors import InputError, UserError
+from utils.core.errors import InputError, UsageError, UserError
 from utils.core.paths import Paths, models_of
 from utils.core.seeds import seed_argument
 from utils.core.settings import Settings, load_settings
@@ -62,6 +63,8 @@ def make_model(settings: Settings, output: Path, steps: int | None) -> None:
     from utils.data.registry import chosen_sources, sources
     from utils.demo.reading import STEPS, build_reading_model
 
+    if output.exists():  # what is made takes the place of a directory of that name
+        raise UsageError(f"{output} is there already. Name a new directory, or remove it first.")
     known = sources(Path(settings.DATASETS_FILE) if settings.DATASETS_FILE else None)
     chosen = chosen_sources(known, settings.TRAIN_DATASETS, settings.TEST_DATASETS, settings.ATTACK_DATASET)
     pairs: dict[str, str] = {}
@@ -76,7 +79,7 @@ def make_model(settings: Settings, output: Path, steps: int | None) -> None:
     print(f"{output}: made from {len(pairs):,} documents")
 
 
-def measured(settings: Settings, given: argparse.Namespace) -> Any:
+def measured(settings: Settings, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the figures of each model: name, texts, loss, and its mean rise with interval."""
     from utils.analysis.bootstrap import bootstrap_ci
     from utils.attacks.context import Victim

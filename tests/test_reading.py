@@ -158,3 +158,10 @@ def test_nothing_is_downloaded(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("MONO_S2S_SCRATCH_DIR", str(tmp_path))
     assert reading_model.main(["make", str(tmp_path / "t5")]) == 3
     assert "DATASETS_FILE" in capsys.readouterr().err and not (tmp_path / "t5").exists()
+
+
+def test_a_directory_that_is_there_is_not_replaced(made, capsys):
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    assert reading_model.main(["make", str(made), "--steps", "1"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
